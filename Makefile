@@ -1,0 +1,56 @@
+# Everything a person needs; `make help` lists it. Needs Python 3.11+ and nothing else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo setup test check fmt chaos bench lock schemas clean
+
+help: ## list what can be made
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(STAMP): requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12 ..." if sys.version_info < (3, 11) else 0)'
+	@echo "Setting up $(VENV) (once; about 200 MB to download)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	@touch $@
+
+setup: $(STAMP) ## only make .venv (the others do it themselves)
+
+demo: $(STAMP) ## run everything on http://127.0.0.1:8080 with example customers, traffic and a mailbox
+	@$(BIN)/python -m demo $(ARGS)
+
+check: $(STAMP) ## style, types, import rules
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/basedpyright --level error
+
+test: check ## checks and every test, with real Kafka and PostgreSQL; narrow it: make test ARGS=tests/unit
+	@$(BIN)/python -m pytest $(ARGS)
+
+chaos: $(STAMP) ## the long form of the tests that kill processes
+	@FIILIS_CHAOS=full $(BIN)/python -m pytest tests/chaos $(ARGS)
+
+bench: $(STAMP) ## measure, each figure beside a peer in the same run
+	@$(BIN)/python -m bench $(ARGS)
+
+fmt: $(STAMP) ## format the code
+	@$(BIN)/ruff check --fix --quiet .
+	@$(BIN)/ruff format --quiet .
+
+schemas: $(STAMP) ## write docs/schemas from the messages
+	@$(BIN)/python -m tests.support.schemas
+
+lock: ## make requirements.txt again from pyproject.toml (needs uv)
+	@uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet -o requirements.txt
+	@uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet -o deploy/requirements.txt
+
+clean: ## remove what was made, the demo's data too
+	@rm -rf $(VENV) .data .pytest_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""The services. They meet only in topics: none imports another."""

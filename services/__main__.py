@@ -1,0 +1,122 @@
+"""Everything in one process, one service alone, or a command: `python -m services --help`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from services import commands
+from services.run import NAMES, ServiceName
+from shared.errors import Misconfigured, Transient
+
+app = typer.Typer(
+    help="Fiilis turns customer feedback into action by a named person.",
+    no_args_is_help=False,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+keys = typer.Typer(help="API keys.")
+app.add_typer(keys, name="keys")
+
+_err = Console(stderr=True, highlight=False)
+
+Host = Annotated[str | None, typer.Option(help="Address to listen on; default 127.0.0.1.")]
+Port = Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")]
+
+
+@app.callback(invoke_without_command=True)
+def everything(
+    context: typer.Context,
+    host: Host = None,
+    port: Port = None,
+    data: Annotated[Path, typer.Option(help="Where embedded Kafka and PostgreSQL keep their data.")] = Path(".data"),
+    directory: Annotated[Path | None, typer.Option(help="A directory.yaml to apply at the start.")] = None,
+    simulate: Annotated[str | None, typer.Option(help="Simulated answers, such as 5/s.")] = None,
+) -> None:
+    """Run every service in one process, with embedded Kafka and PostgreSQL unless settings name others."""
+    if context.invoked_subcommand is None:
+        rate = None if simulate is None else _rate(simulate)
+        sys.exit(commands.run_everything(host=host, port=port, data=data, directory=directory, simulate=rate))
+
+
+def _rate(text: str) -> float:
+    number, _, unit = text.partition("/")
+    try:
+        rate = float(number)
+    except ValueError:
+        rate = 0.0
+    if unit != "s" or not 0 < rate <= 1000:
+        raise typer.BadParameter("a rate such as 5/s, at most 1000/s", param_hint="--simulate")
+    return rate
+
+
+def _one_service(name: ServiceName) -> None:
+    def run(host: Host = None, port: Port = None) -> None:
+        sys.exit(commands.run_one(name, host=host, port=port))
+
+    run.__doc__ = f"Run {name} alone, against FIILIS_KAFKA and FIILIS_DATABASE_URL."
+    app.command(name)(run)
+
+
+for _name in NAMES:
+    _one_service(_name)
+
+
+@app.command()
+def check(file: Path) -> None:
+    """Validate a directory; errors as FILE:LINE: path: what is wrong."""
+    sys.exit(commands.check(file))
+
+
+@app.command()
+def apply(
+    file: Path,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would change.")] = False,
+) -> None:
+    """Validate a directory, print what changes, and publish it."""
+    sys.exit(commands.apply(file, dry_run=dry_run))
+
+
+@keys.command("new")
+def new_key(
+    kind: Annotated[Literal["publishable", "secret"], typer.Option(help="publishable: for web pages, can only post.")],
+    customer: Annotated[str | None, typer.Option(help="The only customer; required for a publishable key.")] = None,
+    scope: Annotated[
+        list[str] | None, typer.Option(help="feedback, scores, tickets, oncall, admin; repeatable.")
+    ] = None,
+    name: Annotated[str | None, typer.Option("--id", help="The key's name in the directory.")] = None,
+) -> None:
+    """Print a new key once, and the YAML with its hash for the directory."""
+    sys.exit(commands.new_key(kind, customer=customer, scopes=scope or [], name=name))
+
+
+@app.command("webhook-secret")
+def webhook_secret(url: str) -> None:
+    """Print the signing secret of a webhook contact that names none of its own (needs FIILIS_SECRET)."""
+    sys.exit(commands.webhook_secret(url))
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the database to the current schema (services also do it when they start)."""
+    sys.exit(commands.migrate())
+
+
+def main() -> None:
+    """Run a command; say in one line what is wrong with a setting."""
+    try:
+        app()
+    except Misconfigured as error:
+        _err.print(f"[red]{error}[/red]", soft_wrap=True)
+        sys.exit(2)
+    except Transient as error:
+        _err.print(f"[red]not available: {error}[/red]", soft_wrap=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,199 @@
+"""The commands behind `python -m services`. Each returns its exit code: 0 done, 1 failed, 2 wrong input."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+from pydantic import ValidationError
+from rich.console import Console
+
+from services import run
+from shared import logs, security
+from shared.db import Database
+from shared.directory import check as checking
+from shared.directory.difference import difference, render
+from shared.directory.follower import publish, read_newest
+from shared.directory.model import Directory, Scope
+from shared.directory.record import RecordTooLarge
+from shared.errors import Misconfigured
+from shared.kafka import Kafka
+from shared.parts import signer
+from shared.service import Settings, run_process
+from shared.topics import TOPICS
+
+_out = Console(highlight=False, soft_wrap=True)
+_err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+DONE, FAILED, WRONG = 0, 1, 2
+_SLUG = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+
+
+def settings(**given: Any) -> Settings:
+    """Return the settings of the environment, with what the command line said. Raises Misconfigured."""
+    try:
+        found = Settings()
+        return found.model_copy(update={name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise Misconfigured(f"FIILIS_{str(first['loc'][0]).upper()}: {first['msg']}") from None
+
+
+def run_one(name: run.ServiceName, *, host: str | None, port: int | None) -> int:
+    """Run one service until it is stopped."""
+    given = settings(host=host, port=port)
+    logs.set_up(level=given.log_level, form=given.log_format)
+    return run_process(lambda stop: run.run_one(name, given, stop))
+
+
+def run_everything(
+    *, host: str | None, port: int | None, data: Path, directory: Path | None, simulate: float | None
+) -> int:
+    """Run every service in one process until it is stopped."""
+    given = settings(host=host, port=port)
+    logs.set_up(level=given.log_level, form=given.log_format)
+    how = run.Everything(data=data, directory=directory)
+    ready: Callable[[str], None] = run.say_ready
+    if simulate is not None:
+        from demo.simulation import simulation  # noqa: PLC0415 (a deployment has no demo)
+
+        traffic, key, started = simulation(simulate)
+        how = run.Everything(data=data, directory=directory, local_keys=(key,), besides=(traffic,))
+        ready = _both(run.say_ready, started)
+    return run_process(lambda stop: run.run_everything(how, given, stop, ready))
+
+
+def _both(first: Callable[[str], None], second: Callable[[str], None]) -> Callable[[str], None]:
+    def both(address: str) -> None:
+        first(address)
+        second(address)
+
+    return both
+
+
+def _read(file: Path) -> Directory | int:
+    try:
+        return checking.parse_file(file)
+    except checking.Findings as findings:
+        for finding in findings.findings:
+            _err.print(finding.render(str(file)), markup=False)
+        _err.print(f"{len(findings.findings)} to mend", style="red")
+    except OSError as error:
+        _err.print(f"cannot read {file}: {error.strerror}", style="red", markup=False)
+    return WRONG
+
+
+def check(file: Path) -> int:
+    """Validate a directory."""
+    directory = _read(file)
+    if isinstance(directory, int):
+        return directory
+    _out.print(f"{file}: {len(directory.customers)} customers, {len(directory.people)} people: valid", markup=False)
+    return DONE
+
+
+def apply(file: Path, *, dry_run: bool) -> int:
+    """Validate a directory, print what changes, and publish it."""
+    directory = _read(file)
+    if isinstance(directory, int):
+        return directory
+    kafka = _kafka()
+
+    async def body() -> int:
+        await kafka.ensure_topics(TOPICS)
+        newest = await read_newest(kafka)
+        changes = difference(None if newest is None else newest.directory, directory)
+        if not changes and newest is not None:
+            _out.print(f"nothing to change; revision {newest.number} is in use")
+            return DONE
+        _out.print(render(changes), markup=False)
+        if dry_run:
+            _out.print("dry run: nothing was published")
+            return DONE
+        try:
+            _out.print(f"revision {await publish(kafka, directory)} published")
+        except RecordTooLarge as error:
+            _err.print(str(error), style="red", markup=False)
+            return WRONG
+        return DONE
+
+    return asyncio.run(body())
+
+
+def _kafka() -> Kafka:
+    given = settings()
+    if given.kafka is None:
+        raise Misconfigured("FIILIS_KAFKA is not set: the bootstrap servers of Kafka, such as kafka:9092")
+    return Kafka(given.kafka, given.topic_prefix)
+
+
+def new_key(
+    kind: Literal["publishable", "secret"], *, customer: str | None, scopes: Sequence[str], name: str | None
+) -> int:
+    """Make a key; it is printed this once."""
+    problem = _key_problem(kind, customer, scopes, name)
+    if problem is not None:
+        _err.print(problem, style="red", markup=False)
+        return WRONG
+    text = security.new_key(kind)
+    entry: dict[str, Any] = {"id": name or f"{customer or 'new'}-{kind}", "kind": kind}
+    if customer is not None:
+        entry["customer"] = customer
+    if kind == "secret":
+        entry["scopes"] = list(dict.fromkeys(scopes))
+    entry["sha256"] = security.key_hash(text)
+    if kind == "publishable":
+        entry["origins"] = ["https://www.example.test"]
+    _out.print(text, markup=False)
+    _err.print("The key is shown this once. For the directory, under keys:", style="dim")
+    _out.print(
+        "  - " + yaml.safe_dump(entry, default_flow_style=True, sort_keys=False, width=10_000).strip(), markup=False
+    )
+    return DONE
+
+
+def _key_problem(kind: str, customer: str | None, scopes: Sequence[str], name: str | None) -> str | None:
+    for option, slug in (("--customer", customer), ("--id", name)):
+        if slug is not None and not _SLUG.fullmatch(slug):
+            return f"{option}: {slug!r} is not a slug (a-z, 0-9 and -, at most 63)"
+    unknown = sorted(set(scopes) - set(get_args(Scope)))
+    if unknown:
+        return f"--scope: {', '.join(unknown)}: must be of {', '.join(get_args(Scope))}"
+    if kind == "publishable" and customer is None:
+        return "--customer: a publishable key belongs to one customer"
+    if kind == "publishable" and set(scopes) - {"feedback"}:
+        return "--scope: a publishable key can only post feedback"
+    if kind == "secret" and not scopes:
+        return f"--scope: a secret key needs at least one of {', '.join(get_args(Scope))}"
+    return None
+
+
+def webhook_secret(url: str) -> int:
+    """Print the signing secret of a webhook contact."""
+    _out.print(signer(settings()).webhook_secret(url), markup=False)
+    return DONE
+
+
+def migrate() -> int:
+    """Bring every service's schema to the newest revision."""
+    given = settings()
+    if given.database_url is None:
+        raise Misconfigured("FIILIS_DATABASE_URL is not set, such as postgresql://fiilis:secret@db/fiilis")
+    url = given.database_url
+
+    async def body() -> int:
+        for name, migrations in run.MIGRATIONS.items():
+            database = Database(url, name)
+            try:
+                for revision in await database.migrate(migrations):
+                    _out.print(f"applied {revision}", markup=False)
+            finally:
+                await database.close()
+        _out.print("the database is at the current schema")
+        return DONE
+
+    return asyncio.run(body())

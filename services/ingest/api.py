@@ -1,0 +1,277 @@
+"""POST /v1/feedback as a plain ASGI callable: it carries the load of every widget (a framework's route with a model of
+its own costs more than twice as much).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from urllib.parse import parse_qs
+from uuid import UUID
+
+import msgspec
+from starlette.types import Receive, Scope, Send
+
+from services.ingest.domain import Let, accept, not_json, parse
+from shared import metrics
+from shared.clock import Clock
+from shared.directory.access import Access, find_key, known_key
+from shared.directory.model import Key
+from shared.errors import Problem, Transient
+from shared.events import FeedbackReceivedV1
+from shared.kafka import Headers, Publisher, event_headers
+from shared.logs import Log, new_traceparent, parse_traceparent
+from shared.service import BODY_LIMIT
+from shared.topics import FEEDBACK
+
+log = Log("ingest")
+
+ITEMS = 1_000
+_JSON = b"application/json"
+_PROBLEM = b"application/problem+json"
+_TYPES = {b"application/json", b"text/plain"}
+_RETRY_AFTER = "2"
+_METHODS = b"POST, OPTIONS"
+_GZIP = 31
+"""zlib's window bits for a gzip stream."""
+
+_encoder = msgspec.json.Encoder()
+_items = msgspec.json.Decoder(list[msgspec.Raw])
+_RECEIVED = {kind: metrics.FEEDBACK.labels(kind, "accepted") for kind in ("nps", "mood", "csat", "ces", "kpi")}
+_REJECTED = metrics.FEEDBACK.labels("unknown", "rejected")
+_UNAVAILABLE = metrics.FEEDBACK.labels("unknown", "unavailable")
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    status: int
+    body: bytes
+    content_type: bytes = _JSON
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+class FeedbackEndpoint:
+    """Takes answers: 202 when Kafka has them, never before."""
+
+    def __init__(self, access: Access, publisher: Publisher, clock: Clock) -> None:
+        self._access = access
+        self._publisher = publisher
+        self._clock = clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        begun = time.perf_counter()
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        cors: tuple[tuple[bytes, bytes], ...] = ()
+        try:
+            method: str = scope["method"]
+            if method == "OPTIONS":
+                answer = self._preflight(headers)
+            elif method != "POST":
+                raise Problem(
+                    405, "method-not-allowed", "Only POST records feedback", headers={"Allow": _METHODS.decode()}
+                )
+            else:
+                key = self._key(scope, headers)
+                cors = _allowed_origin(key, headers)
+                body = await _body(receive, headers)
+                answer = await self._take(body, key, headers)
+        except Problem as problem:
+            answer = _problem(problem)
+        await send(
+            {
+                "type": "http.response.start",
+                "status": answer.status,
+                "headers": [
+                    (b"content-type", answer.content_type),
+                    (b"content-length", str(len(answer.body)).encode()),
+                    *answer.headers,
+                    *cors,
+                ],
+            }
+        )
+        await send({"type": "http.response.body", "body": answer.body})
+        metrics.FEEDBACK_SECONDS.observe(time.perf_counter() - begun)
+
+    def _key(self, scope: Scope, headers: dict[bytes, bytes]) -> Key:
+        revision = self._access.revision
+        authorization = headers.get(b"authorization")
+        query: bytes = scope["query_string"]
+        if authorization is None and query:
+            given = parse_qs(query.decode("latin-1")).get("key", [])
+            if given:
+                key = known_key(revision, given[0])
+                if key.kind != "publishable":
+                    raise Problem(403, "forbidden", "Only a publishable key may stand in the address")
+                return key
+        key = find_key(revision, None if authorization is None else authorization.decode("latin-1"))
+        if key.kind == "secret" and not {"feedback", "admin"} & set(key.scopes):
+            raise Problem(403, "forbidden", "The key has not that right", "This needs scope 'feedback'.")
+        return key
+
+    def _preflight(self, headers: dict[bytes, bytes]) -> _Answer:
+        # A preflight carries no key: it is told what any of the publishable keys allows.
+        origin = headers.get(b"origin", b"")
+        known = any(origin.decode("latin-1") in key.origins for key in self._access.revision.directory.keys)
+        if not known:
+            raise Problem(403, "origin-not-allowed", "No key allows this Origin")
+        allow = (
+            (b"access-control-allow-methods", _METHODS),
+            (b"access-control-allow-headers", b"authorization, content-type, content-encoding, traceparent"),
+            (b"access-control-max-age", b"7200"),
+        )
+        return _Answer(204, b"", headers=(*_cors(origin), *allow))
+
+    async def _take(self, body: bytes, key: Key, headers: dict[bytes, bytes]) -> _Answer:
+        let = Let(key, self._access.revision.directory, self._clock.now())
+        traceparent = parse_traceparent(headers.get(b"traceparent", b"").decode("latin-1"))
+        if body.lstrip()[:1] == b"[":
+            return await self._take_array(body, let, traceparent)
+        try:
+            answer = accept(parse(body), let)
+        except Problem:
+            _REJECTED.inc()
+            raise
+        await self._publish([answer], traceparent)
+        return _Answer(202, _accepted(answer.id))
+
+    async def _take_array(self, body: bytes, let: Let, traceparent: str | None) -> _Answer:
+        try:
+            items = _items.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise not_json(str(error)) from None
+        if not items:
+            raise Problem(422, "invalid", "The array is empty")
+        if len(items) > ITEMS:
+            raise Problem(422, "too-many-items", "The array is too long", f"{len(items)} items, at most {ITEMS}.")
+        accepted: list[FeedbackReceivedV1] = []
+        results: list[dict[str, object]] = []
+        for item in items:
+            try:
+                answer = accept(parse(item), let)
+            except Problem as problem:
+                results.append({"id": _id_of(item), "status": "rejected", "error": problem.body()})
+                _REJECTED.inc()
+                continue
+            accepted.append(answer)
+            results.append({"id": answer.id, "status": "accepted"})
+        if accepted:
+            await self._publish(accepted, traceparent)
+        summary = {"accepted": len(accepted), "rejected": len(items) - len(accepted), "results": results}
+        return _Answer(202 if accepted else 422, _encoder.encode(summary))
+
+    async def _publish(self, answers: Sequence[FeedbackReceivedV1], traceparent: str | None) -> None:
+        try:
+            await self._publisher.prepare()
+            waiting = [
+                self._publisher.publish(a.customer.encode(), _encoder.encode(a), _headers(a, traceparent))
+                for a in answers
+            ]
+            if len(waiting) == 1:
+                await waiting[0]
+            else:
+                failures = [f for f in await asyncio.gather(*waiting, return_exceptions=True) if f is not None]
+                for failure in failures:
+                    raise failure
+        except Transient as error:
+            _UNAVAILABLE.inc(len(answers))
+            log.warning("answers refused", why=str(error), answers=len(answers))
+            raise Problem(
+                503,
+                "not-durable",
+                "The answer could not be made durable",
+                "Kafka did not confirm it in time. Send it again with the same id; it is counted once.",
+                headers={"Retry-After": _RETRY_AFTER},
+            ) from None
+        for answer in answers:
+            _RECEIVED[answer.kind].inc()
+
+
+def _headers(answer: FeedbackReceivedV1, traceparent: str | None) -> Headers:
+    return event_headers(
+        "feedback.received",
+        str(answer.id),
+        FEEDBACK.owner,
+        answer.received_at.isoformat(),
+        traceparent or new_traceparent(answer.id.hex),
+    )
+
+
+def _accepted(id_: UUID) -> bytes:
+    return b'{"accepted":1,"rejected":0,"results":[{"id":"%b","status":"accepted"}]}' % str(id_).encode()
+
+
+def _id_of(item: msgspec.Raw) -> str | None:
+    """Return the id that a refused item named, so that the client finds it again."""
+    try:
+        named = msgspec.json.decode(item)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    id_ = named.get("id") if isinstance(named, dict) else None
+    return id_[:64] if isinstance(id_, str) else None
+
+
+def _problem(problem: Problem) -> _Answer:
+    headers = tuple((name.lower().encode(), value.encode()) for name, value in problem.headers.items())
+    return _Answer(problem.status, _encoder.encode(problem.body()), _PROBLEM, headers)
+
+
+def _cors(origin: bytes) -> tuple[tuple[bytes, bytes], ...]:
+    return ((b"access-control-allow-origin", origin), (b"vary", b"Origin"))
+
+
+def _allowed_origin(key: Key, headers: dict[bytes, bytes]) -> tuple[tuple[bytes, bytes], ...]:
+    """Return the CORS headers of an allowed Origin; a missing one passes. Raises the 403."""
+    origin = headers.get(b"origin")
+    if origin is None or key.kind == "secret":
+        return ()
+    if origin.decode("latin-1") not in key.origins:
+        raise Problem(403, "origin-not-allowed", "The key does not allow this Origin")
+    return _cors(origin)
+
+
+async def _body(receive: Receive, headers: dict[bytes, bytes]) -> bytes:
+    """Read the body, decoded. Raises the 413 and 415."""
+    content_type = headers.get(b"content-type", _JSON).partition(b";")[0].strip().lower()
+    if content_type not in _TYPES:
+        raise Problem(415, "unsupported-media-type", "Send application/json, or text/plain holding JSON")
+    declared = headers.get(b"content-length", b"0")
+    if declared.isdigit() and int(declared) > BODY_LIMIT:
+        raise _too_large()
+    body = b""
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Problem(400, "broken-off", "The request broke off")
+        body += message.get("body", b"")
+        if len(body) > BODY_LIMIT:
+            raise _too_large()
+        if not message.get("more_body"):
+            break
+    encoding = headers.get(b"content-encoding", b"identity").strip().lower()
+    if encoding in {b"identity", b""}:
+        return body
+    if encoding != b"gzip":
+        raise Problem(415, "unsupported-encoding", "Content-Encoding may be gzip")
+    return _unzip(body)
+
+
+def _unzip(body: bytes) -> bytes:
+    stream = zlib.decompressobj(_GZIP)
+    try:
+        # Never more than the limit is unpacked, whatever the stream claims.
+        plain = stream.decompress(body, BODY_LIMIT + 1)
+    except zlib.error as error:
+        raise Problem(400, "not-gzip", "The body is not gzip", str(error)) from None
+    if len(plain) > BODY_LIMIT:
+        raise _too_large()
+    if not stream.eof:
+        raise Problem(400, "not-gzip", "The gzip stream is cut off")
+    return plain
+
+
+def _too_large() -> Problem:
+    return Problem(413, "too-large", "The body is too large", f"At most {BODY_LIMIT} bytes, decoded.")

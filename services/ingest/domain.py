@@ -1,0 +1,214 @@
+"""What may be accepted: one posted item against the key and the directory. Pure; no answer is changed, only refused."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+from uuid import UUID
+
+import msgspec
+
+from shared.directory.model import Directory, Key
+from shared.errors import FieldError, Problem, invalid_fields
+from shared.events import RATINGS, Audience, Channel, FeedbackReceivedV1, Kind, Trust
+from shared.ids import uuid7
+
+AHEAD = timedelta(minutes=5)
+PUBLISHABLE_AGE = timedelta(days=7)
+_HUGE = 10**300
+
+_Text = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+_EMAIL = re.compile(r"[^@\s]{1,64}@[^@\s]{1,189}")
+
+
+class Posted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One answer as it is posted."""
+
+    kind: Kind
+    score: int | float
+    customer: str | None = None
+    id: UUID | None = None
+    touchpoint: str | None = None
+    respondent: _Text | None = None
+    respondent_token: Annotated[str, msgspec.Meta(max_length=2_048)] | None = None
+    metric: str | None = None
+    comment: Annotated[str, msgspec.Meta(max_length=4_000)] | None = None
+    occurred_at: datetime | None = None
+    channel: Channel = "api"
+    language: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*$", max_length=35)] | None = None
+    audience: Audience = "customer"
+    contact: Annotated[str, msgspec.Meta(max_length=254)] | None = None
+    context: (
+        Annotated[
+            dict[Annotated[str, msgspec.Meta(max_length=200)], Annotated[str, msgspec.Meta(max_length=200)]],
+            msgspec.Meta(max_length=20),
+        ]
+        | None
+    ) = None
+    backfill: bool = False
+
+
+_decoder = msgspec.json.Decoder(Posted)
+_AT_PATH = re.compile(r"^(?P<detail>.*?) - at `(?P<path>[^`]*)`$", re.DOTALL)
+_UNKNOWN_FIELD = re.compile(r"contains unknown field `(?P<field>[^`]*)`")
+_MISSING_FIELD = re.compile(r"missing required field `(?P<field>[^`]*)`")
+
+
+def parse(raw: bytes | msgspec.Raw) -> Posted:
+    """Read one item. Raises the 400 for what is not JSON and the 422 that names the field."""
+    try:
+        return _decoder.decode(raw)
+    except msgspec.ValidationError as error:
+        raise invalid_fields(_field_error(str(error))) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise not_json(str(error)) from None
+
+
+def not_json(detail: str) -> Problem:
+    """Return the 400 for a body that is not JSON."""
+    return Problem(400, "not-json", "The body is not JSON", detail)
+
+
+def _field_error(message: str) -> FieldError:
+    detail, path = message, ""
+    at = _AT_PATH.match(message)
+    if at is not None:
+        detail, path = at["detail"], at["path"].removeprefix("$").removeprefix(".")
+    for pattern, text in ((_UNKNOWN_FIELD, "unknown field"), (_MISSING_FIELD, "is required")):
+        named = pattern.search(detail)
+        if named is not None:
+            return FieldError(".".join(filter(None, (path, named["field"]))), text)
+    return FieldError(path or "body", detail)
+
+
+@dataclass(frozen=True, slots=True)
+class Let:
+    """Whose request it is and when it came."""
+
+    key: Key
+    directory: Directory
+    now: datetime
+
+
+def accept(posted: Posted, let: Let) -> FeedbackReceivedV1:
+    """Return the answer as it is published. Raises the 403, or the 422 that names every bad field."""
+    customer = _customer(posted, let)
+    errors = list(_errors(posted, let, customer))
+    if errors:
+        raise invalid_fields(*errors)
+    occurred_at = let.now if posted.occurred_at is None else posted.occurred_at.astimezone(UTC)
+    trust: Trust = "verified" if let.key.kind == "secret" else "anonymous"
+    return FeedbackReceivedV1(
+        id=posted.id or uuid7(),
+        customer=customer,
+        kind=posted.kind,
+        score=posted.score if posted.kind == "kpi" else int(posted.score),
+        occurred_at=occurred_at,
+        received_at=let.now,
+        trust=trust,
+        touchpoint=posted.touchpoint,
+        respondent=posted.respondent,
+        metric=posted.metric,
+        comment=posted.comment or None,
+        channel=posted.channel,
+        language=posted.language,
+        audience=posted.audience,
+        contact=posted.contact,
+        context=posted.context or None,
+        backfill=posted.backfill,
+    )
+
+
+def _customer(posted: Posted, let: Let) -> str:
+    of_key = let.key.customers
+    customer = posted.customer
+    if customer is None:
+        if len(of_key) != 1:
+            raise invalid_fields(FieldError("customer", "is required with this key"))
+        return of_key[0]
+    if of_key and customer not in of_key:
+        raise Problem(
+            403, "forbidden", "The key is for another customer", f"This key cannot post for {customer[:63]!r}."
+        )
+    if customer not in let.directory.customers:
+        raise invalid_fields(FieldError("customer", f"unknown customer {customer[:63]!r}"))
+    return customer
+
+
+def _errors(posted: Posted, let: Let, customer: str) -> Iterator[FieldError]:
+    yield from _score_errors(posted, let.directory)
+    known = let.directory.customers.get(customer)
+    if known is None:
+        yield FieldError("customer", f"unknown customer {customer[:63]!r}")
+    elif posted.touchpoint is not None and posted.touchpoint not in (known.touchpoints or let.directory.touchpoints):
+        yield FieldError("touchpoint", f"{customer} has no touchpoint {posted.touchpoint[:63]!r}")
+    yield from _time_errors(posted, let)
+    for path, text in _texts(posted):
+        # PostgreSQL cannot hold NUL, and a lone surrogate is not a character: neither can be a person's words.
+        if "\0" in text:
+            yield FieldError(path, "has a NUL character")
+        elif not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+            yield FieldError(path, "has half of a surrogate pair")
+    if posted.contact is not None and not _EMAIL.fullmatch(posted.contact):
+        yield FieldError("contact", "is not an e-mail address")
+    if let.key.kind == "publishable":
+        if posted.respondent is not None and posted.respondent_token is None:
+            yield FieldError("respondent", "needs a respondent_token with a publishable key")
+        if posted.backfill:
+            yield FieldError("backfill", "needs a secret key")
+        if posted.contact is not None:
+            yield FieldError("contact", "needs a secret key")
+    if posted.respondent_token is not None:
+        yield FieldError("respondent_token", "is not valid")
+
+
+def _score_errors(posted: Posted, directory: Directory) -> Iterator[FieldError]:
+    score = posted.score
+    # An integer of any length is JSON; beyond this it is no score and no longer a float.
+    finite = -_HUGE < score < _HUGE if isinstance(score, int) else math.isfinite(score)
+    if posted.kind == "kpi":
+        if not finite:
+            yield FieldError("score", "must be a finite number")
+        if posted.metric is None:
+            yield FieldError("metric", "is required for kind kpi")
+        elif posted.metric not in directory.metrics:
+            yield FieldError("metric", f"the directory declares no metric {posted.metric[:63]!r}")
+        return
+    low, high = RATINGS[posted.kind]
+    if not finite or score != int(score):
+        yield FieldError("score", f"must be a whole number from {low} to {high}")
+    elif not low <= score <= high:
+        yield FieldError("score", f"must be from {low} to {high} for kind {posted.kind}")
+    if posted.metric is not None:
+        yield FieldError("metric", "belongs to kind kpi only")
+
+
+def _time_errors(posted: Posted, let: Let) -> Iterator[FieldError]:
+    oldest = let.now - timedelta(seconds=let.directory.retention)
+    if posted.id is not None and posted.id.version == 7 and posted.id.int >> 80 < oldest.timestamp() * 1000:
+        yield FieldError("id", "is older than answers are kept")
+    at = posted.occurred_at
+    if at is None:
+        return
+    if at.tzinfo is None:
+        yield FieldError("occurred_at", "needs a time zone, such as Z")
+    elif at > let.now + AHEAD:
+        yield FieldError("occurred_at", "is more than 5 minutes ahead")
+    elif at < oldest:
+        yield FieldError("occurred_at", "is older than answers are kept")
+    elif let.key.kind == "publishable" and at < let.now - PUBLISHABLE_AGE:
+        yield FieldError("occurred_at", "is more than 7 days ago; that needs a secret key")
+
+
+def _texts(posted: Posted) -> Iterator[tuple[str, str]]:
+    for path in ("comment", "respondent", "contact"):
+        text: str | None = getattr(posted, path)
+        if text is not None:
+            yield path, text
+    for name, value in (posted.context or {}).items():
+        yield "context", name
+        yield f"context.{name}", value

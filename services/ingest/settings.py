@@ -1,0 +1,16 @@
+"""Every setting of ingest."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from shared.service import Settings
+
+
+class IngestSettings(Settings):
+    """Environment variables `FIILIS_...`."""
+
+    ingest_wait_seconds: float = Field(default=5.0, gt=0)
+    """How long a request waits for Kafka before it is told 503; Kafka's own time-outs came after 24 s."""
+    ingest_waiting: int = Field(default=20_000, ge=1)
+    """Answers that may wait for Kafka at once, beyond which a request is told 503 immediately."""

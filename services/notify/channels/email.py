@@ -1,0 +1,97 @@
+"""E-mail by SMTP: plain text that a phone shows at a glance, with one link to answer."""
+
+from __future__ import annotations
+
+import os
+from email.message import EmailMessage
+from email.utils import format_datetime
+
+import aiosmtplib
+
+from services.notify.channels import Notice, Result
+from shared.directory.model import Smtp
+
+
+class EmailChannel:
+    """Hands mails to the relay that the directory names."""
+
+    def __init__(self, seconds: float) -> None:
+        """`seconds`: how long the relay may take."""
+        self._seconds = seconds
+
+    async def send(self, notice: Notice) -> Result:
+        """Hand a mail to the relay."""
+        smtp = notice.directory.smtp
+        if smtp is None:
+            return Result("permanent", "the directory has no channels.smtp")
+        try:
+            user, password = _secret(smtp.user_env), _secret(smtp.password_env)
+        except KeyError as missing:
+            return Result("permanent", f"environment variable {missing.args[0]} is not set")
+        mail = _mail(notice, smtp)
+        try:
+            _, answer = await aiosmtplib.send(
+                mail,
+                hostname=smtp.host,
+                port=smtp.port,
+                username=user,
+                password=password,
+                use_tls=smtp.tls == "implicit",
+                start_tls=smtp.tls == "starttls",
+                timeout=self._seconds,
+            )
+        except (aiosmtplib.SMTPRecipientsRefused, aiosmtplib.SMTPResponseException) as error:
+            return _refused(error)
+        except (aiosmtplib.SMTPConnectError, aiosmtplib.SMTPConnectTimeoutError, OSError) as error:
+            return Result("temporary", f"no connection to {smtp.host}:{smtp.port}: {error}")
+        except aiosmtplib.SMTPException as error:
+            return Result("unknown", f"{type(error).__name__}: {error}")
+        return Result("delivered", "accepted by the relay", receipt=answer[:200])
+
+
+def _secret(name: str | None) -> str | None:
+    return None if name is None else os.environ[name]
+
+
+def _refused(error: aiosmtplib.SMTPRecipientsRefused | aiosmtplib.SMTPResponseException) -> Result:
+    first = error.recipients[0] if isinstance(error, aiosmtplib.SMTPRecipientsRefused) else error
+    detail = f"{first.code} {first.message}"[:500]
+    return Result("temporary" if 400 <= first.code < 500 else "permanent", detail)
+
+
+def _mail(notice: Notice, smtp: Smtp) -> EmailMessage:
+    page = notice.page
+    mail = EmailMessage()
+    mail["From"] = smtp.sender
+    mail["To"] = notice.contact.address
+    mail["Subject"] = _line(f"[{page.severity}] {page.customer_name}: {page.summary}")[:200]
+    mail["Date"] = format_datetime(notice.at)
+    # The same on every attempt, so that a mail program shows a repeat once.
+    mail["Message-ID"] = f"<{notice.key}@{smtp.sender.rpartition('@')[2]}>"
+    mail["Auto-Submitted"] = "auto-generated"
+    mail["X-Fiilis-Page"] = str(page.id)
+    mail.set_content(text(notice))
+    return mail
+
+
+def _line(text_: str) -> str:
+    return " ".join(text_.split())
+
+
+def text(notice: Notice) -> str:
+    """Return the mail's text."""
+    page = notice.page
+    lines = [
+        f"{page.customer_name} needs you: {page.summary}.",
+        "",
+        f"Severity {page.severity}, ticket {page.ticket_number}, level {notice.level}.",
+        "Open this to say that you take it; otherwise the next person is paged:",
+        "",
+        notice.acknowledge_url,
+    ]
+    if page.evidence:
+        lines += ["", "What was said:"]
+        for answer in page.evidence:
+            words = f": {_line(answer.comment)}" if answer.comment else ""
+            lines.append(f"- {answer.kind} {answer.score} at {answer.occurred_at:%Y-%m-%d %H:%M} UTC{words}")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,201 @@
+"""Runs services: all in one process on embedded servers, or one alone against a cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import services.ingest.main
+import services.ingest.settings
+import services.notify.main
+import services.notify.settings
+import services.scoring.main
+import services.scoring.settings
+import services.ticketing.main
+import services.ticketing.settings
+from shared import service
+from shared.clock import Clock, SystemClock
+from shared.directory import check
+from shared.directory.follower import publish, read_newest
+from shared.directory.model import Key
+from shared.errors import Misconfigured
+from shared.kafka import Kafka
+from shared.logs import Log
+from shared.parts import Parts, directory_service, parts, patiently
+from shared.service import Service, Settings
+from shared.topics import TOPICS
+
+log = Log("services")
+
+ServiceName = Literal["ingest", "scoring", "ticketing", "notify"]
+NAMES: tuple[ServiceName, ...] = ("ingest", "scoring", "ticketing", "notify")
+PORTS: dict[ServiceName, int] = {"ingest": 8001, "scoring": 8002, "ticketing": 8003, "notify": 8004}
+ALL_PORT = 8080
+MIGRATIONS: dict[ServiceName, Path] = {
+    "scoring": services.scoring.main.MIGRATIONS,
+    "ticketing": services.ticketing.main.MIGRATIONS,
+    "notify": services.notify.main.MIGRATIONS,
+}
+
+
+class Address:
+    """Where the process is reached; known once it listens."""
+
+    def __init__(self, public_url: str | None) -> None:
+        self._public_url = public_url
+        self._listening = ""
+
+    def listening(self, address: str) -> None:
+        """Take the address that was bound."""
+        self._listening = address
+
+    def __call__(self) -> str:
+        """Return what starts every link."""
+        return (self._public_url or self._listening).rstrip("/")
+
+
+def build(name: ServiceName, settings: Settings, parts: Parts, address: Address) -> Service:
+    """Return one service: its own settings from the environment, the common ones as given."""
+    common = settings.model_dump()
+    match name:
+        case "ingest":
+            return services.ingest.main.build(services.ingest.settings.IngestSettings(**common), parts)
+        case "scoring":
+            return services.scoring.main.build(services.scoring.settings.ScoringSettings(**common), parts)
+        case "ticketing":
+            return services.ticketing.main.build(services.ticketing.settings.TicketingSettings(**common), parts)
+        case "notify":
+            return services.notify.main.build(services.notify.settings.NotifySettings(**common), parts, address)
+
+
+async def run_services(
+    names: Sequence[ServiceName],
+    settings: Settings,
+    *,
+    port: int,
+    stop: asyncio.Event,
+    clock: Clock | None = None,
+    local_keys: Sequence[Key] = (),
+    besides: Sequence[Service] = (),
+    on_ready: Callable[[str], None],
+) -> None:
+    """Run some services in this process until `stop`; `local_keys` are good in this process only."""
+    address = Address(settings.public_url)
+    shared_parts = parts(settings, clock or SystemClock(), tuple(names))
+    shared_parts.directory.admit(local_keys)
+    built = [build(name, settings, shared_parts, address) for name in names]
+    await service.run(
+        [directory_service(shared_parts), *built, *besides],
+        host=settings.host,
+        port=port,
+        ops_port=settings.ops_port,
+        stop=stop,
+        on_listening=address.listening,
+        on_ready=on_ready,
+    )
+
+
+async def run_one(name: ServiceName, settings: Settings, stop: asyncio.Event) -> None:
+    """Run one service alone."""
+    port = PORTS[name] if settings.port is None else settings.port
+    await run_services([name], settings, port=port, stop=stop, on_ready=say_ready)
+
+
+@dataclass(frozen=True, slots=True)
+class Everything:
+    """How to run all of it in one process."""
+
+    data: Path
+    directory: Path | None = None
+    """Applied at the start."""
+    local_keys: tuple[Key, ...] = ()
+    besides: tuple[Service, ...] = field(default=())
+
+
+async def run_everything(
+    how: Everything, settings: Settings, stop: asyncio.Event, on_ready: Callable[[str], None]
+) -> None:
+    """Run every service in one process; what the settings do not name is embedded."""
+    async with _servers(how, settings) as (complete, watching):
+        if how.directory is not None:
+            await _apply(complete, how.directory)
+        port = ALL_PORT if settings.port is None else settings.port
+        await run_services(
+            NAMES,
+            complete,
+            port=port,
+            stop=stop,
+            local_keys=how.local_keys,
+            besides=[*watching, *how.besides],
+            on_ready=on_ready,
+        )
+
+
+@contextlib.asynccontextmanager
+async def _servers(how: Everything, settings: Settings) -> AsyncIterator[tuple[Settings, list[Service]]]:
+    from shared.embedded import EmbeddedKafka, EmbeddedPostgres, EmbeddedUnavailable  # noqa: PLC0415 (a deployment has no such servers)
+
+    how.data.mkdir(parents=True, exist_ok=True)
+    kafka = EmbeddedKafka(how.data / "kafka", say=_say) if settings.kafka is None else None
+    postgres = EmbeddedPostgres(how.data / "postgres", say=_say) if settings.database_url is None else None
+    embedded = [server for server in (kafka, postgres) if server is not None]
+    try:
+        for started in await asyncio.gather(*(server.start() for server in embedded), return_exceptions=True):
+            if isinstance(started, EmbeddedUnavailable):
+                raise Misconfigured(str(started)) from None
+            if started is not None:
+                raise started
+        found: dict[str, str] = {}
+        if kafka is not None:
+            found["kafka"] = kafka.bootstrap
+        if postgres is not None:
+            found["database_url"] = postgres.url
+        if embedded and not settings.secret:
+            found["secret"] = _kept_secret(how.data / "secret")
+        # The services read their own settings; what was found here is theirs too.
+        complete = settings.model_copy(update=found)
+        tasks = {type(server).__name__: server.watch for server in embedded}
+        yield complete, [Service(name="embedded", tasks=tasks)] if embedded else []
+    finally:
+        await asyncio.gather(*(server.stop() for server in embedded))
+
+
+def _kept_secret(file: Path) -> str:
+    """Return the secret of this data directory; the first start makes it."""
+    if not file.exists():
+        draft = file.with_suffix(".new")
+        draft.touch(mode=0o600)
+        draft.write_text(secrets.token_urlsafe(32))
+        draft.replace(file)
+    return file.read_text().strip()
+
+
+async def _apply(settings: Settings, file: Path) -> None:
+    assert settings.kafka is not None
+    try:
+        directory = check.parse_file(file)
+    except check.Findings as findings:
+        lines = "\n".join(finding.render(str(file)) for finding in findings.findings)
+        raise Misconfigured(f"the directory is not valid\n{lines}") from None
+    except OSError as error:
+        raise Misconfigured(f"cannot read {file}: {error.strerror}") from None
+    kafka = Kafka(settings.kafka, settings.topic_prefix)
+    await patiently("Kafka", lambda: kafka.ensure_topics(TOPICS))
+    newest = await patiently("Kafka", lambda: read_newest(kafka))
+    if newest is None or newest.directory != directory:
+        revision = await publish(kafka, directory)
+        log.info("directory applied", file=file, revision=revision)
+
+
+def say_ready(address: str) -> None:
+    """Tell whoever started us."""
+    print(f"ready {address}", flush=True)  # noqa: T201
+
+
+def _say(line: str) -> None:
+    log.info(line)

@@ -1,0 +1,134 @@
+"""One customer's state in the memory of its partition's owner, and what a new answer makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from services.scoring.domain.counting import DAY, Change, Said, Series, category_of, series_of
+from services.scoring.domain.decide import (
+    Alert,
+    Decision,
+    Tally,
+    decide_answer,
+    decide_by_time,
+    decide_window,
+    dedup_key,
+)
+from services.scoring.domain.rules import applies, kind_of, window_of
+from services.scoring.domain.windows import ExactWindow, HourWindow, tally
+from shared.directory.model import Rule
+from shared.events import FeedbackReceivedV1
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A customer's rules, sorted by what they need."""
+
+    on_answers: tuple[Rule, ...]
+    on_windows: tuple[Rule, ...]
+    hour_lengths: tuple[int, ...]
+    """Windows of a day or more, in seconds: kept in whole hours."""
+    exact_lengths: tuple[int, ...]
+    """Shorter ones, kept to the second."""
+
+    def rule(self, name: str) -> Rule | None:
+        """Return a rule in force by its name."""
+        return next((rule for rule in (*self.on_answers, *self.on_windows) if rule.name == name), None)
+
+
+def plan(rules: Sequence[Rule]) -> Plan:
+    """Sort the rules in force."""
+    windows = [(rule, window_of(rule.when)) for rule in rules]
+    lengths = sorted({length for _, length in windows if length is not None})
+    return Plan(
+        on_answers=tuple(rule for rule, length in windows if length is None),
+        on_windows=tuple(rule for rule, length in windows if length is not None),
+        hour_lengths=tuple(length for length in lengths if length >= DAY),
+        exact_lengths=tuple(length for length in lengths if length < DAY),
+    )
+
+
+@dataclass(slots=True)
+class CustomerState:
+    """What the owner remembers; all of it can be read again from the store."""
+
+    partition: int
+    series: dict[Series, int]
+    """Ids of the customer's series."""
+    hours: dict[int, HourWindow] = field(default_factory=dict[int, HourWindow])
+    """By length in seconds."""
+    exact: dict[int, ExactWindow] = field(default_factory=dict[int, ExactWindow])
+    alerts: dict[str, Alert] = field(default_factory=dict[str, Alert])
+    """Open alerts of rules on a window, by dedup_key."""
+
+    def tally(self, rule: Rule, touchpoint: str | None) -> Tally:
+        """Return what a rule on a window looks at now; `touchpoint` is the one it judges, if it judges one."""
+        length = window_of(rule.when)
+        assert length is not None
+        window = self.hours.get(length) or self.exact.get(length)
+        single = rule.per_touchpoint or rule.touchpoint is not None
+        return tally(
+            {} if window is None else window.counts,
+            kind=kind_of(rule.when),
+            audience=rule.audience,
+            touchpoints=[touchpoint] if single else None,
+        )
+
+    def take(
+        self, rules: Plan, answer: FeedbackReceivedV1, said: Said, changes: Sequence[Change], now: datetime
+    ) -> list[Decision]:
+        """Count an answer and decide what follows from it."""
+        series = series_of(answer)
+        for window in self.hours.values():
+            window.apply(series, changes)
+        for window in self.exact.values():
+            window.add(series, answer.respondent, said)
+        decisions: list[Decision] = []
+        for rule in rules.on_answers:
+            if applies(rule, touchpoint=answer.touchpoint, audience=answer.audience, kind=answer.kind):
+                decision = decide_answer(rule, answer, now)
+                if decision is not None:
+                    decisions.append(decision)
+        category = category_of(answer.kind, answer.score)
+        if category is None or not changes:
+            return decisions
+        for rule in rules.on_windows:
+            if applies(rule, touchpoint=answer.touchpoint, audience=answer.audience, kind=answer.kind):
+                decision = self._take_window(rule, answer, category, changes, now)
+                if decision is not None:
+                    decisions.append(decision)
+                    self.remember(decision)
+        return decisions
+
+    def _take_window(
+        self, rule: Rule, answer: FeedbackReceivedV1, category: int, changes: Sequence[Change], now: datetime
+    ) -> Decision | None:
+        touchpoint = answer.touchpoint if rule.per_touchpoint else rule.touchpoint
+        sums = self.tally(rule, touchpoint)
+        before = sums.total
+        for change in changes:
+            before[change.category] = max(0, before[change.category] - change.by)
+        alert = self.alerts.get(dedup_key(answer.customer, rule, touchpoint))
+        return decide_window(rule, answer, category, before, sums, alert, now)
+
+    def look(self, rules: Plan, alert: Alert, now: datetime) -> Decision:
+        """Decide on an alert that is due by time alone."""
+        rule = rules.rule(alert.rule)
+        single = alert.answer is not None
+        if rule is not None and single != (window_of(rule.when) is None):
+            rule = None  # the name now belongs to a rule of another sort
+        decision = decide_by_time(
+            rule, None if single or rule is None else self.tally(rule, alert.touchpoint), alert, now
+        )
+        if not single:
+            self.remember(decision)
+        return decision
+
+    def remember(self, decision: Decision) -> None:
+        """Take over what a decision made of an alert."""
+        if decision.happening == "cleared":
+            self.alerts.pop(decision.alert.dedup_key, None)
+        else:
+            self.alerts[decision.alert.dedup_key] = decision.alert

@@ -1,0 +1,212 @@
+"""When an alert opens, is updated, and clears: prior state, answers and rules in, next state and decisions out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Literal
+from uuid import UUID
+
+from services.scoring.domain.counting import DAY, HOUR
+from services.scoring.domain.rules import Reason, Verdict, answer_fires, judge, type_of, window_of, worsens
+from shared.directory.model import Rule, severity_rank
+from shared.events import FeedbackReceivedV1, Severity, Trust
+from shared.ids import uuid7_at
+
+UPDATE_SECONDS = 10
+"""An open alert tells of further bad answers at most this often; what came between is told together."""
+
+ANONYMOUS_SEVERITY: Severity = "medium"
+"""What anonymous answers alone can reach: they open a ticket and wake nobody."""
+
+Happening = Literal["opened", "updated", "cleared", "deferred"]
+"""`deferred`: there is something to tell, later; no message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """What decisions need to know of an alert."""
+
+    id: UUID
+    version: int
+    customer: str
+    rule: str
+    kind: str
+    touchpoint: str | None
+    dedup_key: str
+    severity: Severity
+    trust: Trust
+    opened_at: datetime
+    updated_at: datetime
+    caused_at: datetime
+    due_at: datetime
+    """When to look at it again without an answer."""
+    answer: UUID | None = None
+    """The answer, for a rule on a single one."""
+    pending: bool = False
+    """Bad answers came that no message has told of yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What happened to an alert, and why."""
+
+    happening: Happening
+    alert: Alert
+    reason: Reason
+    summary: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Counts per category of what a rule looks at, apart by trust."""
+
+    verified: Sequence[int]
+    anonymous: Sequence[int]
+
+    @property
+    def total(self) -> list[int]:
+        """All answers."""
+        return [v + a for v, a in zip(self.verified, self.anonymous, strict=True)]
+
+
+def dedup_key(customer: str, rule: Rule, touchpoint: str | None) -> str:
+    """Return the name of the problem: answers that share it belong to one ticket."""
+    of_touchpoint = rule.per_touchpoint or rule.touchpoint is not None or window_of(rule.when) is None
+    return f"{customer}/{rule.name}/{(touchpoint if of_touchpoint else None) or '*'}"
+
+
+def is_live(answer: FeedbackReceivedV1, rule: Rule, now: datetime) -> bool:
+    """Tell whether an answer may open an alert: not imported, and not older than the rule allows."""
+    fresh = now - answer.occurred_at <= timedelta(seconds=rule.max_age)
+    return fresh and not answer.backfill and answer.channel != "import"
+
+
+def capped(severity: Severity, trust: Trust, rule: Rule) -> Severity:
+    """Return the severity that answers of this trust can reach."""
+    if trust == "verified" or rule.trust == "any" or severity_rank(severity) <= severity_rank(ANONYMOUS_SEVERITY):
+        return severity
+    return ANONYMOUS_SEVERITY
+
+
+def decide_answer(rule: Rule, answer: FeedbackReceivedV1, now: datetime) -> Decision | None:
+    """Decide on a single answer: it opens an alert of its own, which clears after the rule's `max_age`."""
+    verdict = answer_fires(rule.when, answer.score) if is_live(answer, rule, now) else None
+    if verdict is None:
+        return None
+    alert = Alert(
+        id=_new_id(now),
+        version=1,
+        customer=answer.customer,
+        rule=rule.name,
+        kind=type_of(rule.when),
+        touchpoint=answer.touchpoint,
+        dedup_key=dedup_key(answer.customer, rule, answer.touchpoint),
+        severity=capped(rule.severity, answer.trust, rule),
+        trust=answer.trust,
+        opened_at=now,
+        updated_at=now,
+        caused_at=answer.received_at,
+        due_at=now + timedelta(seconds=rule.max_age),
+        answer=answer.id,
+    )
+    return Decision("opened", alert, verdict.reason, verdict.summary)
+
+
+def decide_window(
+    rule: Rule,
+    answer: FeedbackReceivedV1,
+    category: int,
+    before: Sequence[int],
+    tally: Tally,
+    alert: Alert | None,
+    now: datetime,
+) -> Decision | None:
+    """Decide on a window after one answer: `before` are all counts without it, `tally` those with it."""
+    verdict = judge(rule.when, tally.total)
+    worse = worsens(rule.when, category, before) and is_live(answer, rule, now)
+    if alert is None:
+        if not (verdict.fires and worse):
+            return None
+        trust = _trust(rule, tally)
+        touchpoint = answer.touchpoint if rule.per_touchpoint else rule.touchpoint
+        opened = Alert(
+            id=_new_id(now),
+            version=1,
+            customer=answer.customer,
+            rule=rule.name,
+            kind=type_of(rule.when),
+            touchpoint=touchpoint,
+            dedup_key=dedup_key(answer.customer, rule, touchpoint),
+            severity=capped(rule.severity, trust, rule),
+            trust=trust,
+            opened_at=now,
+            updated_at=now,
+            caused_at=answer.received_at,
+            due_at=next_look(rule, now),
+        )
+        return Decision("opened", opened, verdict.reason, verdict.summary)
+    if verdict.clears:
+        return _cleared(alert, verdict, now)
+    if not worse:
+        return None
+    trust = "verified" if alert.trust == "verified" or _trust(rule, tally) == "verified" else "anonymous"
+    severity = max(alert.severity, capped(rule.severity, trust, rule), key=severity_rank)
+    told_lately = now - alert.updated_at < timedelta(seconds=UPDATE_SECONDS)
+    if severity == alert.severity and told_lately:
+        if alert.pending:
+            return None
+        due = min(alert.due_at, alert.updated_at + timedelta(seconds=UPDATE_SECONDS))
+        return Decision("deferred", replace(alert, pending=True, due_at=due), verdict.reason, verdict.summary)
+    updated = replace(
+        alert,
+        version=alert.version + 1,
+        severity=severity,
+        trust=trust,
+        updated_at=now,
+        due_at=next_look(rule, now),
+        pending=False,
+    )
+    return Decision("updated", updated, verdict.reason, verdict.summary)
+
+
+def decide_by_time(rule: Rule | None, tally: Tally | None, alert: Alert, now: datetime) -> Decision:
+    """Decide on an open alert that is due, without an answer; it clears, or waits for its next look.
+
+    `rule` is None where it is no longer in force; `tally` is None for a rule on a single answer.
+    """
+    if rule is None:
+        return _cleared(alert, Verdict(False, True, {}, "The rule is no longer in force"), now)
+    if tally is None:
+        return _cleared(alert, Verdict(False, True, {"max_age_seconds": rule.max_age}, "Its time is over"), now)
+    verdict = judge(rule.when, tally.total)
+    if verdict.clears:
+        return _cleared(alert, verdict, now)
+    waiting = replace(alert, due_at=next_look(rule, now), pending=False)
+    if alert.pending:
+        waiting = replace(waiting, version=alert.version + 1, updated_at=now)
+        return Decision("updated", waiting, verdict.reason, verdict.summary)
+    return Decision("deferred", waiting, verdict.reason, verdict.summary)
+
+
+def next_look(rule: Rule, now: datetime) -> datetime:
+    """Return when a window may have changed by time alone: at the next hour, or soon for one shorter than a day."""
+    window = window_of(rule.when) or DAY
+    if window < DAY:
+        return now + timedelta(seconds=max(1.0, min(60.0, window / 10)))
+    seconds = HOUR - now.timestamp() % HOUR
+    return now + timedelta(seconds=seconds)
+
+
+def _trust(rule: Rule, tally: Tally) -> Trust:
+    return "verified" if judge(rule.when, tally.verified).fires else "anonymous"
+
+
+def _cleared(alert: Alert, verdict: Verdict, now: datetime) -> Decision:
+    cleared = replace(alert, version=alert.version + 1, updated_at=now, pending=False)
+    return Decision("cleared", cleared, verdict.reason, verdict.summary)
+
+
+def _new_id(now: datetime) -> UUID:
+    return uuid7_at(int(now.timestamp() * 1000))

@@ -1,0 +1,98 @@
+"""Running windows of one customer: adding an answer and moving on cost the same for a day or a year."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+
+from services.scoring.domain.counting import CATEGORIES, WIDTH, Change, Said, Series, category_of
+from services.scoring.domain.decide import Tally
+from shared.events import Audience, Kind
+
+
+def tally(
+    counts: Mapping[Series, Sequence[int]], *, kind: Kind, audience: Audience, touchpoints: Sequence[str | None] | None
+) -> Tally:
+    """Sum the series of a kind and audience; `touchpoints` None means all."""
+    width = CATEGORIES[kind]
+    sums = {"verified": [0] * width, "anonymous": [0] * width}
+    for series, per_category in counts.items():
+        if (
+            series.kind == kind
+            and series.audience == audience
+            and (touchpoints is None or series.touchpoint in touchpoints)
+        ):
+            into = sums[series.trust]
+            for category in range(width):
+                into[category] += per_category[category]
+    return Tally(sums["verified"], sums["anonymous"])
+
+
+class HourWindow:
+    """Counts over whole hours up to now, per series."""
+
+    __slots__ = ("counts", "start")
+
+    def __init__(self, start: int, counts: dict[Series, list[int]]) -> None:
+        """`start` is the first hour inside; `counts` are per category."""
+        self.start = start
+        self.counts = counts
+
+    def apply(self, series: Series, changes: Iterable[Change]) -> None:
+        """Count changes whose hour is inside."""
+        counts = self.counts.get(series)
+        if counts is None:
+            counts = self.counts[series] = [0] * WIDTH
+        for change in changes:
+            if change.hour >= self.start:
+                counts[change.category] += change.by
+
+    def add(self, series: Series, counts: Sequence[int], sign: int) -> None:
+        """Add the counts of hours that came in (sign 1), or take away those of hours that are now outside (-1)."""
+        into = self.counts[series]
+        for category, count in enumerate(counts):
+            into[category] += sign * count
+
+
+class ExactWindow:
+    """Counts over the last so many seconds, per series, from the stored answers."""
+
+    __slots__ = ("_by_time", "_latest", "_since", "counts")
+
+    def __init__(self, since: datetime) -> None:
+        self._since = since
+        self.counts: dict[Series, list[int]] = {}
+        self._by_time: list[tuple[Said, Series, str | None]] = []
+        self._latest: dict[tuple[Series, str], Said] = {}
+
+    def add(self, series: Series, respondent: str | None, said: Said) -> None:
+        """Count an answer; it takes the place of the respondent's earlier one, a late one changes nothing."""
+        category = category_of(series.kind, said.score)
+        if category is None or said.occurred_at < self._since:
+            return
+        counts = self.counts.setdefault(series, [0] * WIDTH)
+        if respondent is not None:
+            before = self._latest.get((series, respondent))
+            if before is not None:
+                if said < before:
+                    return
+                old = category_of(series.kind, before.score)
+                assert old is not None
+                counts[old] -= 1
+            self._latest[series, respondent] = said
+        counts[category] += 1
+        heapq.heappush(self._by_time, (said, series, respondent))
+
+    def move(self, since: datetime) -> None:
+        """Drop what occurred before `since`."""
+        self._since = since
+        while self._by_time and self._by_time[0][0].occurred_at < since:
+            said, series, respondent = heapq.heappop(self._by_time)
+            if respondent is not None:
+                if self._latest.get((series, respondent)) != said:
+                    continue  # a later answer took its place and its count
+                del self._latest[series, respondent]
+            category = category_of(series.kind, said.score)
+            assert category is not None
+            self.counts[series][category] -= 1

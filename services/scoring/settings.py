@@ -1,0 +1,18 @@
+"""Every setting of scoring."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from shared.service import Settings
+
+
+class ScoringSettings(Settings):
+    """Environment variables `FIILIS_...`."""
+
+    scoring_batch: int = Field(default=2_000, ge=1, le=20_000)
+    """Answers in one transaction; from 2,000 on larger batches gained nothing."""
+    scoring_customers: int = Field(default=100_000, ge=1)
+    """Customers whose windows are kept in memory (about 1 KB each); the others are read again when they answer."""
+    scoring_sweep_seconds: float = Field(default=1.0, gt=0)
+    """How often alerts that are due by time alone are looked for."""

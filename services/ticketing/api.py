@@ -1,0 +1,233 @@
+"""Tickets over HTTP: list, read, change, comment, timeline, open by hand."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Header, Query, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from services.ticketing import store
+from services.ticketing.consumer import outgoing
+from services.ticketing.domain import Missing, NotAllowed, Outcome, Patch, by_hand, change, entry
+from shared import cursor, outbox
+from shared.clock import Clock
+from shared.db import Connection, Database
+from shared.directory.access import Access, Caller
+from shared.errors import FieldError, Problem, invalid_fields, not_found
+from shared.events import Severity, TicketState, TicketV1
+from shared.lists import Page, page_of
+from shared.logs import new_traceparent, tracing
+from shared.service import caller_with, json_response
+
+_Text = Annotated[str, Field(min_length=1, max_length=4_000, pattern=r"^[^\x00]*$")]
+_OpenSeverity = Annotated[Severity, Field(pattern="^(critical|high|medium|low)$")]
+
+
+class TicketsQuery(Page):
+    """What can be asked of the list; `state` and `severity` take several, by comma."""
+
+    state: str | None = None
+    customer: str | None = None
+    assignee: str | None = None
+    severity: str | None = None
+
+
+class TimelineQuery(Page):
+    """What can be asked of a timeline; its cursor is the last line's place."""
+
+
+class TicketPatch(BaseModel):
+    """What can be changed."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    state: TicketState | None = None
+    assignee: str | None = Field(default=None, max_length=63)
+    severity: _OpenSeverity | None = None
+    root_cause: _Text | None = None
+    resolution: _Text | None = None
+
+
+class NewTicket(BaseModel):
+    """A ticket by hand."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    customer: str = Field(max_length=63)
+    title: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
+    severity: _OpenSeverity = "medium"
+    touchpoint: str | None = Field(default=None, max_length=63)
+
+
+class NewComment(BaseModel):
+    """A comment for the timeline."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    text: _Text
+
+
+def build_router(database: Database, access: Access, clock: Clock) -> APIRouter:
+    """Return ticketing's part of the HTTP interface."""
+    router = APIRouter(prefix="/v1/tickets", tags=["ticketing"])
+    reader = caller_with(access, "tickets")
+
+    @router.get("")
+    async def tickets(query: Annotated[TicketsQuery, Query()], caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
+        """List tickets, newest opening first."""
+        customers = caller.customers
+        if query.customer is not None:
+            customers = [caller.customer(query.customer).id]
+        async with database.transaction() as tx:
+            found = await store.listed(
+                tx,
+                customers=customers,
+                states=_several("state", query.state, TicketState),
+                assignee=query.assignee,
+                severities=_several("severity", query.severity, Severity),
+                after=None if query.cursor is None else cursor.decode(query.cursor),
+                limit=query.limit + 1,
+            )
+        return json_response(page_of(found, query.limit, lambda ticket: (ticket.opened_at, ticket.id)))
+
+    @router.post("")
+    async def create(new: NewTicket, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
+        """Open a ticket by hand."""
+        customer = caller.customer(new.customer)
+        if new.touchpoint is not None and new.touchpoint not in (customer.touchpoints or caller.directory.touchpoints):
+            raise invalid_fields(FieldError("touchpoint", f"{customer.id} has no touchpoint {new.touchpoint!r}"))
+        async with database.transaction() as tx:
+            outcome = by_hand(
+                number=(await store.numbers(tx, 1))[0],
+                customer=customer.id,
+                touchpoint=new.touchpoint,
+                title=new.title,
+                severity=new.severity,
+                architect=customer.architect,
+                actor=f"key:{caller.key.id}",
+                now=clock.now(),
+            )
+            await _save(tx, outcome, clock)
+        return _shown(outcome.ticket, 201)
+
+    @router.get("/{ticket}")
+    async def one(ticket: str, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
+        """Return a ticket; its ETag is its version."""
+        async with database.transaction() as tx:
+            return _shown(_visible(await store.one(tx, _id(ticket)), ticket, caller))
+
+    @router.patch("/{ticket}")
+    async def patch(  # pyright: ignore[reportUnusedFunction]
+        ticket: str, patch: TicketPatch, if_match: Annotated[str | None, Header()] = None, caller: Caller = reader
+    ) -> Response:
+        """Change a ticket that nobody changed since it was read."""
+        if if_match is None:
+            raise Problem(428, "if-match-missing", "If-Match is needed", "Send the ticket's version as If-Match.")
+        if patch.assignee is not None and patch.assignee not in caller.directory.people:
+            raise invalid_fields(FieldError("assignee", f"the directory has no person {patch.assignee!r}"))
+        try:
+            async with database.transaction() as tx:
+                current = _visible(await store.one_locked(tx, _id(ticket)), ticket, caller)
+                _match(if_match, current)
+                outcome = _changed(current, patch, caller, clock)
+                if outcome is None:
+                    return _shown(current)
+                await _save(tx, outcome, clock)
+        except store.AlreadyOpen:
+            raise Problem(
+                409, "already-open", "Another ticket of this problem is open", "Work on that one instead."
+            ) from None
+        return _shown(outcome.ticket)
+
+    @router.post("/{ticket}/comments")
+    async def comment(ticket: str, new: NewComment, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
+        """Append a comment to the timeline."""
+        async with database.transaction() as tx:
+            current = _visible(await store.one(tx, _id(ticket)), ticket, caller)
+            line = entry(current.id, clock.now(), f"key:{caller.key.id}", "comment", text=new.text)
+            await store.append(tx, [line])
+        return json_response(line, 201)
+
+    @router.get("/{ticket}/timeline")
+    async def timeline(ticket: str, query: Annotated[TimelineQuery, Query()], caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
+        """Return everything that happened to a ticket, oldest first."""
+        if query.cursor is not None and not re.fullmatch("[0-9]{1,18}", query.cursor):
+            raise invalid_fields(FieldError("cursor", "not a cursor of this list"))
+        after = int(query.cursor or 0)
+        async with database.transaction() as tx:
+            current = _visible(await store.one(tx, _id(ticket)), ticket, caller)
+            lines = await store.timeline(tx, current.id, after, query.limit + 1)
+        shown = lines[: query.limit]
+        more = len(lines) > len(shown)
+        return json_response({"items": [line for _, line in shown], "next": str(shown[-1][0]) if more else None})
+
+    return router
+
+
+def _id(text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError:
+        raise not_found("ticket", text[:64]) from None
+
+
+def _visible(ticket: TicketV1 | None, asked: str, caller: Caller) -> TicketV1:
+    if ticket is None or not caller.may_see(ticket.customer):
+        raise not_found("ticket", asked)
+    return ticket
+
+
+def _shown(ticket: TicketV1, status: int = 200) -> Response:
+    return json_response(ticket, status, {"ETag": f'"{ticket.version}"'})
+
+
+def _match(if_match: str, ticket: TicketV1) -> None:
+    versions = {part.strip().removeprefix("W/").strip('"') for part in if_match.split(",")}
+    if versions.isdisjoint({"*", str(ticket.version)}):
+        raise Problem(
+            412,
+            "stale",
+            "The ticket was changed meanwhile",
+            f"Its version is {ticket.version}. Read it again and repeat the change if it still makes sense.",
+            headers={"ETag": f'"{ticket.version}"'},
+        )
+
+
+def _changed(ticket: TicketV1, patch: TicketPatch, caller: Caller, clock: Clock) -> Outcome | None:
+    wanted = Patch(**patch.model_dump())
+    try:
+        return change(
+            ticket,
+            wanted,
+            root_causes=caller.directory.root_causes,
+            actor=f"key:{caller.key.id}",
+            now=clock.now(),
+        )
+    except NotAllowed as no:
+        allowed = ", ".join(no.allowed) or "none"
+        raise Problem(
+            409, "move-not-allowed", "The ticket cannot go there", f"From {no.state} it can go to: {allowed}."
+        ) from None
+    except Missing as missing:
+        raise invalid_fields(*(FieldError(path, detail) for path, detail in missing.errors)) from None
+
+
+async def _save(tx: Connection, outcome: Outcome, clock: Clock) -> None:
+    await store.save(tx, [outcome])
+    with tracing(new_traceparent(outcome.ticket.id.hex)):
+        message = outgoing(outcome, clock.now())
+    await outbox.add(tx, [] if message is None else [message])
+
+
+def _several(field: str, text: str | None, allowed: Any) -> list[str] | None:
+    """Return the values of a comma list. Raises the 422 for one that there is not."""
+    if text is None:
+        return None
+    values = [part for part in re.split(r"\s*,\s*", text) if part]
+    for value in values:
+        if value not in allowed.__args__:
+            raise invalid_fields(FieldError(field, f"must be of: {', '.join(allowed.__args__)}"))
+    return values

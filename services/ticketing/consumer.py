@@ -1,0 +1,167 @@
+"""alerts.v1 and pages.v1 -> tickets: load, decide, save, each once for the whole batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from services.ticketing import store
+from services.ticketing.domain import (
+    ACTIVE,
+    Opening,
+    Outcome,
+    may_reopen,
+    merge,
+    open_ticket,
+    opens_nothing,
+    take_page,
+)
+from shared import metrics, outbox
+from shared.clock import Clock
+from shared.consume import AfterCommit, Record
+from shared.db import Connection
+from shared.directory.follower import Follower
+from shared.events import AlertV1, PageV1, TicketV1
+from shared.kafka import Outgoing, cloud_event
+from shared.logs import Log, tracing
+from shared.topics import TICKETS
+
+log = Log("ticketing")
+
+
+def outgoing(outcome: Outcome, now: datetime) -> Outgoing | None:
+    """Return the message that tells others, under the present trace."""
+    ticket = outcome.ticket
+    if outcome.event is None:
+        return None
+    return cloud_event(
+        TICKETS, outcome.event, key=ticket.customer, id=f"{ticket.id}:{ticket.version}", at=now, message=ticket
+    )
+
+
+class AlertHandler:
+    """One ticket per problem, whatever comes twice."""
+
+    sweep_seconds = None
+
+    def __init__(self, directory: Follower, clock: Clock, *, reopen_within: timedelta) -> None:
+        self._directory = directory
+        self._clock = clock
+        self._reopen_within = reopen_within
+
+    async def handle(self, tx: Connection, records: Sequence[Record[AlertV1]]) -> AfterCommit | None:
+        """Merge each alert's message into the ticket of its problem, or open one."""
+        now = self._clock.now()
+        alerts = [record.message for record in records]
+        merged = await store.merged(tx, [alert.id for alert in alerts])
+        tickets = await store.newest_of_problems(tx, sorted({alert.dedup_key for alert in alerts}))
+        by_id = {ticket.id: ticket for ticket in tickets.values()}
+        elsewhere = sorted({ticket for _, ticket in merged.values()} - by_id.keys())
+        by_id |= await store.locked(tx, elsewhere) if elsewhere else {}
+        new = [a for a in alerts if a.dedup_key not in tickets or not self._takes(tickets[a.dedup_key], now)]
+        numbers = await store.numbers(tx, len({a.dedup_key for a in new if not opens_nothing(a)}))
+        previous = await store.previous_numbers(tx, [a.dedup_key for a in new]) if new else {}
+        outcomes: list[Outcome] = []
+        messages: list[Outgoing] = []
+        for record in records:
+            alert = record.message
+            seen = merged.get(alert.id)
+            if seen is not None and alert.version <= seen[0]:
+                continue  # a repeat, or a late one
+            current = tickets.get(alert.dedup_key)
+            if current is not None and not self._takes(current, now):
+                current = None
+            if seen is not None:
+                current = by_id.get(seen[1], current)
+            if current is not None:
+                outcome = merge(by_id.get(current.id, current), alert, first=seen is None, now=now)
+            elif opens_nothing(alert):
+                continue
+            else:
+                earlier = tuple(previous.get(alert.dedup_key, ()))
+                outcome = open_ticket(alert, Opening(numbers.pop(), self._architect(alert.customer), earlier), now)
+            ticket = current if outcome is None else outcome.ticket
+            assert ticket is not None
+            merged[alert.id] = (alert.version, ticket.id)
+            by_id[ticket.id] = ticket
+            if current is None or (ticket.id == current.id and alert.dedup_key == ticket.dedup_key):
+                tickets[alert.dedup_key] = ticket
+            if outcome is not None:
+                outcomes.append(outcome)
+                with tracing(record.traceparent):
+                    message = outgoing(outcome, now)
+                    if message is not None:
+                        messages.append(message)
+                        log.info(
+                            outcome.event or "", ticket=ticket.id, problem=ticket.dedup_key, severity=ticket.severity
+                        )
+        await store.save(tx, outcomes)
+        await store.remember(tx, {alert.id: merged[alert.id] for alert in alerts if alert.id in merged})
+        await outbox.add(tx, messages)
+        opened = {a.id: a.opened_at for a in alerts}
+        return lambda: _measure(outcomes, opened, now)
+
+    async def sweep(self, tx: Connection, partitions: Sequence[int]) -> AfterCommit | None:
+        """Nothing is due by time here."""
+        return None
+
+    def forget(self, partitions: Sequence[int]) -> None:
+        """Nothing is remembered here."""
+
+    def _takes(self, ticket: TicketV1, now: datetime) -> bool:
+        return ticket.state in ACTIVE or may_reopen(ticket, now, self._reopen_within)
+
+    def _architect(self, customer: str) -> str | None:
+        revision = self._directory.current
+        known = None if revision is None else revision.directory.customers.get(customer)
+        return None if known is None else known.architect
+
+
+class PageHandler:
+    """What happened to a page is written on its ticket; an acknowledged page acknowledges it."""
+
+    sweep_seconds = None
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    async def handle(self, tx: Connection, records: Sequence[Record[PageV1]]) -> AfterCommit | None:
+        """Take each page's message into its ticket."""
+        now = self._clock.now()
+        tickets = await store.locked(tx, sorted({record.message.ticket for record in records}))
+        seen = await store.seen_pages(tx, sorted({record.message.id for record in records}))
+        outcomes: list[Outcome] = []
+        messages: list[Outgoing] = []
+        for record in records:
+            page = record.message
+            ticket = tickets.get(page.ticket)
+            if ticket is None or page.version <= seen.get(page.id, 0):
+                continue
+            seen[page.id] = page.version
+            outcome = take_page(ticket, record.type, page, now)
+            tickets[page.ticket] = outcome.ticket
+            outcomes.append(outcome)
+            with tracing(record.traceparent):
+                message = outgoing(outcome, now)
+                if message is not None:
+                    messages.append(message)
+                    log.info(outcome.event or "", ticket=ticket.id, by=page.acknowledged_by)
+        await store.save(tx, outcomes)
+        await store.remember_pages(tx, seen)
+        await outbox.add(tx, messages)
+        return None
+
+    async def sweep(self, tx: Connection, partitions: Sequence[int]) -> AfterCommit | None:
+        """Nothing is due by time here."""
+        return None
+
+    def forget(self, partitions: Sequence[int]) -> None:
+        """Nothing is remembered here."""
+
+
+def _measure(outcomes: Sequence[Outcome], opened: dict[UUID, datetime], now: datetime) -> None:
+    for outcome in outcomes:
+        alert = outcome.ticket.alert
+        if outcome.event == "ticket.opened" and alert in opened:
+            metrics.BREACH_TO_TICKET.observe(max(0.0, (now - opened[alert]).total_seconds()))

@@ -1,0 +1,324 @@
+"""What becomes of a ticket: by an alert, by an acknowledged page, by a person. Pure: prior ticket in, next ticket out.
+
+A function that returns None leaves the ticket as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+from uuid import UUID
+
+import msgspec
+
+from shared.directory.model import severity_rank
+from shared.events import AlertV1, EvidenceV1, PageV1, Severity, TicketContextV1, TicketState, TicketV1
+from shared.ids import uuid7_at
+
+EVIDENCE = 20
+"""Answers that a ticket shows at most, newest first."""
+
+ACTIVE: frozenset[TicketState] = frozenset({"open", "acknowledged", "in_progress", "waiting"})
+
+MOVES: Mapping[TicketState, tuple[TicketState, ...]] = {
+    "open": ("acknowledged", "in_progress", "waiting", "resolved", "cancelled"),
+    "acknowledged": ("in_progress", "waiting", "resolved", "cancelled"),
+    "in_progress": ("acknowledged", "waiting", "resolved", "cancelled"),
+    "waiting": ("acknowledged", "in_progress", "resolved", "cancelled"),
+    "resolved": ("closed", "open"),
+    "closed": (),
+    "cancelled": (),
+}
+"""What a person may do; from closed only an alert reopens."""
+
+EventType = Literal["ticket.opened", "ticket.updated", "ticket.resolved", "ticket.closed"]
+SYSTEM = "fiilis"
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """A line of the timeline; never changed."""
+
+    ticket: UUID
+    at: datetime
+    actor: str
+    """A person, a key, or `fiilis`."""
+    what: str
+    detail: dict[str, str | int | float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The next ticket, the event that tells it (None: nothing that others see changed) and the lines it left."""
+
+    ticket: TicketV1
+    event: EventType | None
+    entries: tuple[Entry, ...]
+
+
+class NotAllowed(Exception):
+    """A move that the states do not allow."""
+
+    def __init__(self, state: TicketState, wanted: TicketState) -> None:
+        super().__init__(f"{state} to {wanted}")
+        self.state = state
+        self.wanted = wanted
+        self.allowed = MOVES[state]
+
+
+class Missing(Exception):
+    """Something that is needed to resolve, or is not one of the allowed values: field and what is wrong."""
+
+    def __init__(self, errors: Sequence[tuple[str, str]]) -> None:
+        super().__init__(str(errors))
+        self.errors = tuple(errors)
+
+
+def entry(ticket: UUID, at: datetime, actor: str, what: str, **detail: str | int | float | None) -> Entry:
+    """Return a new line of the timeline."""
+    return Entry(ticket=ticket, at=at, actor=actor, what=what, detail=detail)
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What is needed besides the alert when a ticket is new."""
+
+    number: int
+    architect: str | None
+    previous: tuple[str, ...]
+    """Numbers of earlier tickets of the problem, newest first."""
+
+
+def opens_nothing(alert: AlertV1) -> bool:
+    """Tell whether a message is a record only: good news, or the end of something that never had a ticket."""
+    return alert.severity == "info" or alert.state == "cleared"
+
+
+def open_ticket(alert: AlertV1, opening: Opening, now: datetime) -> Outcome:
+    """Open a ticket for a problem that has none."""
+    id_ = uuid7_at(int(now.timestamp() * 1000))
+    ticket = TicketV1(
+        id=id_,
+        number=opening.number,
+        customer=alert.customer,
+        touchpoint=alert.touchpoint,
+        title=f"{alert.customer}: {alert.summary}"[:200],
+        severity=alert.severity,
+        state="open",
+        assignee=opening.architect,
+        alert=alert.id,
+        dedup_key=alert.dedup_key,
+        opened_at=now,
+        version=1,
+        summary=alert.summary,
+        evidence=alert.evidence[:EVIDENCE],
+        context=_context(alert, opening.previous),
+        caused_at=alert.caused_at,
+    )
+    line = entry(id_, now, SYSTEM, "opened", alert=str(alert.id), rule=alert.rule, severity=alert.severity)
+    return Outcome(ticket, "ticket.opened", (line,))
+
+
+def _context(alert: AlertV1, previous: Sequence[str]) -> TicketContextV1:
+    newest = alert.evidence[0] if alert.evidence else None
+    return TicketContextV1(
+        nps=alert.scores.nps,
+        mood=alert.scores.mood,
+        goal=alert.scores.nps_goal if alert.kind.startswith("nps") else alert.scores.mood_goal,
+        previous_tickets=list(previous),
+        respondent_channel=None if newest is None else newest.channel,
+        language=None if newest is None else newest.language,
+    )
+
+
+def merge(ticket: TicketV1, alert: AlertV1, *, first: bool, now: datetime) -> Outcome | None:
+    """Take an alert's message into the ticket of its problem. `first`: no message of this alert was taken in before."""
+    if alert.state == "cleared":
+        line = entry(ticket.id, now, SYSTEM, "alert cleared", alert=str(alert.id), summary=alert.summary)
+        return Outcome(ticket, None, (line,))
+    if ticket.state not in ACTIVE:
+        return reopen(ticket, alert, now) if first else _with_evidence(ticket, alert, ticket.severity, now)
+    severity = max(ticket.severity, alert.severity, key=severity_rank)
+    return _with_evidence(ticket, alert, severity, now)
+
+
+def _with_evidence(ticket: TicketV1, alert: AlertV1, severity: Severity, now: datetime) -> Outcome | None:
+    evidence = merged_evidence(ticket.evidence, alert.evidence)
+    if evidence == ticket.evidence and severity == ticket.severity:
+        return None
+    lines = [entry(ticket.id, now, SYSTEM, "evidence added", alert=str(alert.id), summary=alert.summary)]
+    if severity != ticket.severity:
+        lines.append(entry(ticket.id, now, SYSTEM, "severity", before=ticket.severity, after=severity))
+    changed = msgspec.structs.replace(
+        ticket,
+        version=ticket.version + 1,
+        severity=severity,
+        evidence=evidence,
+        summary=alert.summary,
+        context=_context(alert, ticket.context.previous_tickets),
+    )
+    return Outcome(changed, "ticket.updated", tuple(lines))
+
+
+def merged_evidence(before: Sequence[EvidenceV1], more: Sequence[EvidenceV1]) -> list[EvidenceV1]:
+    """Return both without repeats, newest first, at most 20."""
+    by_id = {answer.id: answer for answer in (*before, *more)}
+    return sorted(by_id.values(), key=lambda a: (a.occurred_at, a.id), reverse=True)[:EVIDENCE]
+
+
+def reopen(ticket: TicketV1, alert: AlertV1, now: datetime) -> Outcome:
+    """Open a resolved ticket again: the new alert's severity, to be answered afresh."""
+    changed = msgspec.structs.replace(
+        _reopened(ticket, now),
+        severity=alert.severity,
+        alert=alert.id,
+        summary=alert.summary,
+        evidence=merged_evidence(ticket.evidence, alert.evidence),
+        context=_context(alert, ticket.context.previous_tickets),
+        caused_at=alert.caused_at,
+    )
+    line = entry(ticket.id, now, SYSTEM, "reopened", alert=str(alert.id), rule=alert.rule, severity=alert.severity)
+    return Outcome(changed, "ticket.opened", (line,))
+
+
+def _reopened(ticket: TicketV1, now: datetime) -> TicketV1:
+    return msgspec.structs.replace(
+        ticket,
+        version=ticket.version + 1,
+        opening=ticket.opening + 1,
+        state="open",
+        opened_at=now,
+        acknowledged_at=None,
+        resolved_at=None,
+        root_cause=None,
+        resolution=None,
+    )
+
+
+def may_reopen(ticket: TicketV1, now: datetime, within: timedelta) -> bool:
+    """Tell whether an alert of the same problem reopens this ticket instead of opening another."""
+    resolved = ticket.state in {"resolved", "closed"} and ticket.resolved_at is not None
+    return resolved and ticket.resolved_at is not None and now - ticket.resolved_at <= within
+
+
+def take_page(ticket: TicketV1, event: str, page: PageV1, now: datetime) -> Outcome:
+    """Write down what happened to a page; its acknowledgement acknowledges an open ticket, and moves no state back."""
+    line = entry(
+        ticket.id,
+        now,
+        page.acknowledged_by or SYSTEM,
+        event.replace(".", " "),
+        person=page.person,
+        level=page.level,
+        round=page.round,
+    )
+    late = ticket.state != "open" or page.opening != ticket.opening
+    if event != "page.acknowledged" or late:
+        return Outcome(ticket, None, (line,))
+    changed = msgspec.structs.replace(
+        ticket,
+        version=ticket.version + 1,
+        state="acknowledged",
+        acknowledged_at=page.acknowledged_at or now,
+        assignee=page.acknowledged_by or ticket.assignee,
+    )
+    return Outcome(changed, "ticket.updated", (line,))
+
+
+class Patch(msgspec.Struct, frozen=True, kw_only=True):
+    """What a person wants to change; None leaves it."""
+
+    state: TicketState | None = None
+    assignee: str | None = None
+    severity: Severity | None = None
+    root_cause: str | None = None
+    resolution: str | None = None
+
+
+def change(ticket: TicketV1, patch: Patch, *, root_causes: Sequence[str], actor: str, now: datetime) -> Outcome | None:
+    """Change a ticket as a person wants. Raises NotAllowed or Missing."""
+    wanted = patch.state
+    if wanted is not None and wanted != ticket.state and wanted not in MOVES[ticket.state]:
+        raise NotAllowed(ticket.state, wanted)
+    root_cause = patch.root_cause if patch.root_cause is not None else ticket.root_cause
+    resolution = patch.resolution if patch.resolution is not None else ticket.resolution
+    errors: list[tuple[str, str]] = []
+    if patch.root_cause is not None and root_causes and patch.root_cause not in root_causes:
+        errors.append(("root_cause", f"must be one of: {', '.join(root_causes)}"))
+    if wanted == "resolved" and ticket.state != "resolved":
+        if not root_cause:
+            errors.append(("root_cause", "is needed to resolve"))
+        if not resolution:
+            errors.append(("resolution", "is needed to resolve: what was done"))
+    if errors:
+        raise Missing(errors)
+    changed = ticket
+    if wanted == "open" and ticket.state == "resolved":
+        changed = msgspec.structs.replace(_reopened(ticket, now), version=ticket.version)
+        root_cause = resolution = None
+    changed = msgspec.structs.replace(
+        changed,
+        state=wanted or ticket.state,
+        assignee=patch.assignee or ticket.assignee,
+        severity=patch.severity or ticket.severity,
+        root_cause=root_cause,
+        resolution=resolution,
+    )
+    if changed == ticket:
+        return None
+    if wanted not in {None, "open", "cancelled"} and changed.acknowledged_at is None:
+        changed = msgspec.structs.replace(changed, acknowledged_at=now)
+    if wanted == "resolved" and ticket.state != "resolved":
+        changed = msgspec.structs.replace(changed, resolved_at=now)
+    changed = msgspec.structs.replace(changed, version=ticket.version + 1)
+    return Outcome(changed, _event(ticket, changed), tuple(_lines(ticket, changed, actor, now)))
+
+
+def _event(before: TicketV1, after: TicketV1) -> EventType:
+    if after.opening != before.opening:
+        return "ticket.opened"
+    if after.state != before.state and after.state == "resolved":
+        return "ticket.resolved"
+    if after.state != before.state and after.state in {"closed", "cancelled"}:
+        return "ticket.closed"
+    return "ticket.updated"
+
+
+def _lines(before: TicketV1, after: TicketV1, actor: str, now: datetime) -> list[Entry]:
+    return [
+        entry(after.id, now, actor, field.replace("_", " "), before=getattr(before, field), after=getattr(after, field))
+        for field in ("state", "assignee", "severity", "root_cause", "resolution")
+        if getattr(before, field) != getattr(after, field)
+    ]
+
+
+def by_hand(
+    *,
+    number: int,
+    customer: str,
+    touchpoint: str | None,
+    title: str,
+    severity: Severity,
+    architect: str,
+    actor: str,
+    now: datetime,
+) -> Outcome:
+    """Open a ticket that a person asked for; it is a problem of its own."""
+    id_ = uuid7_at(int(now.timestamp() * 1000))
+    ticket = TicketV1(
+        id=id_,
+        number=number,
+        customer=customer,
+        touchpoint=touchpoint,
+        title=title,
+        severity=severity,
+        state="open",
+        assignee=architect,
+        alert=None,
+        dedup_key=f"{customer}/by-hand/{id_}",
+        opened_at=now,
+        version=1,
+        summary=title,
+    )
+    return Outcome(ticket, "ticket.opened", (entry(id_, now, actor, "opened", severity=severity),))

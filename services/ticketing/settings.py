@@ -1,0 +1,14 @@
+"""Every setting of ticketing."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from shared.service import Settings
+
+
+class TicketingSettings(Settings):
+    """Environment variables `FIILIS_...`."""
+
+    reopen_within_days: float = Field(default=7, ge=0)
+    """An alert of the same problem reopens a ticket resolved so lately; later it opens a new one."""

@@ -1,0 +1,525 @@
+"""THE consume loop: each record has its effect exactly once.
+
+A handler is one transaction: claim the place, do the work, write the outbox, commit. Offsets live in PostgreSQL beside
+the state; the claim moves `next` from the first offset of the batch to the one after its last, so a process that was
+stopped, fenced or late changes nothing. Memory changes only after the commit. Kafka's own group offset is written
+later, for lag tools only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Generic, NoReturn, Protocol, TypeVar
+
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
+from aiokafka.errors import (
+    IllegalStateError,
+    KafkaError,
+    NoOffsetForPartitionError,
+    OffsetOutOfRangeError,
+)
+
+from shared import metrics, outbox
+from shared.db import Connection, Database
+from shared.errors import Invalid, Misconfigured, Transient
+from shared.kafka import Headers, Kafka, Outgoing, kafka_errors
+from shared.logs import Log, parse_traceparent, tracing
+from shared.retry import Backoff
+from shared.topics import Decoder, Topic, Undecodable
+
+log = Log("shared.consume")
+
+M_co = TypeVar("M_co", covariant=True)
+
+AfterCommit = Callable[[], None]
+"""What a handler does to its memory once the transaction has committed."""
+
+_POLL_MS = 500
+_GROUP_COMMIT_SECONDS = 5.0
+_GAP_TRIES = 3
+
+_OFFSETS = "SELECT partition, next, cluster FROM consumer_offset WHERE topic = $1 AND partition = ANY($2::int[])"
+_FIRST_OFFSETS = """
+INSERT INTO consumer_offset (topic, partition, next, cluster)
+SELECT $1, partition, next, $4 FROM unnest($2::int[], $3::bigint[]) AS first(partition, next)
+ON CONFLICT DO NOTHING
+"""
+_CLAIM = """
+UPDATE consumer_offset AS held SET next = batch.after
+FROM unnest($2::int[], $3::bigint[], $4::bigint[]) AS batch(partition, first, after)
+WHERE held.topic = $1 AND held.partition = batch.partition AND held.next = batch.first
+RETURNING held.partition
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Record(Generic[M_co]):
+    """One decoded message and where it stood."""
+
+    message: M_co
+    type: str
+    partition: int
+    offset: int
+    at: datetime
+    """When Kafka took it."""
+    traceparent: str | None
+
+
+class Handler(Protocol):
+    """What a service does with the records of a topic."""
+
+    sweep_seconds: float | None
+    """How often `sweep` runs, in real seconds; None: never."""
+
+    async def handle(self, tx: Connection, records: Sequence[Record[Any]]) -> AfterCommit | None:
+        """Do the work of these records inside the transaction. Raises Invalid for a record that can never succeed."""
+        ...
+
+    async def sweep(self, tx: Connection, partitions: Sequence[int]) -> AfterCommit | None:
+        """Do what is due by time alone for partitions that this process owns and has caught up with."""
+        ...
+
+    def forget(self, partitions: Sequence[int]) -> None:
+        """Drop what memory holds of these partitions: they went elsewhere, or went on without us."""
+        ...
+
+
+class TooManyInvalid(Exception):
+    """So many records in a row were refused that the fault is ours."""
+
+
+class OffsetLost(Misconfigured):
+    """The log no longer holds the place where this service has to go on."""
+
+
+class _Fenced(Exception):
+    def __init__(self, partitions: Sequence[int]) -> None:
+        super().__init__(f"fenced: {partitions}")
+        self.partitions = partitions
+
+
+@dataclass(slots=True)
+class _Place:
+    """What this process believes of a partition it was given. Truth is in PostgreSQL."""
+
+    generation: int = 0
+    ready: bool = False
+    next: int = 0
+    gap_tries: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Letter:
+    record: ConsumerRecord[bytes, bytes]
+    reason: str
+    detail: str
+
+
+@dataclass(slots=True)
+class _Share:
+    """A batch's records of one partition."""
+
+    generation: int
+    first: int
+    after: int
+    raw: list[ConsumerRecord[bytes, bytes]]
+    records: list[Record[Any]] = field(default_factory=list[Record[Any]])
+    letters: list[_Letter] = field(default_factory=list[_Letter])
+
+
+_Batch = dict[int, _Share]
+
+
+class Consumer(ConsumerRebalanceListener):
+    """Consumes one topic for one service."""
+
+    def __init__(
+        self,
+        kafka: Kafka,
+        database: Database,
+        topic: Topic,
+        handler: Handler,
+        *,
+        max_records: int = 500,
+        invalid_limit: int = 100,
+    ) -> None:
+        """`max_records` bounds a transaction; `invalid_limit` is how many refusals in a row stop the service."""
+        self._kafka = kafka
+        self._database = database
+        self._topic = topic
+        self._handler = handler
+        self._max_records = max_records
+        self._invalid_limit = invalid_limit
+        self._service = database.schema
+        self._name = kafka.prefix + topic.name
+        self._decoder = Decoder(topic)
+        self._places: dict[int, _Place] = {}
+        self._busy = asyncio.Lock()
+        self._failure: asyncio.Future[NoReturn] = asyncio.get_running_loop().create_future()
+        self._invalid_in_a_row = 0
+        self._consumer: AIOKafkaConsumer = kafka.consumer(group=f"fiilis.{self._service}.{topic.name}")
+        labels = (self._service, topic.name)
+        self._lag = metrics.CONSUMER_LAG.labels(*labels)
+        self._oldest = metrics.CONSUMER_OLDEST.labels(*labels)
+        self._handled = metrics.RECORDS.labels(*labels, "handled")
+        self._dead = metrics.RECORDS.labels(*labels, "dead")
+
+    def ready(self) -> str | None:
+        """Return what is missing until records flow, or None."""
+        if not self._consumer.assignment():
+            return None if self._places else f"{self._topic.name}: no place in the consumer group yet"
+        waiting = [p for p, place in self._places.items() if not place.ready]
+        return f"{self._topic.name}: partitions {waiting} wait for their offsets" if waiting else None
+
+    async def run(self) -> None:
+        """Consume until cancelled. Raises on our own faults, which must end the process."""
+        await self._start()
+        try:
+            async with asyncio.TaskGroup() as group:
+                watch = group.create_task(self._watch())
+                await self._consume()
+                watch.cancel()
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+        finally:
+            await self._consumer.stop()
+
+    async def _watch(self) -> None:
+        await asyncio.shield(self._failure)
+
+    async def _start(self) -> None:
+        backoff = Backoff(0.2, 5)
+        for attempt in range(1, 1_000_000):
+            try:
+                with kafka_errors():
+                    await self._consumer.start()
+                break
+            except Transient as error:
+                log.warning("consumer waits for Kafka", topic=self._topic.name, why=str(error))
+                await self._consumer.stop()
+                self._consumer = self._kafka.consumer(group=f"fiilis.{self._service}.{self._topic.name}")
+                await asyncio.sleep(backoff.delay(attempt))
+        self._consumer.subscribe([self._name], listener=self)
+
+    async def _consume(self) -> None:
+        fetching = asyncio.create_task(self._fetch())
+        sweep = self._handler.sweep_seconds
+        next_sweep = time.monotonic() + (sweep or 0)
+        next_commit = time.monotonic() + _GROUP_COMMIT_SECONDS
+        try:
+            while True:
+                batch = await fetching
+                # The next batch is fetched and decoded while this one is in PostgreSQL.
+                fetching = asyncio.create_task(self._fetch())
+                if batch:
+                    await self._process(batch)
+                now = time.monotonic()
+                if sweep is not None and now >= next_sweep:
+                    await self._sweep()
+                    next_sweep = now + sweep
+                if now >= next_commit:
+                    await self._commit_group_offsets()
+                    next_commit = now + _GROUP_COMMIT_SECONDS
+                self._measure(batch)
+        finally:
+            fetching.cancel()
+
+    # ---- fetching
+
+    async def _fetch(self) -> _Batch:
+        try:
+            fetched = await self._consumer.getmany(timeout_ms=_POLL_MS, max_records=self._max_records)
+        except (NoOffsetForPartitionError, OffsetOutOfRangeError) as error:
+            # Before the seek that follows an assignment this is only noise; after it, the place is checked.
+            await self._reposition([p for p, place in self._places.items() if place.ready], repeated=str(error))
+            return {}
+        except KafkaError as error:
+            log.warning("fetch failed", topic=self._topic.name, why=str(error))
+            await asyncio.sleep(1)
+            return {}
+        # No await from here to the generation: what was drained belongs to the generation of this moment.
+        batch: _Batch = {}
+        for tp, raw in fetched.items():
+            place = self._places.get(tp.partition)
+            if place is not None and place.ready:
+                batch[tp.partition] = self._decode(place.generation, raw)
+        return batch
+
+    def _decode(self, generation: int, raw: list[Any]) -> _Share:
+        share = _Share(generation, raw[0].offset, raw[-1].offset + 1, raw)
+        decode = self._decoder.decode
+        for record in raw:
+            ce_type, traceparent = "", None
+            for name, value in record.headers:
+                if name == "ce_type":
+                    ce_type = value.decode("utf-8", "replace")
+                elif name == "traceparent":
+                    traceparent = parse_traceparent(value.decode("utf-8", "replace"))
+            try:
+                message = decode(ce_type, record.value)
+            except Undecodable as error:
+                share.letters.append(_Letter(record, "undecodable", str(error)))
+                continue
+            at = datetime.fromtimestamp(record.timestamp / 1000, UTC)
+            share.records.append(Record(message, ce_type, record.partition, record.offset, at, traceparent))
+        return share
+
+    # ---- handling
+
+    async def _process(self, batch: _Batch) -> None:
+        backoff, attempt = Backoff(0.1, 5), 0
+        while True:
+            for partition in [p for p, share in batch.items() if not self._current(p, share.generation)]:
+                del batch[partition]
+            if not batch:
+                break
+            try:
+                async with self._busy:
+                    if not all(self._current(p, share.generation) for p, share in batch.items()):
+                        continue
+                    await self._transact(batch)
+                break
+            except _Fenced as fenced:
+                log.info("fenced", topic=self._topic.name, partitions=fenced.partitions)
+                await self._reposition(fenced.partitions, firsts={p: batch[p].first for p in fenced.partitions})
+            except Transient as error:
+                attempt += 1
+                log.warning("records wait", topic=self._topic.name, why=str(error), attempt=attempt)
+                self._pause(batch)
+                await asyncio.sleep(backoff.delay(min(attempt, 7)))
+        if attempt:
+            self._resume()
+
+    async def _transact(self, batch: _Batch) -> None:
+        """One transaction for the whole batch; again without the record that turned out to be invalid."""
+        while True:
+            records = [record for share in batch.values() for record in share.records]
+            try:
+                async with self._database.transaction() as tx:
+                    partitions = list(batch)
+                    claimed = await tx.fetch(
+                        _CLAIM,
+                        self._topic.name,
+                        partitions,
+                        [share.first for share in batch.values()],
+                        [share.after for share in batch.values()],
+                    )
+                    if len(claimed) < len(partitions):
+                        got = {row[0] for row in claimed}
+                        raise _Fenced([p for p in partitions if p not in got])
+                    after: AfterCommit | None = None
+                    if records:
+                        with tracing(records[0].traceparent if len(records) == 1 else None):
+                            after = await self._handler.handle(tx, records)
+                    letters = [letter for share in batch.values() for letter in share.letters]
+                    await outbox.add(tx, [self._dead_letter(letter) for letter in letters])
+            except Invalid as invalid:
+                self._refuse(batch, records[invalid.index], invalid)
+                continue
+            if after is not None:
+                after()
+            self._done(batch, records, letters)
+            return
+
+    def _done(self, batch: _Batch, records: list[Record[Any]], letters: list[_Letter]) -> None:
+        for partition, share in batch.items():
+            place = self._places.get(partition)
+            if place is not None and place.generation == share.generation:
+                place.next, place.gap_tries = share.after, 0
+        self._handled.inc(len(records))
+        for letter in letters:
+            self._dead.inc()
+            metrics.DEAD_LETTERS.labels(self._service, self._topic.name, letter.reason).inc()
+            where = f"{self._topic.name}/{letter.record.partition}/{letter.record.offset}"
+            log.error("dead letter", record=where, reason=letter.reason, detail=letter.detail)
+        self._invalid_in_a_row = 0 if records else self._invalid_in_a_row + len(letters)
+        if self._invalid_in_a_row > self._invalid_limit:
+            raise TooManyInvalid(
+                f"{self._invalid_in_a_row} records of {self._topic.name} in a row were refused; the last one: "
+                f"{letters[-1].detail}. They are in {self._topic.dead}."
+            )
+
+    def _refuse(self, batch: _Batch, record: Record[Any], invalid: Invalid) -> None:
+        share = batch[record.partition]
+        share.records.remove(record)
+        raw = next(r for r in share.raw if r.offset == record.offset)
+        share.letters.append(_Letter(raw, invalid.reason, invalid.detail))
+
+    def _dead_letter(self, letter: _Letter) -> Outgoing:
+        record = letter.record
+        headers: Headers = [
+            *record.headers,
+            ("dead_reason", f"{letter.reason}: {letter.detail}"[:500].encode()),
+            ("dead_topic", self._topic.name.encode()),
+            ("dead_partition", str(record.partition).encode()),
+            ("dead_offset", str(record.offset).encode()),
+            ("dead_service", self._service.encode()),
+        ]
+        return Outgoing(self._topic.dead, record.key, record.value, headers)
+
+    async def _sweep(self) -> None:
+        async with self._busy:
+            caught_up = [p for p, place in self._places.items() if place.ready and self._behind(p, place) == 0]
+            if not caught_up:
+                return
+            nexts = [self._places[p].next for p in caught_up]
+            try:
+                async with self._database.transaction() as tx:
+                    claimed = {row[0] for row in await tx.fetch(_CLAIM, self._topic.name, caught_up, nexts, nexts)}
+                    # Who is missing went on elsewhere; the next batch of that partition finds out and repositions.
+                    owned = [p for p in caught_up if p in claimed]
+                    after = await self._handler.sweep(tx, owned) if owned else None
+            except Transient as error:
+                log.warning("sweep waits", topic=self._topic.name, why=str(error))
+                return
+            if after is not None:
+                after()
+
+    # ---- places
+
+    def _current(self, partition: int, generation: int) -> bool:
+        place = self._places.get(partition)
+        return place is not None and place.ready and place.generation == generation
+
+    async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+        """Stop handling at once, wait for the transaction under way, forget."""
+        partitions = [tp.partition for tp in revoked]
+        for partition in partitions:
+            place = self._places.get(partition)
+            if place is not None:
+                place.generation += 1
+                place.ready = False
+        async with self._busy:
+            self._handler.forget(partitions)
+            for partition in partitions:
+                self._places.pop(partition, None)
+        self._lag.set(0)
+
+    async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        """Read the offsets from PostgreSQL and go there."""
+        # aiokafka only logs what a listener raises and would go on from the group's offset: our loop raises it instead.
+        try:
+            await self._adopt([tp.partition for tp in assigned])
+        except Exception as error:  # noqa: BLE001 (handed to the loop, which ends the process)
+            if not self._failure.done():
+                self._failure.set_exception(error)
+
+    async def _adopt(self, partitions: list[int]) -> None:
+        if not partitions:
+            return
+        backoff = Backoff(0.2, 5)
+        for attempt in range(1, 1_000_000):
+            try:
+                nexts = await self._stored(partitions)
+                break
+            except Transient as error:
+                log.warning("offsets wait", topic=self._topic.name, why=str(error))
+                await asyncio.sleep(backoff.delay(min(attempt, 7)))
+        else:
+            return
+        async with self._busy:
+            self._handler.forget(partitions)
+            for partition, offset in nexts.items():
+                place = self._places.setdefault(partition, _Place())
+                self._go_to(partition, place, offset)
+        log.info("partitions adopted", topic=self._topic.name, partitions=partitions)
+
+    def _go_to(self, partition: int, place: _Place, offset: int) -> None:
+        """Seek, then open a new generation: what was fetched before belongs to the old one and is dropped."""
+        try:
+            self._consumer.seek(TopicPartition(self._name, partition), offset)
+        except IllegalStateError:  # revoked meanwhile
+            return
+        place.generation += 1
+        place.next = offset
+        place.ready = True
+
+    async def _stored(self, partitions: list[int]) -> dict[int, int]:
+        """Return where each partition goes on; a partition that was never read starts at the log's beginning."""
+        cluster = await self._kafka.cluster_id()
+        async with self._database.transaction() as tx:
+            rows = await tx.fetch(_OFFSETS, self._topic.name, partitions)
+            missing = sorted(set(partitions) - {row["partition"] for row in rows})
+        for row in rows:
+            if row["cluster"] != cluster:
+                raise OffsetLost(
+                    f"the offsets of {self._topic.name} belong to Kafka cluster {row['cluster']}, FIILIS_KAFKA is cluster "
+                    f"{cluster}: point FIILIS_KAFKA at the old cluster, or, if its records are truly gone, delete the "
+                    f"rows of {self._database.schema}.consumer_offset to start at the new log's beginning"
+                )
+        starts = await self._log_starts(partitions)
+        if missing:
+            async with self._database.transaction() as tx:
+                await tx.execute(_FIRST_OFFSETS, self._topic.name, missing, [starts[p] for p in missing], cluster)
+                rows = await tx.fetch(_OFFSETS, self._topic.name, partitions)
+        nexts: dict[int, int] = {row["partition"]: row["next"] for row in rows}
+        for partition, offset in nexts.items():
+            if offset < starts[partition]:
+                raise OffsetLost(
+                    f"{self._topic.name}/{partition} goes on at {offset}, but the log starts at {starts[partition]}: "
+                    "records were deleted before they were handled (retention). To go on without them, set that row of "
+                    f"{self._database.schema}.consumer_offset to {starts[partition]}"
+                )
+        return nexts
+
+    async def _log_starts(self, partitions: Sequence[int]) -> dict[int, int]:
+        with kafka_errors():
+            tps = [TopicPartition(self._name, p) for p in partitions]
+            return {tp.partition: offset for tp, offset in (await self._consumer.beginning_offsets(tps)).items()}
+
+    async def _reposition(
+        self, partitions: Sequence[int], *, firsts: dict[int, int] | None = None, repeated: str = ""
+    ) -> None:
+        """Somebody else went on: forget, read the stored offsets again, seek."""
+        if not partitions:
+            return
+        for partition in partitions:
+            self._places[partition].ready = False
+        for partition, first in (firsts or {}).items():
+            place = self._places[partition]
+            place.gap_tries += 1
+            if place.gap_tries > _GAP_TRIES and first > place.next:
+                raise OffsetLost(
+                    f"{self._topic.name}/{partition}: the log goes from {place.next} to {first} with nothing between; "
+                    f"set that row of {self._database.schema}.consumer_offset to {first} to go on"
+                )
+        if repeated:
+            log.warning("place is checked", topic=self._topic.name, why=repeated)
+        await self._adopt([p for p in partitions if p in self._places])
+
+    def _pause(self, batch: _Batch) -> None:
+        for partition in batch:
+            with contextlib.suppress(IllegalStateError):
+                self._consumer.pause(TopicPartition(self._name, partition))
+
+    def _resume(self) -> None:
+        for tp in self._consumer.paused():
+            self._consumer.resume(tp)
+
+    # ---- figures
+
+    def _behind(self, partition: int, place: _Place) -> int | None:
+        try:
+            end = self._consumer.highwater(TopicPartition(self._name, partition))
+        except IllegalStateError:
+            return None
+        return None if end is None else max(0, end - place.next)
+
+    def _measure(self, batch: _Batch) -> None:
+        self._lag.set(sum(self._behind(p, place) or 0 for p, place in self._places.items()))
+        stamps = [share.raw[0].timestamp for share in batch.values()]
+        self._oldest.set(time.time() - min(stamps) / 1000 if stamps else 0)
+
+    async def _commit_group_offsets(self) -> None:
+        offsets = {TopicPartition(self._name, p): place.next for p, place in self._places.items() if place.ready}
+        if not offsets:
+            return
+        try:
+            await self._consumer.commit(offsets)
+        except KafkaError as error:  # only lag tools read it
+            log.debug("group offset not written", topic=self._topic.name, why=str(error))

@@ -1,0 +1,82 @@
+"""Who may do what: an API key against the directory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shared.directory.follower import Follower, Revision
+from shared.directory.model import Customer, Directory, Key, Scope
+from shared.errors import Problem, not_found
+from shared.security import key_hash
+
+_NO_DIRECTORY = "No directory was applied yet: python -m services apply FILE"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A key that was let in, and the directory it was found in."""
+
+    key: Key
+    directory: Directory
+
+    def may_see(self, customer: str) -> bool:
+        """Tell whether the key is good for this customer."""
+        return not self.key.customers or customer in self.key.customers
+
+    @property
+    def customers(self) -> list[str] | None:
+        """The customers that the key is limited to; None: all."""
+        return list(self.key.customers) or None
+
+    def customer(self, id: str) -> Customer:
+        """Return a customer that the key may see. Raises the 404."""
+        customer = self.directory.customers.get(id)
+        if customer is None or not self.may_see(id):
+            raise not_found("customer", id)
+        return customer
+
+
+def find_key(revision: Revision, authorization: str | None) -> Key:
+    """Return the key of an `Authorization: Bearer KEY` header. Raises the 401."""
+    scheme, _, text = (authorization or "").partition(" ")
+    if scheme.lower() != "bearer" or not text.strip():
+        raise _unauthorized("Send the key as 'Authorization: Bearer KEY'.")
+    return known_key(revision, text.strip())
+
+
+def known_key(revision: Revision, text: str) -> Key:
+    """Return the key with this text. Raises the 401."""
+    # Looked up by the hash of a random key: the time it takes tells nothing about the key.
+    key = revision.keys.get(key_hash(text))
+    if key is None or key.revoked:
+        raise _unauthorized("The key is unknown or was revoked.")
+    return key
+
+
+def _unauthorized(detail: str) -> Problem:
+    return Problem(401, "unauthorized", "A valid key is needed", detail, headers={"WWW-Authenticate": "Bearer"})
+
+
+class Access:
+    """Lets callers in, by the newest directory."""
+
+    def __init__(self, follower: Follower) -> None:
+        self._follower = follower
+
+    @property
+    def revision(self) -> Revision:
+        """The directory in use. Raises the 503 while there is none."""
+        revision = self._follower.current
+        if revision is None:
+            raise Problem(503, "no-directory", "Not ready", _NO_DIRECTORY, headers={"Retry-After": "5"})
+        return revision
+
+    def require(self, authorization: str | None, scope: Scope) -> Caller:
+        """Return the caller whose key has this scope (`admin` has all). Raises the 401 or 403."""
+        revision = self.revision
+        key = find_key(revision, authorization)
+        if key.kind != "secret" or not {scope, "admin"} & set(key.scopes):
+            raise Problem(
+                403, "forbidden", "The key has not that right", f"This needs a secret key with scope {scope!r}."
+            )
+        return Caller(key, revision.directory)

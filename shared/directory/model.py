@@ -1,0 +1,202 @@
+"""The directory as the services hold it: frozen, defaults resolved, durations in seconds, one wire record.
+
+What a person edits is `document.py`; `record.resolve` turns one into the other. Decisions may import this module: it
+holds no I/O and only facts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import msgspec
+
+Severity = Literal["critical", "high", "medium", "low", "info"]
+Audience = Literal["customer", "employee"]
+Scope = Literal["feedback", "scores", "tickets", "oncall", "admin"]
+
+SEVERITIES: tuple[Severity, ...] = ("info", "low", "medium", "high", "critical")
+"""From mildest to most severe; a severity's rank is its place here."""
+
+
+def severity_rank(severity: Severity) -> int:
+    """Return the place of a severity in `SEVERITIES`; a higher number is more severe."""
+    return SEVERITIES.index(severity)
+
+
+class _Fact(msgspec.Struct, frozen=True, forbid_unknown_fields=False, omit_defaults=True):
+    """A reader ignores fields that a newer writer has added."""
+
+
+class MoodAtMost(_Fact, frozen=True, tag="mood_at_most"):
+    """One mood answer at or under the threshold (1-4)."""
+
+    threshold: int
+
+
+class NpsBelow(_Fact, frozen=True, tag="nps_below"):
+    """NPS of a window under the threshold (-100..100): by the interval's high end (strict) or by the score (simple)."""
+
+    threshold: float
+    window: int
+    """Seconds; whole hours from a day on."""
+    min_responses: int = 10
+    certainty: Literal["strict", "simple"] = "strict"
+    clear_margin: float = 5.0
+    """Points above the threshold that clear the alert."""
+
+
+class UnhappyShareAbove(_Fact, frozen=True, tag="unhappy_share_above"):
+    """Share of the faces 1 and 2 in a window over the threshold (0-1)."""
+
+    threshold: float
+    window: int
+    """Seconds."""
+    min_responses: int = 4
+    clear_margin: float = 0.05
+    """Share under the threshold that clears the alert."""
+
+
+Condition = MoodAtMost | NpsBelow | UnhappyShareAbove
+
+
+class Rule(_Fact, frozen=True):
+    """What makes an alert. `touchpoint` limits it to one; `per_touchpoint` judges each by itself."""
+
+    name: str
+    when: Condition
+    severity: Severity
+    touchpoint: str | None = None
+    per_touchpoint: bool = False
+    audience: Audience = "customer"
+    trust: Literal["verified", "any"] = "verified"
+    """`any`: anonymous answers alone may reach the rule's full severity."""
+    max_age: int = 24 * 3600
+    """Seconds; an older answer changes scores and opens nothing."""
+    cooldown: int = 0
+    """Seconds after an alert cleared in which the rule opens none for the same dedup_key."""
+    enabled: bool = True
+
+
+class Contact(_Fact, frozen=True):
+    """One way to reach a person. `channel` names the driver; `address` is what that driver takes."""
+
+    channel: str
+    address: str
+    secret_env: str | None = None
+    """Environment variable that holds the webhook's signing secret."""
+
+
+class Person(_Fact, frozen=True):
+    """Somebody who can be responsible and be paged."""
+
+    id: str
+    name: str
+    timezone: str
+    language: str
+    title: str | None = None
+    photo: str | None = None
+    quiet_hours: str | None = None
+    contacts: tuple[Contact, ...] = ()
+    """In the order to try."""
+
+
+class Step(_Fact, frozen=True):
+    """One step of an escalation. `page`: architect, deputy, catch_all, person:ID or schedule:NAME."""
+
+    page: str
+    ack_within: float
+    """Seconds until the next step."""
+
+
+class Escalation(_Fact, frozen=True):
+    """Who is paged in which order, how often, and who in the end."""
+
+    name: str
+    steps: tuple[Step, ...]
+    catch_all: str
+    """A person's id."""
+    repeat: int = 1
+    """Rounds of the steps in all, before the catch-all."""
+
+
+class Customer(_Fact, frozen=True):
+    """One customer of the company and who answers for it."""
+
+    id: str
+    name: str
+    architect: str
+    escalation: str
+    timezone: str
+    language: str
+    deputy: str | None = None
+    touchpoints: tuple[str, ...] = ()
+    business_hours: str | None = None
+    holidays: str | None = None
+    goals: Mapping[str, float] = {}
+    check_in: str | None = None
+    rules: tuple[Rule, ...] = ()
+    """Override the company's rules of the same name, or add to them."""
+    desk: str | None = None
+
+
+class Key(_Fact, frozen=True):
+    """An API key, by the hash of its text."""
+
+    id: str
+    kind: Literal["publishable", "secret"]
+    sha256: str
+    """Lower-case hex digest of the whole key text."""
+    customers: tuple[str, ...] = ()
+    """Empty: every customer (secret keys only)."""
+    scopes: tuple[Scope, ...] = ()
+    origins: tuple[str, ...] = ()
+    revoked: bool = False
+
+
+class Metric(_Fact, frozen=True):
+    """A key metric of the customers' own."""
+
+    unit: str = ""
+    better: Literal["up", "down"] = "up"
+
+
+class Smtp(_Fact, frozen=True):
+    """Where e-mail leaves. Secrets are named by environment variable."""
+
+    host: str
+    sender: str
+    port: int = 587
+    tls: Literal["none", "starttls", "implicit"] = "starttls"
+    user_env: str | None = None
+    password_env: str | None = None
+
+
+class Directory(_Fact, frozen=True):
+    """One whole revision."""
+
+    company: str
+    timezone: str
+    language: str
+    people: Mapping[str, Person]
+    customers: Mapping[str, Customer]
+    escalations: Mapping[str, Escalation]
+    touchpoints: tuple[str, ...] = ()
+    metrics: Mapping[str, Metric] = {}
+    rules: tuple[Rule, ...] = ()
+    keys: tuple[Key, ...] = ()
+    root_causes: tuple[str, ...] = ()
+    retention: int = 400 * 86400
+    """Seconds."""
+    smtp: Smtp | None = None
+    rest: Mapping[str, object] = {}
+    """Sections that are checked and kept for parts of the product that read them later, durations in seconds:
+    schedules, sla, webhooks, desks."""
+
+    def rules_of(self, customer: Customer) -> tuple[Rule, ...]:
+        """Return the rules in force for a customer: its own replace the company's of the same name."""
+        if not customer.rules:
+            return tuple(rule for rule in self.rules if rule.enabled)
+        own = {rule.name: rule for rule in customer.rules}
+        inherited = [own.pop(rule.name, rule) for rule in self.rules]
+        return tuple(rule for rule in (*inherited, *own.values()) if rule.enabled)

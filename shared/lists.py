@@ -1,0 +1,29 @@
+"""Lists of the HTTP interface: limit, cursor, and the shape of a page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from shared import cursor
+from shared.cursor import Place
+
+T = TypeVar("T")
+
+
+class Page(BaseModel):
+    """What every list can be asked."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    limit: int = Field(default=50, ge=1, le=500)
+    cursor: str | None = Field(default=None, max_length=200)
+
+
+def page_of(found: Sequence[T], limit: int, place: Callable[[T], Place]) -> dict[str, Any]:
+    """Return the contract's page of a list that was asked for one item more than `limit`."""
+    items = found[:limit]
+    more = len(found) > limit
+    return {"items": list(items), "next": cursor.encode(place(items[-1])) if more else None}

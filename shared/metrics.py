@@ -1,0 +1,42 @@
+"""Every metric of the product, declared once with its unit and meaning."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+_SECONDS = (0.005, 0.01, 0.02, 0.04, 0.08, 0.12, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 14_400, 86_400)
+_REQUEST_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+
+FEEDBACK = Counter("fiilis_feedback", "Answers posted, by what became of them.", ["kind", "result"])
+FEEDBACK_SECONDS = Histogram("fiilis_feedback_seconds", "Duration of a feedback request.", buckets=_REQUEST_SECONDS)
+
+CONSUMER_LAG = Gauge("fiilis_consumer_lag_records", "Records not yet handled.", ["service", "topic"])
+CONSUMER_OLDEST = Gauge("fiilis_consumer_oldest_seconds", "Age of the record being handled.", ["service", "topic"])
+RECORDS = Counter("fiilis_records", "Records handled, by result.", ["service", "topic", "result"])
+DEAD_LETTERS = Counter("fiilis_dead_letters", "Records refused for ever.", ["service", "topic", "reason"])
+
+OUTBOX_RECORDS = Gauge("fiilis_outbox_records", "Messages not yet acknowledged by Kafka.", ["service"])
+OUTBOX_OLDEST = Gauge("fiilis_outbox_oldest_seconds", "Age of the oldest of them.", ["service"])
+
+NPS = Gauge("fiilis_nps", "Rolling 30-day NPS.", ["customer"])
+NPS_RESPONSES = Gauge("fiilis_nps_responses", "Answers in the rolling 30-day NPS.", ["customer"])
+MOOD = Gauge("fiilis_mood", "Rolling 30-day mean mood (1-4).", ["customer"])
+ALERTS_OPEN = Gauge("fiilis_alerts_open", "Alerts that are open.", ["severity"])
+ALERTS = Counter("fiilis_alerts", "Alerts opened.", ["rule", "severity"])
+
+TICKETS_OPEN = Gauge("fiilis_tickets_open", "Tickets that are not resolved, closed or cancelled.", ["severity"])
+BREACH_TO_TICKET = Histogram("fiilis_breach_to_ticket_seconds", "From the alert to its ticket.", buckets=_SECONDS)
+
+PAGES = Counter("fiilis_pages", "Pages started.", ["severity"])
+PAGE_ATTEMPTS = Counter("fiilis_page_attempts", "Calls to a channel, by result.", ["channel", "result"])
+PAGE_OLDEST = Gauge("fiilis_page_oldest_unacknowledged_seconds", "Age of the oldest page that nobody answered.")
+PAGES_EXHAUSTED = Counter("fiilis_pages_exhausted", "Pages whose every round went unanswered.")
+UNREACHABLE = Gauge("fiilis_unreachable_people", "People in charge of something without a usable contact.")
+FEEDBACK_TO_PAGE = Histogram(
+    "fiilis_feedback_to_page_seconds", "From receiving the answer to the first delivered page.", buckets=_SECONDS
+)
+PAGE_TO_ACKNOWLEDGE = Histogram(
+    "fiilis_page_to_acknowledge_seconds", "From the start of a page to its acknowledgement.", buckets=_SECONDS
+)
+
+DIRECTORY_REVISION = Gauge("fiilis_directory_revision", "Revision of the directory in use.", ["service"])

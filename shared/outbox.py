@@ -1,0 +1,122 @@
+"""The outbox: messages are written in the transaction that decides them, and relayed to Kafka afterwards, in order.
+
+One process per service relays at a time. It resends from the first unacknowledged row after a crash, so a message may
+come twice; consumers know the object's version.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from shared import metrics
+from shared.db import Connection, Database
+from shared.errors import Transient
+from shared.kafka import Headers, Outgoing, Producer
+from shared.logs import Log
+from shared.retry import Backoff
+
+log = Log("shared.outbox")
+
+_BATCH = 500
+_POLL_SECONDS = 1.0
+# The relay asks at least once a second, so a session that is silent for longer belongs to a stopped process: PostgreSQL
+# ends it and with it the lock, and another process takes over.
+_IDLE_SESSION = "5s"
+
+_ADD = """
+INSERT INTO outbox (topic, key, value, headers)
+SELECT * FROM unnest($1::text[], $2::bytea[], $3::bytea[], $4::text[])
+"""
+_NOTIFY = "SELECT pg_notify('fiilis_outbox_' || current_schema(), '')"
+_LOCK = "SELECT pg_try_advisory_lock(hashtext('fiilis.outbox'), hashtext(current_schema()))"
+_NEXT = "SELECT id, topic, key, value, headers, created_at FROM outbox ORDER BY id LIMIT $1"
+_DELETE = "DELETE FROM outbox WHERE id = ANY($1::bigint[])"
+_WAITING = "SELECT count(*), min(created_at) FROM (SELECT created_at FROM outbox ORDER BY id LIMIT 10000) AS waiting"
+
+
+async def add(tx: Connection, messages: Sequence[Outgoing]) -> None:
+    """Leave messages to be sent once the transaction commits; wakes the relay."""
+    if not messages:
+        return
+    await tx.execute(
+        _ADD,
+        [m.topic for m in messages],
+        [m.key for m in messages],
+        [m.value for m in messages],
+        [json.dumps([[name, value.decode("latin-1")] for name, value in m.headers]) for m in messages],
+    )
+    await tx.execute(_NOTIFY)
+
+
+class Relay:
+    """Sends what one service's outbox holds."""
+
+    def __init__(self, database: Database, producer: Producer) -> None:
+        self._database = database
+        self._producer = producer
+        self._wake = asyncio.Event()
+        self._records = metrics.OUTBOX_RECORDS.labels(database.schema)
+        self._oldest = metrics.OUTBOX_OLDEST.labels(database.schema)
+
+    async def run(self) -> None:
+        """Relay for as long as the service lives; an outage of Kafka or the database only delays it."""
+        backoff, failures = Backoff(0.1, 5), 0
+        while True:
+            try:
+                async with self._database.dedicated() as connection:
+                    await self._relay(connection)
+            except Transient as error:
+                failures += 1
+                log.warning("outbox waits", service=self._database.schema, why=str(error), failures=failures)
+                await asyncio.sleep(backoff.delay(min(failures, 6)))
+            else:
+                failures = 0
+
+    async def _relay(self, connection: Connection) -> None:
+        """Take the lock, then send until the connection or Kafka fails (Transient)."""
+        await connection.execute(f"SET idle_session_timeout = '{_IDLE_SESSION}'")
+        while not await connection.fetchval(_LOCK):
+            await asyncio.sleep(_POLL_SECONDS)
+        await connection.add_listener(f"fiilis_outbox_{self._database.schema}", self._woken)
+        while True:
+            self._wake.clear()
+            rows = await connection.fetch(_NEXT, _BATCH)
+            if rows:
+                # Keeping the session busy while Kafka takes its time: see _IDLE_SESSION.
+                await self._send(rows, connection)
+                if len(rows) == _BATCH:
+                    continue
+            await self._measure(connection)
+            try:
+                async with asyncio.timeout(_POLL_SECONDS):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+
+    async def _send(self, rows: Sequence[Any], connection: Connection) -> None:
+        sending = asyncio.ensure_future(self._producer.send_all([_outgoing(row) for row in rows]))
+        try:
+            while not (await asyncio.wait({sending}, timeout=_POLL_SECONDS))[0]:
+                await self._measure(connection)
+        finally:
+            if not sending.done():
+                sending.cancel()
+        await sending
+        await connection.execute(_DELETE, [row["id"] for row in rows])
+
+    async def _measure(self, connection: Connection) -> None:
+        row: Any = await connection.fetchrow(_WAITING)
+        self._records.set(row[0])
+        self._oldest.set(0 if row[1] is None else (datetime.now(UTC) - row[1]).total_seconds())
+
+    def _woken(self, *_: object) -> None:
+        self._wake.set()
+
+
+def _outgoing(row: Any) -> Outgoing:
+    headers: Headers = [(name, value.encode("latin-1")) for name, value in json.loads(row["headers"])]
+    return Outgoing(row["topic"], row["key"], row["value"], headers)

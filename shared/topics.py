@@ -1,0 +1,99 @@
+"""The registry of topics: who writes each, which messages it carries, how long they stay.
+
+A message is found by its `ce_type`; its JSON Schema is in `docs/schemas`, an example of it in `tests/examples`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from shared.events import AlertV1, FeedbackReceivedV1, PageV1, TicketV1
+
+DAY_MS = 86_400_000
+PARTITIONS = 8
+DEAD = ".dead"
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """One topic and its messages by `ce_type`."""
+
+    name: str
+    owner: str
+    """The only service that writes it."""
+    messages: dict[str, type[msgspec.Struct]]
+    retention_ms: int
+    partitions: int = PARTITIONS
+    settings: dict[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def dead(self) -> str:
+        """The topic of what was refused."""
+        return self.name + DEAD
+
+
+FEEDBACK = Topic("feedback.v1", "ingest", {"feedback.received": FeedbackReceivedV1}, 7 * DAY_MS)
+ALERTS = Topic(
+    "alerts.v1",
+    "scoring",
+    {"alert.opened": AlertV1, "alert.updated": AlertV1, "alert.cleared": AlertV1},
+    30 * DAY_MS,
+)
+TICKETS = Topic(
+    "tickets.v1",
+    "ticketing",
+    {"ticket.opened": TicketV1, "ticket.updated": TicketV1, "ticket.resolved": TicketV1, "ticket.closed": TicketV1},
+    30 * DAY_MS,
+)
+PAGES = Topic(
+    "pages.v1",
+    "notify",
+    {
+        "page.sent": PageV1,
+        "page.acknowledged": PageV1,
+        "page.escalated": PageV1,
+        "page.exhausted": PageV1,
+        "page.resolved": PageV1,
+    },
+    30 * DAY_MS,
+)
+DIRECTORY_LIMIT = 16 * 1024 * 1024
+"""Bytes of the compressed record."""
+DIRECTORY = Topic(
+    "directory.v1",
+    "apply",
+    {},
+    -1,
+    partitions=1,
+    settings={"cleanup.policy": "compact", "max.message.bytes": str(DIRECTORY_LIMIT + 64 * 1024)},
+)
+
+TOPICS: tuple[Topic, ...] = (FEEDBACK, ALERTS, TICKETS, PAGES, DIRECTORY)
+
+
+class Undecodable(Exception):
+    """A record that is not one of its topic's messages."""
+
+
+class Decoder:
+    """Turns a record's `ce_type` and value into its message; types that a reader does not know are skipped by it."""
+
+    def __init__(self, topic: Topic) -> None:
+        self._decoders: dict[str, msgspec.json.Decoder[Any]] = {
+            name: msgspec.json.Decoder(message) for name, message in topic.messages.items()
+        }
+
+    def decode(self, ce_type: str, value: bytes | None) -> Any:
+        """Return the message. Raises Undecodable with what is wrong."""
+        decoder = self._decoders.get(ce_type)
+        if decoder is None:
+            raise Undecodable(f"unknown ce_type {ce_type!r}")
+        if value is None:
+            raise Undecodable("no value")
+        try:
+            return decoder.decode(value)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise Undecodable(str(error)) from None
