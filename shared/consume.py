@@ -13,9 +13,9 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
+import msgspec
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord, TopicPartition
 from aiokafka.errors import (
     IllegalStateError,
@@ -57,17 +57,19 @@ RETURNING held.partition
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Record(Generic[M_co]):
+class Record(msgspec.Struct, Generic[M_co], frozen=True, gc=False):
     """One decoded message and where it stood."""
 
     message: M_co
     type: str
     partition: int
     offset: int
-    at: datetime
-    """When Kafka took it."""
-    traceparent: str | None
+    trace: bytes | None = None
+
+    @property
+    def traceparent(self) -> str | None:
+        """The trace that it belongs to."""
+        return None if self.trace is None else parse_traceparent(self.trace.decode("utf-8", "replace"))
 
 
 class Handler(Protocol):
@@ -254,19 +256,15 @@ class Consumer(ConsumerRebalanceListener):
         share = _Share(generation, raw[0].offset, raw[-1].offset + 1, raw)
         decode = self._decoder.decode
         for record in raw:
-            ce_type, traceparent = "", None
-            for name, value in record.headers:
-                if name == "ce_type":
-                    ce_type = value.decode("utf-8", "replace")
-                elif name == "traceparent":
-                    traceparent = parse_traceparent(value.decode("utf-8", "replace"))
+            headers = dict(record.headers)
+            ce_type = headers.get("ce_type", b"").decode("utf-8", "replace")
             try:
                 message = decode(ce_type, record.value)
             except Undecodable as error:
                 share.letters.append(_Letter(record, "undecodable", str(error)))
                 continue
-            at = datetime.fromtimestamp(record.timestamp / 1000, UTC)
-            share.records.append(Record(message, ce_type, record.partition, record.offset, at, traceparent))
+            trace = headers.get("traceparent")
+            share.records.append(Record(message, ce_type, record.partition, record.offset, trace))
         return share
 
     # ---- handling

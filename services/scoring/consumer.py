@@ -21,7 +21,6 @@ from shared.clock import Clock
 from shared.consume import AfterCommit, Record
 from shared.db import Connection
 from shared.directory.follower import Follower
-from shared.directory.model import Rule
 from shared.events import AlertV1, FeedbackReceivedV1
 from shared.kafka import Outgoing, cloud_event
 from shared.logs import Log, tracing
@@ -50,7 +49,7 @@ class FeedbackHandler:
         self._remembered = remembered
         self._states: OrderedDict[str, CustomerState] = OrderedDict()
         self._plans: dict[str, Plan] = {}
-        self._plan_of_rules: dict[tuple[Rule, ...], Plan] = {}
+        self._company_plan: Plan | None = None
         directory.listen(lambda _: self._forget_plans())
 
     async def handle(self, tx: Connection, records: Sequence[Record[FeedbackReceivedV1]]) -> AfterCommit | None:
@@ -63,20 +62,16 @@ class FeedbackHandler:
         ids = await self._series_ids(tx, fresh, states)
         latest = await self._latest(tx, fresh, ids)
         await store.store_answers(tx, [r.message for r in fresh], ids)
-        added: dict[tuple[int, int], list[int]] = {}
+        counted: list[tuple[int, Change]] = []
         told: list[Told] = []
         for record, series in zip(fresh, ids, strict=True):
             answer = record.message
             said = Said(answer.occurred_at, answer.received_at, answer.id, answer.score)
             made = self._changes(answer, said, series, latest)
-            for change in made:
-                counts = added.get((series, change.hour))
-                if counts is None:
-                    counts = added[series, change.hour] = [0] * WIDTH
-                counts[change.category] += change.by
+            counted += [(series, change) for change in made]
             for decision in states[answer.customer].take(self._plan(answer.customer), answer, said, made, now):
                 told.append((decision, record.traceparent))
-        await store.count(tx, added)
+        await store.count(tx, counted)
         return await self._tell(tx, told, states, now)
 
     async def sweep(self, tx: Connection, partitions: Sequence[int]) -> AfterCommit | None:
@@ -261,16 +256,18 @@ class FeedbackHandler:
         if found is None:
             revision = self._directory.current
             known = None if revision is None else revision.directory.customers.get(customer)
-            rules = () if revision is None or known is None else revision.directory.rules_of(known)
-            found = self._plan_of_rules.get(rules)
-            if found is None:
-                found = self._plan_of_rules[rules] = plan(rules)
+            if revision is None or known is None:
+                found = plan(())  # it left the directory: its answers count, and break no rule
+            elif known.rules:
+                found = plan(revision.directory.rules_of(known))
+            else:
+                found = self._company_plan = self._company_plan or plan(revision.directory.rules_of(known))
             self._plans[customer] = found
         return found
 
     def _forget_plans(self) -> None:
         self._plans.clear()
-        self._plan_of_rules.clear()
+        self._company_plan = None
 
 
 def _outgoing(decision: Decision, message: AlertV1, now: datetime) -> Outgoing:

@@ -22,17 +22,24 @@ def build(settings: ScoringSettings, parts: Parts) -> Service:
     """Return scoring, ready to run."""
     database = Database(parts.database_url, "scoring")
     producer = Producer(parts.kafka)
-    handler = FeedbackHandler(
-        parts.directory,
-        parts.clock,
-        remembered=settings.scoring_customers,
-        sweep_seconds=settings.scoring_sweep_seconds,
-    )
-    consumer = Consumer(parts.kafka, database, FEEDBACK, handler, max_records=settings.scoring_batch)
+    consumers = [_consumer(settings, parts, database) for _ in range(settings.scoring_workers)]
     return Service(
         name="scoring",
         router=build_router(database, parts.access, parts.clock),
         resources=[database_ready(database, MIGRATIONS), opened(None, producer.close)],
-        tasks={"feedback.v1": consumer.run, "outbox": Relay(database, producer).run},
-        checks={"feedback.v1": consumer.ready},
+        tasks={
+            **{f"feedback.v1 {n}": consumer.run for n, consumer in enumerate(consumers, 1)},
+            "outbox": Relay(database, producer).run,
+        },
+        checks={f"feedback.v1 {n}": consumer.ready for n, consumer in enumerate(consumers, 1)},
     )
+
+
+def _consumer(settings: ScoringSettings, parts: Parts, database: Database) -> Consumer:
+    handler = FeedbackHandler(
+        parts.directory,
+        parts.clock,
+        remembered=settings.scoring_customers // settings.scoring_workers,
+        sweep_seconds=settings.scoring_sweep_seconds,
+    )
+    return Consumer(parts.kafka, database, FEEDBACK, handler, max_records=settings.scoring_batch)

@@ -12,6 +12,8 @@ class ScoringSettings(Settings):
 
     scoring_batch: int = Field(default=2_000, ge=1, le=20_000)
     """Answers in one transaction; from 2,000 on larger batches gained nothing."""
+    scoring_workers: int = Field(default=2, ge=1, le=64)
+    """Consumers in this process: while one waits for PostgreSQL, the other counts."""
     scoring_customers: int = Field(default=100_000, ge=1)
     """Customers whose windows are kept in memory (about 1 KB each); the others are read again when they answer."""
     scoring_sweep_seconds: float = Field(default=1.0, gt=0)

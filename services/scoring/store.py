@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -10,7 +10,7 @@ from uuid import UUID
 
 import msgspec
 
-from services.scoring.domain.counting import WIDTH, Said, Series
+from services.scoring.domain.counting import WIDTH, Change, Said, Series
 from services.scoring.domain.decide import Alert, Decision
 from shared.db import Connection
 from shared.events import AlertV1, EvidenceV1, FeedbackReceivedV1
@@ -45,7 +45,9 @@ GROUP BY asked.place
 """
 _COUNT = f"""
 INSERT INTO bucket (series, hour, {_COLUMNS})
-SELECT * FROM unnest($1::int[], $2::int[], {", ".join(f"${n + 2}::int[]" for n in range(1, WIDTH + 1))})
+SELECT series, hour, {", ".join(f"coalesce(sum(by) FILTER (WHERE category = {n}), 0)" for n in range(WIDTH))}
+FROM unnest($1::int[], $2::int[], $3::int[], $4::int[]) AS change(series, hour, category, by)
+GROUP BY series, hour
 ON CONFLICT (series, hour) DO UPDATE SET {", ".join(f"c{n} = bucket.c{n} + excluded.c{n}" for n in range(1, WIDTH + 1))}
 """
 _RECENT = """
@@ -92,7 +94,22 @@ UPDATE alert SET due_at = later.due_at, pending = later.pending
 FROM unnest($1::uuid[], $2::timestamptz[], $3::bool[]) AS later(id, due_at, pending) WHERE alert.id = later.id
 """
 
-_ANSWER_COLUMNS = ["id", "customer", "series", "score", "occurred_at", "received_at", "respondent", "metric", "comment", "channel", "language", "contact", "context", "backfill"]
+_ANSWER_COLUMNS = [
+    "id",
+    "customer",
+    "series",
+    "score",
+    "occurred_at",
+    "received_at",
+    "respondent",
+    "metric",
+    "comment",
+    "channel",
+    "language",
+    "contact",
+    "context",
+    "backfill",
+]
 
 _encode = msgspec.json.Encoder().encode
 _WINDOW = f"""
@@ -192,11 +209,16 @@ async def sum_hours(tx: Connection, asked: Sequence[Hours]) -> list[list[int]]:
     return sums
 
 
-async def count(tx: Connection, added: Mapping[tuple[int, int], Sequence[int]]) -> None:
-    """Add counts per category to the buckets of (series, hour)."""
-    if added:
-        columns = [[counts[n] for counts in added.values()] for n in range(WIDTH)]
-        await tx.execute(_COUNT, [key[0] for key in added], [key[1] for key in added], *columns)
+async def count(tx: Connection, made: Sequence[tuple[int, Change]]) -> None:
+    """Apply changes to the buckets of their series."""
+    if made:
+        await tx.execute(
+            _COUNT,
+            [series for series, _ in made],
+            [change.hour for _, change in made],
+            [change.category for _, change in made],
+            [change.by for _, change in made],
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from demo.traffic import (
@@ -166,6 +166,7 @@ def test_a_bad_customer_pages_for_two_touchpoints_only() -> None:
 # ---- healthy, and seen to be
 
 
+@settings(deadline=None)
 @given(profiles, st.integers(0, 2**32))
 def test_chance_breaks_no_rule_on_a_window(profile: Profile, seed: int) -> None:
     """Bad luck among the first answers would page somebody for nothing."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NamedTuple
 from uuid import UUID
@@ -53,8 +52,7 @@ def hour_time(hour: int) -> datetime:
     return datetime.fromtimestamp(hour * HOUR, UTC)
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Said:
+class Said(NamedTuple):
     """One answer of a respondent; the later is the greater: by when it occurred, was received, then by id."""
 
     occurred_at: datetime
@@ -63,8 +61,7 @@ class Said:
     score: float
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """What to add to one series in one hour: a category gains or loses answers."""
 
     hour: int

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import NamedTuple
 
 from services.scoring.domain.counting import DAY, Change, Said, Series, category_of, series_of
 from services.scoring.domain.decide import (
@@ -16,18 +17,27 @@ from services.scoring.domain.decide import (
     decide_window,
     dedup_key,
 )
-from services.scoring.domain.rules import applies, kind_of, window_of
+from services.scoring.domain.rules import kind_of, window_of
 from services.scoring.domain.windows import ExactWindow, HourWindow, tally
 from shared.directory.model import Rule
-from shared.events import FeedbackReceivedV1
+from shared.events import Audience, FeedbackReceivedV1, Kind
+
+
+class Planned(NamedTuple):
+    """A rule in force, with what is asked of it for every answer."""
+
+    rule: Rule
+    length: int | None
+    """Window in seconds; None for a rule on a single answer."""
+    of_touchpoint: bool
+    """It judges one touchpoint by itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """A customer's rules, sorted by what they need."""
 
-    on_answers: tuple[Rule, ...]
-    on_windows: tuple[Rule, ...]
+    by_kind: Mapping[tuple[Kind, Audience], tuple[Planned, ...]]
     hour_lengths: tuple[int, ...]
     """Windows of a day or more, in seconds: kept in whole hours."""
     exact_lengths: tuple[int, ...]
@@ -35,16 +45,21 @@ class Plan:
 
     def rule(self, name: str) -> Rule | None:
         """Return a rule in force by its name."""
-        return next((rule for rule in (*self.on_answers, *self.on_windows) if rule.name == name), None)
+        return next((p.rule for planned in self.by_kind.values() for p in planned if p.rule.name == name), None)
+
+
+def _planned(rule: Rule) -> Planned:
+    return Planned(rule, window_of(rule.when), rule.per_touchpoint or rule.touchpoint is not None)
 
 
 def plan(rules: Sequence[Rule]) -> Plan:
     """Sort the rules in force."""
-    windows = [(rule, window_of(rule.when)) for rule in rules]
-    lengths = sorted({length for _, length in windows if length is not None})
+    by_kind: dict[tuple[Kind, Audience], list[Planned]] = {}
+    for rule in rules:
+        by_kind.setdefault((kind_of(rule.when), rule.audience), []).append(_planned(rule))
+    lengths = sorted({length for rule in rules if (length := window_of(rule.when)) is not None})
     return Plan(
-        on_answers=tuple(rule for rule, length in windows if length is None),
-        on_windows=tuple(rule for rule, length in windows if length is not None),
+        by_kind={key: tuple(planned) for key, planned in by_kind.items()},
         hour_lengths=tuple(length for length in lengths if length >= DAY),
         exact_lengths=tuple(length for length in lengths if length < DAY),
     )
@@ -63,17 +78,16 @@ class CustomerState:
     alerts: dict[str, Alert] = field(default_factory=dict[str, Alert])
     """Open alerts of rules on a window, by dedup_key."""
 
-    def tally(self, rule: Rule, touchpoint: str | None) -> Tally:
+    def tally(self, planned: Planned, touchpoint: str | None) -> Tally:
         """Return what a rule on a window looks at now; `touchpoint` is the one it judges, if it judges one."""
-        length = window_of(rule.when)
+        rule, length, of_touchpoint = planned
         assert length is not None
         window = self.hours.get(length) or self.exact.get(length)
-        single = rule.per_touchpoint or rule.touchpoint is not None
         return tally(
             {} if window is None else window.counts,
             kind=kind_of(rule.when),
             audience=rule.audience,
-            touchpoints=[touchpoint] if single else None,
+            touchpoints=(touchpoint,) if of_touchpoint else None,
         )
 
     def take(
@@ -86,32 +100,35 @@ class CustomerState:
         for window in self.exact.values():
             window.add(series, answer.respondent, said)
         decisions: list[Decision] = []
-        for rule in rules.on_answers:
-            if applies(rule, touchpoint=answer.touchpoint, audience=answer.audience, kind=answer.kind):
-                decision = decide_answer(rule, answer, now)
-                if decision is not None:
-                    decisions.append(decision)
         category = category_of(answer.kind, answer.score)
-        if category is None or not changes:
-            return decisions
-        for rule in rules.on_windows:
-            if applies(rule, touchpoint=answer.touchpoint, audience=answer.audience, kind=answer.kind):
-                decision = self._take_window(rule, answer, category, changes, now)
-                if decision is not None:
-                    decisions.append(decision)
-                    self.remember(decision)
+        for planned in rules.by_kind.get((answer.kind, answer.audience), ()):
+            rule, length, _ = planned
+            if rule.touchpoint is not None and rule.touchpoint != answer.touchpoint:
+                continue
+            if length is None:
+                decision = decide_answer(rule, answer, now)
+            elif category is None or not changes:
+                continue
+            else:
+                decision = self._take_window(planned, answer, category, changes, now)
+            if decision is not None:
+                decisions.append(decision)
         return decisions
 
     def _take_window(
-        self, rule: Rule, answer: FeedbackReceivedV1, category: int, changes: Sequence[Change], now: datetime
+        self, planned: Planned, answer: FeedbackReceivedV1, category: int, changes: Sequence[Change], now: datetime
     ) -> Decision | None:
+        rule = planned.rule
         touchpoint = answer.touchpoint if rule.per_touchpoint else rule.touchpoint
-        sums = self.tally(rule, touchpoint)
+        alert = self.alerts.get(dedup_key(answer.customer, rule, touchpoint)) if self.alerts else None
+        sums = self.tally(planned, touchpoint)
         before = sums.total
         for change in changes:
             before[change.category] = max(0, before[change.category] - change.by)
-        alert = self.alerts.get(dedup_key(answer.customer, rule, touchpoint))
-        return decide_window(rule, answer, category, before, sums, alert, now)
+        decision = decide_window(rule, answer, category, before, sums, alert, now)
+        if decision is not None:
+            self.remember(decision)
+        return decision
 
     def look(self, rules: Plan, alert: Alert, now: datetime) -> Decision:
         """Decide on an alert that is due by time alone."""
@@ -120,7 +137,7 @@ class CustomerState:
         if rule is not None and single != (window_of(rule.when) is None):
             rule = None  # the name now belongs to a rule of another sort
         decision = decide_by_time(
-            rule, None if single or rule is None else self.tally(rule, alert.touchpoint), alert, now
+            rule, None if single or rule is None else self.tally(_planned(rule), alert.touchpoint), alert, now
         )
         if not single:
             self.remember(decision)

@@ -5,11 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Literal
+from operator import add
+from typing import Literal, NamedTuple
 from uuid import UUID
 
 from services.scoring.domain.counting import DAY, HOUR
-from services.scoring.domain.rules import Reason, Verdict, answer_fires, judge, type_of, window_of, worsens
+from services.scoring.domain.rules import (
+    Explanation,
+    Reason,
+    answer_fires,
+    explain,
+    explain_answer,
+    judge,
+    type_of,
+    window_of,
+    worsens,
+)
 from shared.directory.model import Rule, severity_rank
 from shared.events import FeedbackReceivedV1, Severity, Trust
 from shared.ids import uuid7_at
@@ -58,17 +69,16 @@ class Decision:
     summary: str
 
 
-@dataclass(frozen=True, slots=True)
-class Tally:
+class Tally(NamedTuple):
     """Counts per category of what a rule looks at, apart by trust."""
 
-    verified: Sequence[int]
-    anonymous: Sequence[int]
+    verified: list[int]
+    anonymous: list[int]
 
     @property
     def total(self) -> list[int]:
         """All answers."""
-        return [v + a for v, a in zip(self.verified, self.anonymous, strict=True)]
+        return list(map(add, self.verified, self.anonymous))
 
 
 def dedup_key(customer: str, rule: Rule, touchpoint: str | None) -> str:
@@ -92,8 +102,7 @@ def capped(severity: Severity, trust: Trust, rule: Rule) -> Severity:
 
 def decide_answer(rule: Rule, answer: FeedbackReceivedV1, now: datetime) -> Decision | None:
     """Decide on a single answer: it opens an alert of its own, which clears after the rule's `max_age`."""
-    verdict = answer_fires(rule.when, answer.score) if is_live(answer, rule, now) else None
-    if verdict is None:
+    if not (answer_fires(rule.when, answer.score) and is_live(answer, rule, now)):
         return None
     alert = Alert(
         id=_new_id(now),
@@ -111,7 +120,7 @@ def decide_answer(rule: Rule, answer: FeedbackReceivedV1, now: datetime) -> Deci
         due_at=now + timedelta(seconds=rule.max_age),
         answer=answer.id,
     )
-    return Decision("opened", alert, verdict.reason, verdict.summary)
+    return Decision("opened", alert, *explain_answer(rule.when, answer.score))
 
 
 def decide_window(
@@ -124,10 +133,13 @@ def decide_window(
     now: datetime,
 ) -> Decision | None:
     """Decide on a window after one answer: `before` are all counts without it, `tally` those with it."""
-    verdict = judge(rule.when, tally.total)
     worse = worsens(rule.when, category, before) and is_live(answer, rule, now)
+    if alert is None and not worse:
+        return None
+    total = tally.total
+    verdict = judge(rule.when, total)
     if alert is None:
-        if not (verdict.fires and worse):
+        if not verdict.fires:
             return None
         trust = _trust(rule, tally)
         touchpoint = answer.touchpoint if rule.per_touchpoint else rule.touchpoint
@@ -146,9 +158,9 @@ def decide_window(
             caused_at=answer.received_at,
             due_at=next_look(rule, now),
         )
-        return Decision("opened", opened, verdict.reason, verdict.summary)
+        return Decision("opened", opened, *explain(rule.when, total))
     if verdict.clears:
-        return _cleared(alert, verdict, now)
+        return _cleared(alert, explain(rule.when, total), now)
     if not worse:
         return None
     trust = "verified" if alert.trust == "verified" or _trust(rule, tally) == "verified" else "anonymous"
@@ -158,7 +170,7 @@ def decide_window(
         if alert.pending:
             return None
         due = min(alert.due_at, alert.updated_at + timedelta(seconds=UPDATE_SECONDS))
-        return Decision("deferred", replace(alert, pending=True, due_at=due), verdict.reason, verdict.summary)
+        return Decision("deferred", replace(alert, pending=True, due_at=due), {}, "")
     updated = replace(
         alert,
         version=alert.version + 1,
@@ -168,7 +180,7 @@ def decide_window(
         due_at=next_look(rule, now),
         pending=False,
     )
-    return Decision("updated", updated, verdict.reason, verdict.summary)
+    return Decision("updated", updated, *explain(rule.when, total))
 
 
 def decide_by_time(rule: Rule | None, tally: Tally | None, alert: Alert, now: datetime) -> Decision:
@@ -177,17 +189,16 @@ def decide_by_time(rule: Rule | None, tally: Tally | None, alert: Alert, now: da
     `rule` is None where it is no longer in force; `tally` is None for a rule on a single answer.
     """
     if rule is None:
-        return _cleared(alert, Verdict(False, True, {}, "The rule is no longer in force"), now)
+        return _cleared(alert, Explanation({}, "The rule is no longer in force"), now)
     if tally is None:
-        return _cleared(alert, Verdict(False, True, {"max_age_seconds": rule.max_age}, "Its time is over"), now)
-    verdict = judge(rule.when, tally.total)
-    if verdict.clears:
-        return _cleared(alert, verdict, now)
+        return _cleared(alert, Explanation({"max_age_seconds": rule.max_age}, "Its time is over"), now)
+    if judge(rule.when, tally.total).clears:
+        return _cleared(alert, explain(rule.when, tally.total), now)
     waiting = replace(alert, due_at=next_look(rule, now), pending=False)
     if alert.pending:
         waiting = replace(waiting, version=alert.version + 1, updated_at=now)
-        return Decision("updated", waiting, verdict.reason, verdict.summary)
-    return Decision("deferred", waiting, verdict.reason, verdict.summary)
+        return Decision("updated", waiting, *explain(rule.when, tally.total))
+    return Decision("deferred", waiting, {}, "")
 
 
 def next_look(rule: Rule, now: datetime) -> datetime:
@@ -203,9 +214,9 @@ def _trust(rule: Rule, tally: Tally) -> Trust:
     return "verified" if judge(rule.when, tally.verified).fires else "anonymous"
 
 
-def _cleared(alert: Alert, verdict: Verdict, now: datetime) -> Decision:
+def _cleared(alert: Alert, why: Explanation, now: datetime) -> Decision:
     cleared = replace(alert, version=alert.version + 1, updated_at=now, pending=False)
-    return Decision("cleared", cleared, verdict.reason, verdict.summary)
+    return Decision("cleared", cleared, *why)
 
 
 def _new_id(now: datetime) -> UUID:

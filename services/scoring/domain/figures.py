@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 Z95 = 1.959964
 """Standard normal quantile of a two-sided 95 % interval."""
@@ -17,8 +17,7 @@ RELIABLE_RESPONSES = 30
 """From here on one or two answers no longer swing the score (rule of thumb: 25 to 30)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Nps:
+class Nps(NamedTuple):
     """NPS in points, -100 to 100; None without responses."""
 
     promoters: int
@@ -34,6 +33,12 @@ class Nps:
     def score(self) -> float | None:
         """100 (promoters - detractors) / responses."""
         return 100 * (self.promoters - self.detractors) / self.responses if self.responses else None
+
+    @property
+    def high(self) -> float:
+        """The interval's high end in points; 100 without responses."""
+        interval = self.interval()
+        return 100.0 if interval is None else interval[2]
 
     def interval(self) -> tuple[float, float, float] | None:
         """Return margin, low and high of the 95 % interval in points; None without responses."""
@@ -51,8 +56,7 @@ def nps_of(counts: Sequence[int]) -> Nps:
     return Nps(promoters=counts[2], passives=counts[1], detractors=counts[0])
 
 
-@dataclass(frozen=True, slots=True)
-class Mood:
+class Mood(NamedTuple):
     """The mood meter's four faces, 1 (worst) to 4."""
 
     counts: tuple[int, int, int, int]
@@ -60,7 +64,8 @@ class Mood:
     @property
     def responses(self) -> int:
         """How many answers it rests on."""
-        return sum(self.counts)
+        one, two, three, four = self.counts
+        return one + two + three + four
 
     @property
     def average(self) -> float | None:

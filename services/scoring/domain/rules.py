@@ -5,21 +5,25 @@ the directory's model and this file.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from services.scoring.domain.figures import mood_of, nps_of
-from shared.directory.model import Condition, MoodAtMost, NpsBelow, Rule, UnhappyShareAbove
+from shared.directory.model import Condition, MoodAtMost, NpsBelow, UnhappyShareAbove
 from shared.events import Kind
 
 Reason = dict[str, str | int | float | None]
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What a rule says of some answers. Between firing and clearing lies a band in which nothing changes."""
+class Verdict(NamedTuple):
+    """What a rule says of a window. Between firing and clearing lies a band in which nothing changes."""
 
     fires: bool
     clears: bool
+
+
+class Explanation(NamedTuple):
+    """The numbers that a decision was made on, and one sentence."""
+
     reason: Reason
     summary: str
 
@@ -47,22 +51,45 @@ def window_of(condition: Condition) -> int | None:
             return window
 
 
-def answer_fires(condition: Condition, score: float) -> Verdict | None:
-    """Judge a single answer, for rules that look at one; None when the rule does not fire."""
+def answer_fires(condition: Condition, score: float) -> bool:
+    """Judge a single answer; a rule on a window never fires on one."""
     match condition:
-        case MoodAtMost(threshold=threshold) if score <= threshold:
-            return Verdict(True, False, {"score": int(score), "threshold": threshold}, f"Mood {int(score)} of 4")
+        case MoodAtMost(threshold=threshold):
+            return score <= threshold
         case _:
-            return None
+            return False
+
+
+def explain_answer(condition: Condition, score: float) -> Explanation:
+    """Return why a single answer fired."""
+    match condition:
+        case MoodAtMost(threshold=threshold):
+            return Explanation({"score": int(score), "threshold": threshold}, f"Mood {int(score)} of 4")
+        case _:
+            raise ValueError("a rule on a window")
 
 
 def judge(condition: Condition, counts: Sequence[int]) -> Verdict:
     """Judge the counts of a window per category."""
     match condition:
         case NpsBelow():
-            return _nps_below(condition, counts)
+            nps = nps_of(counts)
+            value = nps.score
+            if value is None:
+                return Verdict(fires=False, clears=True)
+            if condition.certainty == "strict":
+                value = nps.high
+            enough = nps.responses >= condition.min_responses
+            limit = condition.threshold
+            return Verdict(enough and value < limit, value > limit + condition.clear_margin)
         case UnhappyShareAbove():
-            return _unhappy_share_above(condition, counts)
+            mood = mood_of(counts)
+            share = mood.unhappy_share
+            if share is None:
+                return Verdict(fires=False, clears=True)
+            enough = mood.responses >= condition.min_responses
+            limit = condition.threshold
+            return Verdict(enough and share > limit, share < limit - condition.clear_margin)
         case MoodAtMost():
             raise ValueError("mood_at_most has no window")
 
@@ -71,16 +98,28 @@ def worsens(condition: Condition, category: int, before: Sequence[int]) -> bool:
     """Tell whether an answer of this category makes the value worse than the answers before it had it."""
     match condition:
         case NpsBelow():
+            if category != 1:
+                return category == 0  # a detractor always, a promoter never
             score = nps_of(before).score
-            worst = category == 0
-            return worst or (score is not None and (category - 1) * 100 < score)
+            return score is not None and score > 0
         case UnhappyShareAbove():
             return category <= 1
         case MoodAtMost():
             return True
 
 
-def _nps_below(rule: NpsBelow, counts: Sequence[int]) -> Verdict:
+def explain(condition: Condition, counts: Sequence[int]) -> Explanation:
+    """Return the numbers that a judgement of a window was made on."""
+    match condition:
+        case NpsBelow():
+            return _explain_nps(condition, counts)
+        case UnhappyShareAbove():
+            return _explain_share(condition, counts)
+        case MoodAtMost():
+            raise ValueError("mood_at_most has no window")
+
+
+def _explain_nps(rule: NpsBelow, counts: Sequence[int]) -> Explanation:
     nps = nps_of(counts)
     reason: Reason = {
         "responses": nps.responses,
@@ -94,21 +133,15 @@ def _nps_below(rule: NpsBelow, counts: Sequence[int]) -> Verdict:
     }
     score, interval = nps.score, nps.interval()
     if score is None or interval is None:
-        return Verdict(False, True, {**reason, "nps": None}, "No NPS answers in the window")
+        return Explanation({**reason, "nps": None}, "No NPS answers in the window")
     _, low, high = interval
     reason |= {"nps": round(score, 1), "low": round(low, 1), "high": round(high, 1)}
-    value = high if rule.certainty == "strict" else score
-    days = f"{rule.window // 86400} days" if rule.window >= 86400 else f"{rule.window // 60} minutes"
-    summary = f"NPS {score:+.0f} from {nps.responses} answers in {days}, under {rule.threshold:+g}"
-    return Verdict(
-        fires=nps.responses >= rule.min_responses and value < rule.threshold,
-        clears=value > rule.threshold + rule.clear_margin,
-        reason=reason,
-        summary=summary,
-    )
+    length = f"{rule.window // 86400} days" if rule.window >= 86400 else f"{rule.window // 60} minutes"
+    side = "under" if score < rule.threshold else "over"
+    return Explanation(reason, f"NPS {score:+.0f} from {nps.responses} answers in {length}, {side} {rule.threshold:+g}")
 
 
-def _unhappy_share_above(rule: UnhappyShareAbove, counts: Sequence[int]) -> Verdict:
+def _explain_share(rule: UnhappyShareAbove, counts: Sequence[int]) -> Explanation:
     mood = mood_of(counts)
     share = mood.unhappy_share
     reason: Reason = {
@@ -120,20 +153,5 @@ def _unhappy_share_above(rule: UnhappyShareAbove, counts: Sequence[int]) -> Verd
         "window_seconds": rule.window,
     }
     if share is None:
-        return Verdict(False, True, reason, "No mood answers in the window")
-    return Verdict(
-        fires=mood.responses >= rule.min_responses and share > rule.threshold,
-        clears=share < rule.threshold - rule.clear_margin,
-        reason=reason,
-        summary=f"{share:.0%} of {mood.responses} answers unhappy in {rule.window // 60} minutes",
-    )
-
-
-def applies(rule: Rule, *, touchpoint: str | None, audience: str, kind: Kind) -> bool:
-    """Tell whether a rule looks at answers like these."""
-    return (
-        rule.enabled
-        and kind_of(rule.when) == kind
-        and rule.audience == audience
-        and (rule.touchpoint is None or rule.touchpoint == touchpoint)
-    )
+        return Explanation(reason, "No mood answers in the window")
+    return Explanation(reason, f"{share:.0%} of {mood.responses} answers unhappy in {rule.window // 60} minutes")

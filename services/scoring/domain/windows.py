@@ -16,17 +16,13 @@ def tally(
 ) -> Tally:
     """Sum the series of a kind and audience; `touchpoints` None means all."""
     width = CATEGORIES[kind]
-    sums = {"verified": [0] * width, "anonymous": [0] * width}
-    for series, per_category in counts.items():
-        if (
-            series.kind == kind
-            and series.audience == audience
-            and (touchpoints is None or series.touchpoint in touchpoints)
-        ):
-            into = sums[series.trust]
+    verified, anonymous = [0] * width, [0] * width
+    for (touchpoint, of_audience, of_kind, trust), counted in counts.items():
+        if of_kind == kind and of_audience == audience and (touchpoints is None or touchpoint in touchpoints):
+            into = verified if trust == "verified" else anonymous
             for category in range(width):
-                into[category] += per_category[category]
-    return Tally(sums["verified"], sums["anonymous"])
+                into[category] += counted[category]
+    return Tally(verified, anonymous)
 
 
 class HourWindow:
