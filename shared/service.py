@@ -284,6 +284,7 @@ async def _listen(app: ASGIApp, host: str, port: int) -> tuple[_Listening, str]:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         timeout_graceful_shutdown=_DRAIN_SECONDS,
         h11_max_incomplete_event_size=64 * 1024,
     )

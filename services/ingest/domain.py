@@ -39,7 +39,7 @@ class Posted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     comment: Annotated[str, msgspec.Meta(max_length=4_000)] | None = None
     occurred_at: datetime | None = None
     channel: Channel = "api"
-    language: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*$", max_length=35)] | None = None
+    language: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*\Z", max_length=35)] | None = None
     audience: Audience = "customer"
     contact: Annotated[str, msgspec.Meta(max_length=254)] | None = None
     context: (
@@ -53,7 +53,7 @@ class Posted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 _decoder = msgspec.json.Decoder(Posted)
-_AT_PATH = re.compile(r"^(?P<detail>.*?) - at `(?P<path>[^`]*)`$", re.DOTALL)
+_AT_PATH = re.compile(r"^(?P<detail>.*?) - at (?:`key` in )?`(?P<path>[^`]*)`$", re.DOTALL)
 _UNKNOWN_FIELD = re.compile(r"contains unknown field `(?P<field>[^`]*)`")
 _MISSING_FIELD = re.compile(r"missing required field `(?P<field>[^`]*)`")
 
@@ -82,7 +82,7 @@ def _field_error(message: str) -> FieldError:
         named = pattern.search(detail)
         if named is not None:
             return FieldError(".".join(filter(None, (path, named["field"]))), text)
-    return FieldError(path or "body", detail)
+    return FieldError(path or "body", detail[:200])
 
 
 @dataclass(frozen=True, slots=True)

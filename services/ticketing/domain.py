@@ -138,7 +138,8 @@ def merge(ticket: TicketV1, alert: AlertV1, *, first: bool, now: datetime) -> Ou
         line = entry(ticket.id, now, SYSTEM, "alert cleared", alert=str(alert.id), summary=alert.summary)
         return Outcome(ticket, None, (line,))
     if ticket.state not in ACTIVE:
-        return reopen(ticket, alert, now) if first else _with_evidence(ticket, alert, ticket.severity, now)
+        reopens = first and not opens_nothing(alert)
+        return reopen(ticket, alert, now) if reopens else _with_evidence(ticket, alert, ticket.severity, now)
     severity = max(ticket.severity, alert.severity, key=severity_rank)
     return _with_evidence(ticket, alert, severity, now)
 

@@ -77,9 +77,7 @@ def alert(**fields: Any) -> AlertV1:
         "caused_at": NOW,
         "summary": "Mood 1 of 4",
         "reason": {"score": 1, "threshold": 1},
-        "scores": AlertScoresV1(
-            nps=-12.5, nps_responses=40, nps_goal=40, mood=2.9, mood_responses=21, mood_goal=3.2
-        ),
+        "scores": AlertScoresV1(nps=-12.5, nps_responses=40, nps_goal=40, mood=2.9, mood_responses=21, mood_goal=3.2),
         "evidence": [evidence()],
         "dedup_key": "acme/mood-one/support",
         "trust": "verified",

@@ -1,0 +1,149 @@
+"""Ingest: requests a second on one core, 202 only when Kafka has the answer, beside an empty FastAPI endpoint with a
+pydantic body on the same core, in turns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import random
+import statistics
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import uvloop
+
+from bench.load import Load, post, run_load
+from bench.servers import directory, place
+from shared.directory.follower import publish
+from shared.directory.model import Key
+from shared.ids import uuid7
+from shared.kafka import Kafka
+from shared.security import key_hash, new_key
+from shared.topics import TOPICS
+
+SECONDS = 4.0
+ROUNDS = 3
+CUSTOMERS = 1_000
+
+PEER = """
+import sys, uvicorn
+from fastapi import FastAPI
+from pydantic import BaseModel
+class Answer(BaseModel):
+    id: str
+    customer: str
+    kind: str
+    score: int
+    touchpoint: str | None = None
+    respondent: str | None = None
+    comment: str | None = None
+app = FastAPI()
+@app.post("/v1/feedback", status_code=202)
+async def feedback(answer: Answer) -> dict[str, int]:
+    return {"accepted": 1}
+print("ready", flush=True)
+uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="warning", access_log=False, loop="uvloop")
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server pinned to one core."""
+
+    name: str
+    port: int
+    process: asyncio.subprocess.Process
+
+
+def requests(key: str) -> Callable[[], Iterator[bytes]]:
+    """Return what makes the requests of a connection; they are made beforehand, so that the load costs little."""
+    chance = random.Random(3)
+    made = [
+        post(
+            "/v1/feedback",
+            b'{"id":"%b","customer":"c%d","kind":"nps","score":%d,"touchpoint":"support",'
+            b'"respondent":"r-%d","comment":"It took too long to get an answer, otherwise fine"}'
+            % (str(uuid7()).encode(), chance.randrange(CUSTOMERS), chance.randrange(11), chance.randrange(10**6)),
+            key,
+        )
+        for _ in range(50_000)
+    ]
+
+    def of_connection() -> Iterator[bytes]:
+        return itertools.islice(itertools.cycle(made), chance.randrange(len(made)), None)
+
+    return of_connection
+
+
+async def start(name: str, port: int, command: list[str], environment: dict[str, str]) -> Server:
+    """Start a server on the first core and wait until it says that it is ready."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, *command, env={**os.environ, **environment}, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+    )
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(process.pid, {0})
+    assert process.stdout is not None
+    line = await asyncio.wait_for(process.stdout.readline(), 30)
+    assert b"ready" in line, line
+    await asyncio.sleep(1)
+    return Server(name, port, process)
+
+
+async def compare(connections: int) -> list[dict[str, Any]]:
+    """Return the figures of both servers, loaded in turns."""
+    text = new_key("secret")
+    key = Key(id="bench", kind="secret", sha256=key_hash(text), scopes=("feedback",))
+    async with place() as at:
+        kafka = Kafka(at.kafka)
+        await kafka.ensure_topics(TOPICS)
+        await publish(kafka, directory(CUSTOMERS, (), (key,)))
+        environment = {"FIILIS_KAFKA": at.kafka, "FIILIS_DATABASE_URL": at.database_url, "FIILIS_LOG_LEVEL": "error"}
+        servers = [
+            await start("empty FastAPI endpoint", 18_901, ["-c", PEER, "18901"], {}),
+            await start("ingest, durable", 18_902, ["-m", "services", "ingest", "--port", "18902"], environment),
+        ]
+        loads: dict[str, list[Load]] = {server.name: [] for server in servers}
+        prepared = requests(text)
+        try:
+            for round_ in range(ROUNDS + 1):
+                for server in servers:
+                    load = await run_load(
+                        "127.0.0.1", server.port, prepared, connections=connections, seconds=SECONDS
+                    )
+                    assert set(load.statuses) == {b"202"}, load.statuses
+                    if round_:  # the first warms up
+                        loads[server.name].append(load)
+        finally:
+            for server in servers:
+                server.process.terminate()
+                await server.process.wait()
+    ratios = [ours.per_second / peer.per_second for peer, ours in zip(*loads.values(), strict=True)]
+    return [
+        {
+            "name": name,
+            "per_second": statistics.median(load.per_second for load in found),
+            "p50": statistics.median(load.percentile(0.50) for load in found),
+            "p99": statistics.median(load.percentile(0.99) for load in found),
+            "ratio": statistics.median(ratios) if index else 1.0,
+        }
+        for index, (name, found) in enumerate(loads.items())
+    ]
+
+
+async def main() -> None:
+    """Print the table."""
+    for connections in (32, 128):
+        print(f"ingest, one core, {connections} connections:")
+        for row in await compare(connections):
+            print(
+                f"  {row['name']:<24} {row['per_second']:>8,.0f} requests/s  ratio {row['ratio']:.2f}  "
+                f"p50 {row['p50']:.1f} ms  p99 {row['p99']:.1f} ms"
+            )
+
+
+if __name__ == "__main__":
+    uvloop.run(main())

@@ -1,0 +1,471 @@
+"""An alert opens when something got worse, stays through noise, and goes away; it never cries twice or backwards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.scoring.domain.counting import DAY, WIDTH, Said, Series, category_of, changes, hour_of, series_of
+from services.scoring.domain.customer import CustomerState, plan
+from services.scoring.domain.decide import Alert, Decision, dedup_key
+from services.scoring.domain.figures import nps_of
+from services.scoring.domain.windows import ExactWindow, HourWindow
+from shared.directory.model import SEVERITIES, MoodAtMost, NpsBelow, Rule, UnhappyShareAbove, severity_rank
+from shared.events import FeedbackReceivedV1
+from tests.support.build import NOW, answer, rule
+
+SECOND = timedelta(seconds=1)
+SIMPLE = rule(NpsBelow(0, 30 * DAY, min_responses=5, certainty="simple"), name="nps-low", severity="high")
+STRICT = rule(NpsBelow(10, 30 * DAY, min_responses=3), name="nps-low", severity="high")
+SHORT = rule(NpsBelow(20, 3 * 3600, min_responses=3, certainty="simple"), name="nps-low", severity="high")
+SHARE = rule(UnhappyShareAbove(0.5, 900, clear_margin=0.1), name="burst", severity="high")
+AIM = rule(NpsBelow(60, 30 * DAY, min_responses=3, certainty="simple"), name="nps-low", severity="high")
+ON_WINDOWS = st.sampled_from((SIMPLE, STRICT, SHORT, SHARE, AIM))
+
+
+# ---- a customer whose windows are counted afresh at every step, so that only decisions carry over
+
+
+@dataclass
+class Watched:
+    """Feeds one customer's answers to the rules, one by one, and keeps what was decided."""
+
+    rules: Sequence[Rule]
+    stored: list[FeedbackReceivedV1] = field(default_factory=list[FeedbackReceivedV1])
+    alerts: dict[str, Alert] = field(default_factory=dict[str, Alert])
+    told: list[Decision] = field(default_factory=list[Decision])
+
+    def take(self, said: FeedbackReceivedV1, now: datetime) -> list[Decision]:
+        state = self._state(now)
+        earlier = [
+            said_of(a)
+            for a in self.stored
+            if said.respondent is not None and (series_of(a), a.respondent) == (series_of(said), said.respondent)
+        ]
+        made = changes(said.kind, said_of(said), max(earlier, default=None))
+        decisions = state.take(plan(self.rules), said, said_of(said), made, now)
+        self.stored.append(said)
+        return self._keep(state, decisions)
+
+    def look(self, now: datetime, alert: Alert | None = None) -> list[Decision]:
+        """Look at the alerts that are due, or at the given one."""
+        state = self._state(now)
+        due = [alert] if alert else [a for a in state.alerts.values() if a.due_at <= now]
+        return self._keep(state, [state.look(plan(self.rules), a, now) for a in due])
+
+    def _keep(self, state: CustomerState, decisions: list[Decision]) -> list[Decision]:
+        self.alerts = state.alerts
+        self.told += decisions
+        return decisions
+
+    def _state(self, now: datetime) -> CustomerState:
+        state = CustomerState(0, {series_of(a): 0 for a in self.stored}, alerts=dict(self.alerts))
+        planned = plan(self.rules)
+        for length in planned.hour_lengths:
+            inside = self.inside(length, now)
+            state.hours[length] = HourWindow(hour_of(since_of(length, now)), counts_of(inside))
+        for length in planned.exact_lengths:
+            state.exact[length] = ExactWindow(since_of(length, now))
+            for said in self.stored:
+                state.exact[length].add(series_of(said), said.respondent, said_of(said))
+        return state
+
+    def inside(self, length: int, now: datetime) -> list[FeedbackReceivedV1]:
+        """Return the answers that count in a window: of each respondent the latest."""
+        named: dict[tuple[Series, str], FeedbackReceivedV1] = {}
+        counted: list[FeedbackReceivedV1] = []
+        for said in sorted(self.stored, key=said_of):
+            if said.occurred_at < since_of(length, now):
+                continue
+            if said.respondent is None:
+                counted.append(said)
+            else:
+                named[series_of(said), said.respondent] = said
+        return [*counted, *named.values()]
+
+    def value(self, now: datetime) -> float | None:
+        """Return what the only rule, over all touchpoints, compares with its threshold; higher is better."""
+        when = window_rule(self.rules[0])
+        scores = [a.score for a in self.inside(when.window, now)]
+        if not scores:
+            return None
+        if isinstance(when, UnhappyShareAbove):
+            return -sum(score <= 2 for score in scores) / len(scores)
+        nps = nps_of([sum(category_of("nps", s) == c for s in scores) for c in range(3)])
+        interval = nps.interval()
+        assert interval is not None
+        return nps.score if when.certainty == "simple" else interval[2]
+
+    def enough(self, now: datetime) -> bool:
+        when = window_rule(self.rules[0])
+        return len(self.inside(when.window, now)) >= when.min_responses
+
+
+def window_rule(of: Rule) -> NpsBelow | UnhappyShareAbove:
+    assert isinstance(of.when, NpsBelow | UnhappyShareAbove)
+    return of.when
+
+
+def band(of: Rule) -> tuple[float, float]:
+    """Return where a rule fires (under the first) and where it clears (over the second); higher is better."""
+    when = window_rule(of)
+    if isinstance(when, NpsBelow):
+        return when.threshold, when.threshold + when.clear_margin
+    return -when.threshold, -(when.threshold - when.clear_margin)
+
+
+def since_of(length: int, now: datetime) -> datetime:
+    start = now - timedelta(seconds=length)
+    return start if length < DAY else start.replace(minute=0, second=0, microsecond=0)
+
+
+def said_of(said: FeedbackReceivedV1) -> Said:
+    return Said(said.occurred_at, said.received_at, said.id, said.score)
+
+
+def counts_of(answers: Sequence[FeedbackReceivedV1]) -> dict[Series, list[int]]:
+    counts: dict[Series, list[int]] = {}
+    for said in answers:
+        category = category_of(said.kind, said.score)
+        assert category is not None
+        counts.setdefault(series_of(said), [0] * WIDTH)[category] += 1
+    return counts
+
+
+# ---- what happens to it
+
+Step = tuple[int, int, Mapping[str, object]]
+"""Seconds that pass, a mark from 0 (worst) to 3, and the rest of an answer; `age` is in seconds."""
+
+pauses = st.sampled_from((0, 0, 1, 1, 5, 5, 60, 60, 600, 600, 7200, 7200, 9 * DAY))
+marks = st.sampled_from((0, 0, 0, 1, 2, 3, 3))
+strangers = st.fixed_dictionaries({"trust": st.sampled_from(("verified", "anonymous"))})
+anybody = strangers | st.fixed_dictionaries({"respondent": st.sampled_from(("r-1", "r-2", "r-3"))})
+live: dict[str, object] = {}
+ways = st.sampled_from(
+    (*[live] * 12, {"backfill": True}, {"channel": "import"}, {"age": 2 * DAY}, {"age": DAY}, {"age": 20 * DAY})
+)
+
+
+def steps(
+    who: st.SearchStrategy[Mapping[str, object]],
+    how: st.SearchStrategy[Mapping[str, object]],
+    marks: st.SearchStrategy[int] = marks,
+) -> st.SearchStrategy[list[Step]]:
+    rest = st.builds(lambda a, b: {**a, **b}, who, how)
+    return st.lists(st.tuples(pauses, marks, rest), min_size=10, max_size=30)
+
+
+def said_by(of: Rule, mark: int, rest: Mapping[str, object], now: datetime) -> FeedbackReceivedV1:
+    kind = "nps" if isinstance(of.when, NpsBelow) else "mood"
+    score = (2, 6, 7, 9)[mark] if kind == "nps" else mark + 1
+    fields = {name: value for name, value in rest.items() if name != "age"}
+    age = rest.get("age", 0)
+    assert isinstance(age, int)
+    return answer(score, kind=kind, occurred_at=now - timedelta(seconds=age), received_at=now, **fields)
+
+
+def is_live(said: FeedbackReceivedV1, now: datetime) -> bool:
+    return not said.backfill and said.channel != "import" and now - said.occurred_at <= timedelta(days=1)
+
+
+def pages(decisions: Sequence[Decision], what: str) -> list[Decision]:
+    return [d for d in decisions if d.happening == what]
+
+
+@given(ON_WINDOWS, steps(strangers, ways))
+def test_alert_opens_and_clears_outside_its_band_only(of: Rule, told: list[Step]) -> None:
+    """It opens as soon as the rule fires on a live answer, clears past the margin, and does not flap in between."""
+    watched, now = Watched([of]), NOW
+    fires, clears = band(of)
+    for pause, mark, rest in told:
+        now += timedelta(seconds=pause)
+        for decision in watched.look(now):
+            value = watched.value(now)
+            assert (decision.happening == "cleared") == (value is None or value > clears)
+        was_open = bool(watched.alerts)
+        said = said_by(of, mark, rest, now)
+        decisions = watched.take(said, now)
+        value = watched.value(now)
+        inside = said.occurred_at >= since_of(window_rule(of).window, now)
+        assert len(decisions) <= 1
+        if was_open:
+            assert bool(pages(decisions, "cleared")) == (value is None or value > clears)
+        else:
+            assert not pages(decisions, "cleared")
+        if pages(decisions, "opened"):
+            assert value is not None
+            assert value < fires
+            assert watched.enough(now)
+        elif not was_open and inside and is_live(said, now) and mark == 0 and value is not None:
+            assert value >= fires or not watched.enough(now)
+        assert bool(watched.alerts) == bool(
+            pages(decisions, "opened") or (was_open and not pages(decisions, "cleared"))
+        )
+
+
+@settings(max_examples=200)
+@given(ON_WINDOWS, steps(anybody, ways) | steps(anybody, ways, st.sampled_from((0, 2, 2, 3, 3, 3))))
+def test_alert_opens_only_on_a_live_answer_that_made_it_worse(of: Rule, told: list[Step]) -> None:
+    """An import, a backfill, an old answer, a promoter or somebody who became happier never wakes anyone."""
+    watched, now = Watched([of]), NOW
+    for pause, mark, rest in told:
+        now += timedelta(seconds=pause)
+        assert not pages(watched.look(now), "opened")
+        said = said_by(of, mark, rest, now)
+        before = score_of(watched, of, now)
+        if pages(watched.take(said, now), "opened"):
+            after = score_of(watched, of, now)
+            assert is_live(said, now)
+            assert after is not None
+            worst = mark <= 1  # who is unhappy adds to it, also where all the others are
+            assert before is None or after < before or (worst and after == before), (before, after)
+
+
+def score_of(watched: Watched, of: Rule, now: datetime) -> float | None:
+    """Return the plain score or share, whichever side of its interval the rule looks at; higher is better."""
+    match of.when:
+        case NpsBelow(window=window):
+            scores = [a.score for a in watched.inside(window, now)]
+            return 100 * sum((s >= 9) - (s <= 6) for s in scores) / len(scores) if scores else None
+        case _:
+            return watched.value(now)
+
+
+def test_who_became_less_unhappy_opens_nothing() -> None:
+    """A detractor who answers again as a passive has raised the score; that is no reason to page."""
+    of = rule(NpsBelow(50, 30 * DAY, min_responses=5, certainty="simple"), name="nps-low", severity="high")
+    watched = Watched([of])
+    for score in (10, 10, 10, 0):
+        _ = watched.take(answer(score, backfill=True), NOW)
+    _ = watched.take(answer(0, respondent="r-1", backfill=True), NOW)
+    assert score_of(watched, of, NOW) == 20
+    later = NOW + SECOND
+    decisions = watched.take(answer(7, respondent="r-1", occurred_at=later, received_at=later), later)
+    assert score_of(watched, of, later) == 40
+    assert not pages(decisions, "opened")
+
+
+def test_what_left_the_window_is_not_what_an_answer_is_measured_against() -> None:
+    """A passive answer does not lower a score of zero, whatever the same person said before the window began."""
+    of = rule(NpsBelow(20, 30 * DAY, min_responses=5, certainty="simple"), name="nps-low", severity="high")
+    watched = Watched([of])
+    long_ago = NOW - timedelta(days=40)
+    _ = watched.take(answer(10, respondent="r-1", occurred_at=long_ago, received_at=long_ago), long_ago)
+    for score in (0, 0, 10, 10):
+        _ = watched.take(answer(score, backfill=True), NOW)
+    assert score_of(watched, of, NOW) == 0
+    later = NOW + SECOND
+    decisions = watched.take(answer(7, respondent="r-1", occurred_at=later, received_at=later), later)
+    assert score_of(watched, of, later) == 0
+    assert not pages(decisions, "opened")
+
+
+def test_a_late_answer_of_somebody_who_said_more_since_changes_nothing() -> None:
+    """What a person thought before is not news."""
+    watched = Watched([rule(NpsBelow(50, 30 * DAY, min_responses=1, certainty="simple"), name="nps-low")])
+    assert watched.take(answer(10, respondent="r-1"), NOW) == []
+    assert watched.take(answer(0, respondent="r-1", occurred_at=NOW - SECOND), NOW + SECOND) == []
+
+
+@given(st.sampled_from((SIMPLE, STRICT, SHORT)), st.integers(0, 6), st.booleans())
+def test_a_customer_with_detractors_only_alerts_at_min_responses(of: Rule, score: int, anonymous: bool) -> None:
+    """A score of -100 cannot fall any further and is the worst there is."""
+    watched = Watched([of])
+    trust = "anonymous" if anonymous else "verified"
+    happened = [watched.take(answer(score, trust=trust), NOW) for _ in range(8)]
+    first = window_rule(of).min_responses - 1
+    assert [bool(pages(d, "opened")) for d in happened] == [n == first for n in range(8)]
+
+
+def test_a_customer_whose_faces_are_all_unhappy_alerts_at_min_responses() -> None:
+    watched = Watched([SHARE])
+    happened = [watched.take(answer(1, kind="mood"), NOW) for _ in range(6)]
+    assert [bool(pages(d, "opened")) for d in happened] == [False, False, False, True, False, False]
+
+
+@given(
+    ON_WINDOWS | st.just(rule()),
+    st.sampled_from(SEVERITIES),
+    st.sampled_from(("verified", "any")),
+    steps(st.just({"trust": "anonymous"}), st.just({})),
+)
+def test_anonymous_answers_alone_wake_nobody(of: Rule, severity: str, trust: str, told: list[Step]) -> None:
+    """Anybody can post with a widget's key: without `trust: any` that reaches medium at most, which is no page."""
+    of = rule(of.when, severity=severity, trust=trust)
+    watched, now = Watched([of]), NOW
+    for pause, mark, rest in told:
+        now += timedelta(seconds=pause)
+        for decision in watched.take(said_by(of, mark, rest, now), now):
+            assert decision.alert.trust == "anonymous"
+            wanted = severity if trust == "any" else min(severity, "medium", key=SEVERITIES.index)
+            assert decision.alert.severity == wanted
+
+
+@given(ON_WINDOWS, steps(strangers, st.just({})))
+def test_an_alert_is_verified_if_it_fires_on_verified_answers_alone(of: Rule, told: list[Step]) -> None:
+    """Many strangers do not lift an alert to a page; enough known people do."""
+    watched, now = Watched([of]), NOW
+    for pause, mark, rest in told:
+        now += timedelta(seconds=pause)
+        if opened := pages(watched.take(said_by(of, mark, rest, now), now), "opened"):
+            known = Watched([of], stored=[a for a in watched.stored if a.trust == "verified"])
+            value = known.value(now)
+            fires = value is not None and known.enough(now) and value < band(of)[0]
+            assert opened[0].alert.trust == ("verified" if fires else "anonymous")
+            assert opened[0].alert.severity == ("high" if fires else "medium")
+
+
+@given(ON_WINDOWS, steps(anybody, ways))
+def test_one_alert_at_a_time_with_rising_versions_and_severity(of: Rule, told: list[Step]) -> None:
+    """Each message is the next version of its alert, no alert gets milder while open, and a cleared one is gone."""
+    watched, now = Watched([of]), NOW
+    for pause, mark, rest in told:
+        now += timedelta(seconds=pause)
+        _ = watched.look(now)
+        _ = watched.take(said_by(of, mark, rest, now), now)
+        assert len(watched.alerts) <= 1
+    of_alert: dict[object, list[Decision]] = {}
+    for decision in watched.told:
+        of_alert.setdefault(decision.alert.id, []).append(decision)
+    for decisions in of_alert.values():
+        assert [d.happening for d in decisions].index("opened") == 0
+        assert len(pages(decisions, "opened")) == 1
+        assert all(d.happening != "cleared" for d in decisions[:-1])
+        messages = [d for d in decisions if d.happening != "deferred"]
+        assert [d.alert.version for d in messages] == list(range(1, len(messages) + 1))
+        for earlier, later in pairwise(decisions):
+            assert severity_rank(later.alert.severity) >= severity_rank(earlier.alert.severity)
+            assert later.alert.trust == "verified" or earlier.alert.trust == "anonymous"
+            assert (later.alert.opened_at, later.alert.dedup_key) == (earlier.alert.opened_at, earlier.alert.dedup_key)
+    open_ids = {a.id for a in watched.alerts.values()}
+    assert open_ids == {id_ for id_, decisions in of_alert.items() if decisions[-1].happening != "cleared"}
+
+
+@given(st.lists(st.sampled_from((0.1, 1, 3, 9, 11)), min_size=5, max_size=30))
+def test_further_bad_answers_are_told_together_and_all(gaps: list[float]) -> None:
+    """A flood of bad answers is a message each ten seconds, and the last of them is told too."""
+    watched, now = Watched([SIMPLE]), NOW
+    for gap in gaps:
+        now += timedelta(seconds=gap)
+        _ = watched.look(now)
+        _ = watched.take(answer(0, occurred_at=now, received_at=now), now)
+    (alert,) = watched.alerts.values()
+    if alert.pending:
+        assert alert.due_at <= alert.updated_at + timedelta(seconds=10)
+        _ = watched.look(alert.due_at)
+    messages = [d for d in watched.told if d.happening in {"opened", "updated"}]
+    assert all(b.alert.updated_at - a.alert.updated_at >= timedelta(seconds=10) for a, b in pairwise(messages))
+    assert messages[-1].reason["responses"] == len(gaps)
+    assert not any(a.pending for a in watched.alerts.values())
+
+
+@given(ON_WINDOWS, steps(anybody, ways))
+def test_time_alone_clears_what_nobody_adds_to(of: Rule, told: list[Step]) -> None:
+    """When the window is empty the alert is over, without an answer; and no look is due in the past."""
+    watched, now = Watched([of]), NOW
+    for pause, mark, rest in told:
+        now += timedelta(seconds=pause)
+        _ = watched.look(now)
+        _ = watched.take(said_by(of, mark, rest, now), now)
+    for _ in range(40):
+        _ = watched.take(said_by(of, 0, live, now), now)
+    assert watched.alerts
+    for _ in range(3):
+        for alert in watched.alerts.values():
+            assert alert.due_at > now
+        now = min((alert.due_at for alert in watched.alerts.values()), default=now)
+        _ = watched.look(now)
+    now += timedelta(seconds=window_rule(of).window + 3601)
+    decisions = watched.look(now)
+    assert all(d.happening == "cleared" for d in decisions)
+    assert not watched.alerts
+    assert not pages(watched.told[-len(decisions) :], "opened")
+
+
+def test_an_alert_of_a_rule_that_is_gone_clears() -> None:
+    """Who deletes a rule is rid of its alerts; the next look takes them away."""
+    watched = Watched([SIMPLE])
+    for _ in range(5):
+        _ = watched.take(answer(0), NOW)
+    (alert,) = watched.alerts.values()
+    watched.rules = []
+    (decision,) = watched.look(alert.due_at)
+    assert (decision.happening, decision.alert.version, watched.alerts) == ("cleared", 2, {})
+
+
+# ---- rules on a single answer
+
+
+@given(steps(strangers, ways), st.integers(1, 4))
+def test_each_bad_answer_is_an_alert_of_its_own(told: list[Step], threshold: int) -> None:
+    """Everybody who is that unhappy is heard, once; each alert is over after `max_age`."""
+    of = rule(MoodAtMost(threshold))
+    watched, now = Watched([of]), NOW
+    alerts: list[Alert] = []
+    for pause, mark, rest in told:
+        now += timedelta(seconds=pause)
+        said = said_by(of, mark, rest, now)
+        decisions = watched.take(said, now)
+        wanted = is_live(said, now) and said.score <= threshold
+        assert [(d.happening, d.alert.answer, d.alert.version) for d in decisions] == [("opened", said.id, 1)] * wanted
+        alerts += [d.alert for d in decisions]
+    assert len({a.id for a in alerts}) == len({a.answer for a in alerts}) == len(alerts)
+    assert not watched.alerts
+    for alert in alerts:
+        assert alert.due_at == alert.opened_at + timedelta(days=1)
+        (decision,) = watched.look(alert.due_at, alert)
+        assert (decision.happening, decision.alert.version) == ("cleared", 2)
+
+
+@pytest.mark.parametrize("touchpoint", ["support", None])
+@pytest.mark.parametrize(
+    ("of", "kind", "key"),
+    [
+        (rule(), "mood", "acme/mood-one/{}"),
+        (rule(SIMPLE.when, name="nps-low"), "nps", "acme/nps-low/*"),
+        (rule(SIMPLE.when, name="nps-low", per_touchpoint=True), "nps", "acme/nps-low/{}"),
+    ],
+)
+def test_the_name_of_a_problem(of: Rule, kind: str, key: str, touchpoint: str | None) -> None:
+    """`customer/rule/touchpoint` decides what belongs to one ticket; desks outside rely on its form."""
+    watched = Watched([of])
+    for _ in range(5):
+        _ = watched.take(answer(1, kind=kind, touchpoint=touchpoint), NOW)
+    opened = pages(watched.told, "opened")
+    assert {d.alert.dedup_key for d in opened} == {key.format(touchpoint or "*")}
+    assert dedup_key("acme", of, touchpoint) == key.format(touchpoint or "*")
+
+
+@pytest.mark.parametrize(
+    ("of", "reached"),
+    [
+        (rule(SIMPLE.when, name="a"), {"acme/a/*"}),
+        (rule(SIMPLE.when, name="a", per_touchpoint=True), {"acme/a/support"}),
+        (rule(SIMPLE.when, name="a", audience="employee"), set[str]()),
+    ],
+)
+def test_a_rule_looks_at_its_own_answers(of: Rule, reached: set[str]) -> None:
+    """Each touchpoint by itself, or all together; customers and employees are never mixed."""
+    watched = Watched([of])
+    for touchpoint, count in (("support", 5), ("billing", 4), ("sales", 4)):
+        for _ in range(count):
+            _ = watched.take(answer(0, touchpoint=touchpoint), NOW)
+    assert {d.alert.dedup_key for d in pages(watched.told, "opened")} == reached
+
+
+def test_a_rule_for_one_touchpoint_ignores_the_others() -> None:
+    watched = Watched([rule(SIMPLE.when, name="a", touchpoint="billing")])
+    for _ in range(9):
+        assert watched.take(answer(0, touchpoint="support"), NOW) == []
+    for _ in range(5):
+        _ = watched.take(answer(0, touchpoint="billing"), NOW)
+    (opened,) = pages(watched.told, "opened")
+    assert opened.alert.touchpoint == "billing"
+    assert opened.reason["responses"] == 5

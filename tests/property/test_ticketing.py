@@ -1,0 +1,381 @@
+"""A ticket takes in whatever is told of its problem, once; it moves by the rules; every change leaves a line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from itertools import pairwise
+from typing import get_args
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.ticketing.domain import (
+    ACTIVE,
+    Missing,
+    NotAllowed,
+    Opening,
+    Outcome,
+    Patch,
+    by_hand,
+    change,
+    may_reopen,
+    merge,
+    merged_evidence,
+    open_ticket,
+    opens_nothing,
+    take_page,
+)
+from shared.directory.model import SEVERITIES, severity_rank
+from shared.events import AlertV1, EvidenceV1, TicketState, TicketV1
+from tests.support.build import NOW, ago, alert, evidence, page_message, ticket
+
+STATES: tuple[TicketState, ...] = get_args(TicketState)
+CAUSES = ("process", "people")
+DONE = {"root_cause": "process", "resolution": "Called back and apologised."}
+
+TABLE: dict[TicketState, set[TicketState]] = {
+    "open": {"acknowledged", "in_progress", "waiting", "resolved", "cancelled"},
+    "acknowledged": {"in_progress", "waiting", "resolved", "cancelled"},
+    "in_progress": {"acknowledged", "waiting", "resolved", "cancelled"},
+    "waiting": {"acknowledged", "in_progress", "resolved", "cancelled"},
+    "resolved": {"closed", "open"},
+    "closed": set(),
+    "cancelled": set(),
+}
+"""The contract's moves, of a person."""
+
+said = [evidence(1, id=UUID(int=n), occurred_at=ago(minutes=n // 2)) for n in range(1, 61)]
+
+
+def newest_first(answers: Sequence[EvidenceV1]) -> list[EvidenceV1]:
+    return sorted(answers, key=lambda a: (a.occurred_at, a.id), reverse=True)
+
+
+proofs = st.lists(st.sampled_from(said), max_size=20, unique_by=lambda a: a.id).map(newest_first)
+severities = st.sampled_from(SEVERITIES[1:])
+alerts = st.builds(
+    lambda n, severity, proof, state: alert(
+        id=UUID(int=n), severity=severity, evidence=proof, state=state, summary=f"Mood 1 of 4, {n}"
+    ),
+    st.integers(1, 3),
+    severities,
+    proofs,
+    st.sampled_from(("open", "open", "open", "cleared")),
+)
+patches = st.builds(
+    Patch,
+    state=st.none() | st.sampled_from(STATES),
+    assignee=st.none() | st.sampled_from(("architect-1", "architect-2")),
+    severity=st.none() | severities,
+    root_cause=st.none() | st.sampled_from(CAUSES),
+    resolution=st.none() | st.just("Called back."),
+)
+acknowledgements = st.builds(
+    lambda opening, person, event: (event, page_message(opening=opening, acknowledged_by=person, acknowledged_at=NOW)),
+    st.integers(1, 3),
+    st.sampled_from(("architect-1", "architect-2")),
+    st.sampled_from(("page.sent", "page.acknowledged", "page.acknowledged", "page.escalated", "page.exhausted")),
+)
+
+
+def in_state(state: TicketState, **fields: object) -> TicketV1:
+    done = {**DONE, "acknowledged_at": NOW, "resolved_at": NOW} if state in {"resolved", "closed"} else {}
+    return ticket(state=state, **{**done, **fields})
+
+
+def opened(of: AlertV1) -> TicketV1:
+    return open_ticket(of, Opening(1042, "architect-1", ()), NOW).ticket
+
+
+# ---- alerts
+
+
+def test_a_new_problem_is_a_ticket_for_the_architect() -> None:
+    """Who is responsible for the customer sees what was said, and where the customer stands."""
+    told = alert(evidence=[evidence(language="fi", channel="widget")])
+    outcome = open_ticket(told, Opening(7, "architect-1", ("3",)), NOW)
+    found = outcome.ticket
+    assert outcome.event == "ticket.opened"
+    assert (found.number, found.version, found.opening, found.state) == (7, 1, 1, "open")
+    assert (found.assignee, found.alert, found.dedup_key) == ("architect-1", told.id, told.dedup_key)
+    assert (found.evidence, found.severity, found.caused_at) == (told.evidence, "critical", told.caused_at)
+    assert (found.context.nps, found.context.mood, found.context.goal) == (-12.5, 2.9, 3.2)
+    assert found.context.previous_tickets == ["3"]
+    assert (found.context.respondent_channel, found.context.language) == ("widget", "fi")
+    assert outcome.entries
+
+
+@pytest.mark.parametrize(
+    ("told", "nothing"),
+    [(alert(), False), (alert(severity="low"), False), (alert(severity="info"), True), (alert(state="cleared"), True)],
+)
+def test_good_news_opens_no_ticket(told: AlertV1, nothing: bool) -> None:
+    assert opens_nothing(told) is nothing
+
+
+@given(alerts, alerts)
+def test_the_same_message_twice_is_once(first: AlertV1, again: AlertV1) -> None:
+    """Kafka may bring a message again; a ticket that has it is left as it is."""
+    for before in (opened(first), in_state("resolved", evidence=first.evidence)):
+        outcome = merge(before, again, first=True, now=NOW)
+        after = before if outcome is None else outcome.ticket
+        if again.state == "open":
+            assert merge(after, again, first=False, now=NOW) is None
+        else:
+            assert after == before
+
+
+@given(st.lists(st.sampled_from(said), max_size=40), st.lists(st.sampled_from(said), max_size=40))
+def test_evidence_is_each_answer_once_the_newest_twenty(before: list[EvidenceV1], more: list[EvidenceV1]) -> None:
+    found = merged_evidence(before, more)
+    assert found == newest_first({a.id: a for a in (*before, *more)}.values())[:20]  # pyright: ignore[reportArgumentType]
+    assert merged_evidence(found, more) == found
+
+
+@given(st.lists(alerts | patches | acknowledgements, max_size=12), alerts.filter(lambda a: a.state == "open"))
+def test_whatever_happens_a_ticket_stays_sound(
+    told: list[AlertV1 | Patch | tuple[str, object]], first: AlertV1
+) -> None:
+    """Any mix of alerts, pages and people: moves by the table, rising versions, a line for each change."""
+    current, now, known = opened(first), NOW, {first.id}
+    for happening in told:
+        now += timedelta(minutes=1)
+        if isinstance(happening, AlertV1):
+            outcome = merge(current, happening, first=happening.id not in known, now=now)
+            assert_merged(current, happening, outcome, happening.id not in known)
+            known.add(happening.id)
+        elif isinstance(happening, Patch):
+            try:
+                outcome = change(current, happening, root_causes=CAUSES, actor="architect-2", now=now)
+            except NotAllowed:
+                assert happening.state not in {current.state, *TABLE[current.state]}
+                continue
+            except Missing:
+                assert happening.state == "resolved"
+                continue
+            if outcome is not None:
+                assert outcome.ticket.state in {current.state, *TABLE[current.state]}
+        else:
+            event, page = happening
+            outcome = take_page(current, event, page, now)  # pyright: ignore[reportArgumentType]
+            assert outcome.ticket.state in {current.state, "acknowledged"}
+        current = assert_sound(current, outcome)
+
+
+def assert_merged(before: TicketV1, told: AlertV1, outcome: Outcome | None, first: bool) -> None:
+    after = before if outcome is None else outcome.ticket
+    if told.state == "cleared":
+        assert after == before
+        assert outcome is not None
+        assert outcome.entries
+    elif before.state in ACTIVE:
+        assert after.opening == before.opening
+        assert after.state == before.state
+        assert after.severity == max(before.severity, told.severity, key=severity_rank)
+    elif first:
+        assert (after.state, after.opening, after.severity) == ("open", before.opening + 1, told.severity)
+    else:
+        assert (after.state, after.opening, after.severity) == (before.state, before.opening, before.severity)
+
+
+def assert_sound(before: TicketV1, outcome: Outcome | None) -> TicketV1:
+    if outcome is None:
+        return before
+    after = outcome.ticket
+    assert outcome.entries
+    assert all(line.ticket == after.id for line in outcome.entries)
+    assert (after != before) == (outcome.event is not None)
+    assert after.version == before.version + (outcome.event is not None)
+    assert after.opening - before.opening == (outcome.event == "ticket.opened")
+    assert len(after.evidence) <= 20
+    assert len({a.id for a in after.evidence}) == len(after.evidence)
+    assert all((a.occurred_at, a.id) > (b.occurred_at, b.id) for a, b in pairwise(after.evidence))
+    assert (after.state in {"resolved", "closed"}) == (after.resolved_at is not None)
+    assert after.state not in {"acknowledged", "in_progress", "waiting", "resolved", "closed"} or after.acknowledged_at
+    assert after.state != "open" or after.acknowledged_at is None
+    if after.state in {"resolved", "closed"}:
+        assert after.root_cause
+        assert after.resolution
+    return after
+
+
+@pytest.mark.parametrize("state", ["resolved", "closed"])
+def test_a_reopened_ticket_is_answered_afresh(state: TicketState) -> None:
+    """It takes the new alert's severity, lower or not; its clocks, cause and resolution start anew."""
+    before = in_state(state, severity="critical", opening=2, evidence=[said[9]])
+    told = alert(severity="medium", evidence=[said[1]], summary="NPS -20", caused_at=ago(minutes=1))
+    outcome = merge(before, told, first=True, now=NOW)
+    assert outcome is not None
+    after = outcome.ticket
+    assert (outcome.event, after.state, after.opening, after.version) == ("ticket.opened", "open", 3, 2)
+    assert (after.severity, after.alert, after.summary, after.caused_at) == (
+        "medium",
+        told.id,
+        told.summary,
+        told.caused_at,
+    )
+    assert (after.acknowledged_at, after.resolved_at, after.root_cause, after.resolution) == (None, None, None, None)
+    assert after.evidence == [said[1], said[9]]
+    assert (after.id, after.number, after.dedup_key) == (before.id, before.number, before.dedup_key)
+
+
+@pytest.mark.parametrize("state", ["resolved", "closed"])
+def test_an_alert_that_was_taken_in_before_reopens_nothing(state: TicketState) -> None:
+    """What trickles in of an alert that was dealt with is evidence; only a new alert asks for a person again."""
+    outcome = merge(in_state(state), alert(severity="critical"), first=False, now=NOW)
+    assert outcome is not None
+    assert (outcome.ticket.state, outcome.ticket.opening, outcome.event) == (state, 1, "ticket.updated")
+
+
+def test_good_news_reopens_no_ticket() -> None:
+    """`info` records; a compliment about a problem that was solved pages nobody."""
+    outcome = merge(in_state("resolved"), alert(severity="info"), first=True, now=NOW)
+    assert outcome is None or outcome.ticket.state == "resolved"
+
+
+@pytest.mark.parametrize(
+    ("state", "resolved_at", "may"),
+    [
+        ("resolved", NOW, True),
+        ("resolved", ago(days=7), True),
+        ("resolved", ago(days=7, seconds=1), False),
+        ("closed", ago(days=1), True),
+        ("closed", ago(days=8), False),
+        ("open", None, False),
+        ("cancelled", None, False),
+    ],
+)
+def test_the_window_in_which_an_alert_reopens(state: TicketState, resolved_at: datetime | None, may: bool) -> None:
+    """Within seven days it is the same problem; later, or when it was cancelled, it is another ticket."""
+    assert may_reopen(ticket(state=state, resolved_at=resolved_at), NOW, timedelta(days=7)) is may
+
+
+# ---- pages
+
+
+@given(
+    st.sampled_from(STATES),
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.sampled_from(("page.sent", "page.acknowledged", "page.escalated", "page.exhausted", "page.resolved")),
+)
+def test_a_late_acknowledgement_moves_nothing_back(state: TicketState, opening: int, of_page: int, event: str) -> None:
+    """It acknowledges an open ticket's own opening, names the person, and is written down in any case."""
+    before = in_state(state, opening=opening)
+    acknowledged = page_message(opening=of_page, acknowledged_by="architect-2", acknowledged_at=ago(minutes=1))
+    outcome = take_page(before, event, acknowledged, NOW)
+    after = outcome.ticket
+    assert len(outcome.entries) == 1
+    if event == "page.acknowledged" and state == "open" and opening == of_page:
+        assert (after.state, after.assignee, after.acknowledged_at) == ("acknowledged", "architect-2", ago(minutes=1))
+        assert (outcome.event, after.version) == ("ticket.updated", before.version + 1)
+    else:
+        assert (after, outcome.event) == (before, None)
+
+
+# ---- people
+
+
+@pytest.mark.parametrize("wanted", STATES)
+@pytest.mark.parametrize("state", STATES)
+def test_every_move_is_the_contracts(state: TicketState, wanted: TicketState) -> None:
+    """A move that the states do not allow is refused with those that they do."""
+    before = in_state(state)
+    patch = Patch(state=wanted, **(DONE if wanted == "resolved" else {}))  # pyright: ignore[reportArgumentType]
+    if wanted == state:
+        outcome = change(before, Patch(state=wanted), root_causes=CAUSES, actor="ops", now=NOW)
+        assert outcome is None
+    elif wanted in TABLE[state]:
+        outcome = change(before, patch, root_causes=CAUSES, actor="ops", now=NOW)
+        assert outcome is not None
+        assert outcome.ticket.state == wanted
+        events = {"resolved": "ticket.resolved", "closed": "ticket.closed", "cancelled": "ticket.closed"}
+        assert outcome.event == events.get(wanted, "ticket.opened" if wanted == "open" else "ticket.updated")
+        assert any(line.what == "state" and line.actor == "ops" for line in outcome.entries)
+        assert assert_sound(before, outcome)
+    else:
+        with pytest.raises(NotAllowed) as refused:
+            _ = change(before, patch, root_causes=CAUSES, actor="ops", now=NOW)
+        assert set(refused.value.allowed) == TABLE[state]
+
+
+def test_a_closed_ticket_is_opened_by_an_alert_only() -> None:
+    outcome = merge(in_state("closed"), alert(), first=True, now=NOW)
+    assert outcome is not None
+    assert outcome.ticket.state == "open"
+
+
+@pytest.mark.parametrize("state", sorted(ACTIVE))
+@pytest.mark.parametrize(
+    ("given_", "missing"),
+    [
+        ({}, {"root_cause", "resolution"}),
+        ({"root_cause": "process"}, {"resolution"}),
+        ({"resolution": "Called back."}, {"root_cause"}),
+        ({"root_cause": "", "resolution": ""}, {"root_cause", "resolution"}),
+        ({"root_cause": "weather", "resolution": "It passed."}, {"root_cause"}),
+    ],
+)
+def test_to_resolve_needs_a_cause_and_what_was_done(
+    state: TicketState, given_: dict[str, str], missing: set[str]
+) -> None:
+    """Without them nobody learns from a ticket; the refusal names each field that lacks."""
+    with pytest.raises(Missing) as refused:
+        _ = change(in_state(state), Patch(state="resolved", **given_), root_causes=CAUSES, actor="ops", now=NOW)  # pyright: ignore[reportArgumentType]
+    assert {path for path, _ in refused.value.errors} == missing
+
+
+def test_the_cause_may_be_any_text_where_the_directory_has_none_and_may_come_before() -> None:
+    before = in_state("in_progress", root_cause="weather")
+    outcome = change(before, Patch(state="resolved", resolution="It passed."), root_causes=(), actor="ops", now=NOW)
+    assert outcome is not None
+    assert (outcome.ticket.root_cause, outcome.ticket.resolved_at) == ("weather", NOW)
+
+
+@given(st.sampled_from(STATES), patches)
+def test_each_changed_field_leaves_a_line(state: TicketState, patch: Patch) -> None:
+    """The timeline tells who changed what, from what, to what."""
+    before = in_state(state)
+    try:
+        outcome = change(before, patch, root_causes=CAUSES, actor="architect-2", now=NOW)
+    except (NotAllowed, Missing):
+        return
+    fields = ("state", "assignee", "severity", "root_cause", "resolution")
+    if outcome is None:
+        assert all(getattr(patch, f) in {None, getattr(before, f)} for f in fields)
+        return
+    after = outcome.ticket
+    changed = {f.replace("_", " "): (getattr(before, f), getattr(after, f)) for f in fields}
+    expected = {what: values for what, values in changed.items() if values[0] != values[1]}
+    lines = {line.what: (line.detail["before"], line.detail["after"]) for line in outcome.entries}
+    assert lines == expected
+    assert {(line.actor, line.at) for line in outcome.entries} == {("architect-2", NOW)}
+    assert after.version == before.version + 1
+
+
+def test_a_ticket_by_hand_is_a_problem_of_its_own() -> None:
+    """Two that look alike are two: nothing merges into what a person asked for."""
+    one, other = (
+        by_hand(
+            number=n,
+            customer="acme",
+            touchpoint=None,
+            title="Called twice",
+            severity="high",
+            architect="architect-1",
+            actor="ops",
+            now=NOW,
+        )
+        for n in (1, 2)
+    )
+    assert one.ticket.dedup_key != other.ticket.dedup_key
+    assert (one.event, one.ticket.state, one.ticket.assignee, one.ticket.version) == (
+        "ticket.opened",
+        "open",
+        "architect-1",
+        1,
+    )
+    assert one.entries[0].actor == "ops"
