@@ -1,0 +1,75 @@
+"""Real Kafka and PostgreSQL, once for the whole run; each test gets its own database and its own topics on them."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from shared.embedded import EmbeddedKafka, EmbeddedPostgres
+from shared.kafka import Kafka
+from tests.support.house import House, house
+
+_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """The servers of the run."""
+
+    kafka: EmbeddedKafka
+    postgres: EmbeddedPostgres
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """Both servers."""
+    folder = tmp_path_factory.mktemp("servers")
+    found = Servers(EmbeddedKafka(folder / "kafka"), EmbeddedPostgres(folder / "postgres"))
+
+    async def start() -> None:
+        await asyncio.gather(found.kafka.start(), found.postgres.start())
+
+    async def stop() -> None:
+        await asyncio.gather(found.kafka.stop(), found.postgres.stop())
+
+    asyncio.run(start())
+    yield found
+    asyncio.run(stop())
+
+
+@pytest.fixture
+async def database_url(servers: Servers) -> AsyncIterator[str]:
+    """A database of the test's own."""
+    name = f"t{os.getpid()}_{next(_numbers)}"
+    admin = servers.postgres.url.replace("+asyncpg", "")
+    connection = await asyncpg.connect(admin)
+    await connection.execute(f'CREATE DATABASE "{name}"')
+    yield servers.postgres.url.replace("/fiilis?", f"/{name}?")
+    await connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+    await connection.close()
+
+
+@pytest.fixture
+def kafka(servers: Servers) -> Kafka:
+    """The cluster, with topics of the test's own."""
+    return Kafka(servers.kafka.bootstrap, f"t{os.getpid()}-{next(_numbers)}.")
+
+
+@pytest.fixture
+async def fiilis(kafka: Kafka, database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
+    """All four services in this process, on a clock that the test moves."""
+    async with house(kafka, database_url) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The project's root."""
+    return Path(__file__).parent.parent

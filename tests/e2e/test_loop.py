@@ -1,0 +1,196 @@
+"""The whole way in one process: an answer becomes a score, an alert, a ticket and a page that somebody answers."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+import pytest
+
+from shared import logs
+from shared.ids import uuid7
+from shared.security import Signer
+from tests.support.house import SECRET, House
+from tests.support.wait import until
+
+
+def mood(score: int, **more: Any) -> dict[str, Any]:
+    return {"kind": "mood", "score": score, "customer": "acme", "touchpoint": "support", **more}
+
+
+def nps(score: int, **more: Any) -> dict[str, Any]:
+    return {"kind": "nps", "score": score, "customer": "acme", "touchpoint": "support", **more}
+
+
+async def test_a_mood_of_one_reaches_the_architect(fiilis: House) -> None:
+    """One click reaches a person, with the whole context, and the answer is acknowledged by one click."""
+    response = await fiilis.post(mood(1, comment="Nobody called back", respondent="r-1", language="fi"))
+    assert response.status_code == 202
+    ticket = await fiilis.ticket()
+    assert (ticket["state"], ticket["severity"], ticket["assignee"]) == ("open", "critical", "architect-1")
+    assert ticket["dedup_key"] == "acme/mood-one/support"
+    assert [answer["comment"] for answer in ticket["evidence"]] == ["Nobody called back"]
+    assert ticket["context"]["language"] == "fi"
+    page = await _paged(fiilis, 1)
+    assert page.path == "/architect-1"
+    assert page.data["ticket"] == ticket["id"]
+    page.verify(Signer([SECRET]).webhook_secret(fiilis.phone.url("/architect-1")))
+
+    link = page.data["acknowledge_url"]
+    shown = await fiilis.client.get(link)
+    assert shown.status_code == 200 and "I take it" in shown.text
+    assert shown.headers["referrer-policy"] == "no-referrer"
+    assert (await fiilis.get("/v1/tickets"))["items"][0]["state"] == "open", "looking must not acknowledge"
+    assert "Taken" in (await fiilis.client.post(link)).text
+    acknowledged = await until(lambda: fiilis.items("/v1/tickets", state="acknowledged"))
+    assert acknowledged[0]["assignee"] == "architect-1"
+
+    fiilis.move(hours=2)
+    await until(lambda: _timeline_has(fiilis, ticket["id"], "page acknowledged"))
+    assert len(fiilis.phone.received) == 1, "nobody is paged after the acknowledgement"
+
+
+async def test_a_page_escalates_until_somebody_answers(fiilis: House) -> None:
+    """Architect, deputy, again, then the catch-all for ever: exhausted is an alarm, not an end."""
+    await fiilis.post(mood(1))
+    await _paged(fiilis, 1)
+    for number in range(2, 7):
+        fiilis.move(seconds=301)
+        await _paged(fiilis, number)
+    paths = [received.path for received in fiilis.phone.received]
+    assert paths == ["/architect-1", "/deputy-1", "/architect-1", "/deputy-1", "/duty-manager", "/duty-manager"]
+    assert len({received.headers["webhook-id"] for received in fiilis.phone.received}) == 6
+    page = (await fiilis.items("/v1/pages"))[0]
+    assert page["state"] == "exhausted"
+    found = await fiilis.get(f"/v1/pages/{page['id']}")
+    assert [attempt["result"] for attempt in found["attempts"]] == ["delivered"] * 6
+    done = await fiilis.client.post(
+        f"/v1/pages/{page['id']}/acknowledge",
+        json={"person": "duty-manager"},
+        headers={"Authorization": f"Bearer {fiilis.key}"},
+    )
+    assert done.json()["state"] == "acknowledged"
+    assert (await until(lambda: fiilis.items("/v1/tickets", state="acknowledged")))[0]["assignee"] == "duty-manager"
+
+
+async def test_a_burst_of_low_nps_opens_one_ticket(fiilis: House) -> None:
+    """One person's voice is not the whole truth: ten different ones are, and they make one ticket."""
+    await fiilis.post(*(nps(2, respondent="loud") for _ in range(20)))
+    await until(lambda: _responses(fiilis, 1))
+    assert await fiilis.items("/v1/alerts") == []
+    await fiilis.post(*(nps(3, respondent=f"r-{n}", comment=f"slow {n}") for n in range(12)))
+    ticket = await fiilis.ticket()
+    assert ticket["severity"] == "high"
+    assert ticket["dedup_key"] == "acme/nps-low/*"
+    await until(lambda: _responses(fiilis, 13))
+    scores = await fiilis.get("/v1/customers/acme/scores")
+    assert scores["nps"]["detractors"] == 13
+    assert scores["nps"]["gap"] == 140.0
+    alert = (await fiilis.items("/v1/alerts", state="open"))[0]
+    assert alert["reason"]["responses"] >= 10
+    assert len(await fiilis.items("/v1/tickets")) == 1
+
+
+async def test_an_alert_clears_by_the_passing_of_time(fiilis: House) -> None:
+    """A window that slides past its bad answers clears the alert without any new answer; the ticket stays."""
+    await fiilis.post(*(nps(1, respondent=f"r-{n}") for n in range(10)))
+    await fiilis.ticket()
+    fiilis.move(days=32)
+    cleared = await until(lambda: fiilis.items("/v1/alerts", state="cleared"))
+    assert cleared[0]["rule"] == "nps-low"
+    ticket = await fiilis.ticket()
+    assert ticket["state"] == "open"
+    await until(lambda: _timeline_has(fiilis, ticket["id"], "alert cleared"))
+
+
+async def test_unhappy_faces_in_a_quarter_of_an_hour(fiilis: House) -> None:
+    """More than half unhappy of at least four within fifteen minutes, counted to the second."""
+    await fiilis.post(mood(2, respondent="a"), mood(2, respondent="b"), mood(4, respondent="c"))
+    fiilis.move(minutes=16)
+    await fiilis.post(mood(2, respondent="d"), mood(3, respondent="e"), mood(4, respondent="f"), mood(2, respondent="g"))
+    await until(lambda: _mood_responses(fiilis, 7))
+    assert await fiilis.items("/v1/alerts") == []
+    await fiilis.post(mood(2, respondent="h"))
+    assert (await fiilis.ticket())["dedup_key"] == "acme/unhappy-burst/*"
+
+
+async def test_the_same_answer_counts_once(fiilis: House) -> None:
+    """Accepted means counted, once: a retry with the same id changes nothing."""
+    answer = nps(3, id=str(uuid7()))
+    for _ in range(3):
+        assert (await fiilis.post(answer)).status_code == 202
+    await fiilis.post(nps(10, respondent="last"))
+    await until(lambda: _responses(fiilis, 2))
+    assert (await fiilis.get("/v1/customers/acme/scores"))["nps"]["responses"] == 2
+
+
+async def test_an_anonymous_answer_wakes_nobody(fiilis: House) -> None:
+    """What anybody on the internet can post opens a ticket, but pages no one."""
+    await fiilis.post({"kind": "mood", "score": 1, "touchpoint": "support"}, key=fiilis.public_key)
+    ticket = await fiilis.ticket()
+    assert ticket["severity"] == "medium"
+    await fiilis.post(mood(1, customer="borealis"))
+    await _paged(fiilis, 1)
+    assert [received.data["customer"] for received in fiilis.phone.received] == ["borealis"]
+
+
+async def test_a_resolved_ticket_stops_its_pages_and_reopens(fiilis: House) -> None:
+    """Resolving needs a cause and what was done; the same problem within a week opens the same ticket again."""
+    await fiilis.post(mood(1))
+    ticket = await fiilis.ticket()
+    await _paged(fiilis, 1)
+    path, headers = f"/v1/tickets/{ticket['id']}", {"Authorization": f"Bearer {fiilis.key}"}
+    refused = await fiilis.client.patch(path, json={"state": "resolved"}, headers={**headers, "If-Match": '"1"'})
+    assert refused.status_code == 422
+    assert {e["path"] for e in refused.json()["errors"]} == {"root_cause", "resolution"}
+    assert (await fiilis.client.patch(path, json={"state": "resolved"}, headers=headers)).status_code == 428
+    body = {"state": "resolved", "root_cause": "process", "resolution": "Called back and explained"}
+    resolved = await fiilis.client.patch(path, json=body, headers={**headers, "If-Match": '"1"'})
+    assert resolved.status_code == 200 and resolved.json()["version"] == 2
+    assert (await fiilis.client.patch(path, json=body, headers={**headers, "If-Match": '"1"'})).status_code == 412
+    no_way = await fiilis.client.patch(path, json={"state": "waiting"}, headers={**headers, "If-Match": '"2"'})
+    assert no_way.status_code == 409 and "closed, open" in no_way.json()["detail"]
+    await until(lambda: fiilis.items("/v1/pages", state="resolved"))
+    fiilis.move(minutes=30)
+    await fiilis.post(mood(1, comment="again"))
+    await _paged(fiilis, 2)
+    again = await fiilis.ticket()
+    assert (again["id"], again["state"], again["opening"]) == (ticket["id"], "open", 2)
+    assert len(fiilis.phone.received) == 2
+
+
+async def test_one_trace_follows_an_answer_through_every_service(
+    fiilis: House, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer's id is the trace on the log lines of scoring, ticketing and notify."""
+    monkeypatch.setattr(logging.getLogger(), "handlers", list(logging.getLogger().handlers))
+    logs.set_up(level="info", form="json")
+    id_ = uuid7()
+    await fiilis.post(mood(1, id=str(id_)))
+    await _paged(fiilis, 1)
+    await until(lambda: fiilis.items("/v1/pages", state="sent"))
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    events = {line["event"] for line in lines if line.get("trace") == id_.hex}
+    assert events >= {"alert opened", "ticket.opened", "page delivered"}
+
+
+async def _paged(fiilis: House, count: int) -> Any:
+    async def paged() -> bool:
+        return len(fiilis.phone.received) >= count
+
+    await until(paged)
+    assert len(fiilis.phone.received) == count
+    return fiilis.phone.received[-1]
+
+
+async def _responses(fiilis: House, count: int) -> bool:
+    return (await fiilis.get("/v1/customers/acme/scores"))["nps"]["responses"] == count
+
+
+async def _mood_responses(fiilis: House, count: int) -> bool:
+    return (await fiilis.get("/v1/customers/acme/scores"))["mood"]["responses"] == count
+
+
+async def _timeline_has(fiilis: House, ticket: str, what: str) -> bool:
+    return any(line["what"] == what for line in await fiilis.items(f"/v1/tickets/{ticket}/timeline"))

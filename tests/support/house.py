@@ -1,0 +1,169 @@
+"""The whole house in one process for a test: four services on real servers, a clock to move, phones to answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import asyncpg
+import httpx
+
+from services.run import NAMES, run_services
+from shared.clock import MovableClock
+from shared.directory.follower import publish
+from shared.directory.model import (
+    Contact,
+    Customer,
+    Directory,
+    Escalation,
+    Key,
+    MoodAtMost,
+    NpsBelow,
+    Person,
+    Rule,
+    Step,
+    UnhappyShareAbove,
+)
+from shared.kafka import Kafka
+from shared.security import key_hash, new_key
+from shared.service import Settings
+from shared.topics import TOPICS
+from tests.support.phone import Phone
+from tests.support.wait import until
+
+SECRET = "a-test-secret"
+RULES = (
+    Rule("mood-one", MoodAtMost(1), "critical"),
+    Rule("nps-low", NpsBelow(0, 30 * 86400, min_responses=10, certainty="simple"), "high"),
+    Rule("unhappy-burst", UnhappyShareAbove(0.5, 900, min_responses=4), "high"),
+)
+
+
+@dataclass(slots=True)
+class House:
+    """What a test holds in its hands."""
+
+    kafka: Kafka
+    database_url: str
+    clock: MovableClock
+    phone: Phone
+    address: str = ""
+    key: str = ""
+    public_key: str = ""
+    client: httpx.AsyncClient = field(default_factory=httpx.AsyncClient)
+
+    async def post(self, *items: dict[str, Any], key: str | None = None) -> httpx.Response:
+        """Post answers: one as an object, several as an array."""
+        body: Any = items[0] if len(items) == 1 else list(items)
+        return await self.client.post("/v1/feedback", json=body, headers=_bearer(key or self.key))
+
+    async def get(self, path: str, **params: Any) -> Any:
+        """Return the JSON of an address."""
+        response = await self.client.get(path, params=params, headers=_bearer(self.key))
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    async def ticket(self, **params: Any) -> dict[str, Any]:
+        """Wait for the newest ticket."""
+        return (await until(lambda: self.items("/v1/tickets", **params)))[0]
+
+    async def items(self, path: str, **params: Any) -> list[dict[str, Any]]:
+        """Return the items of a list."""
+        return (await self.get(path, **params))["items"]
+
+    def move(self, **by: float) -> None:
+        """Move the clock of every service."""
+        self.clock.move(timedelta(**by))
+
+    async def sql(self, statement: str, *arguments: Any) -> list[Any]:
+        """Look into the database."""
+        connection = await asyncpg.connect(self.database_url.replace("+asyncpg", ""))
+        try:
+            return await connection.fetch(statement, *arguments)
+        finally:
+            await connection.close()
+
+    async def apply(self, directory: Directory) -> None:
+        """Publish a directory and wait until it is in use."""
+        revision = await publish(self.kafka, directory)
+
+        async def used() -> bool:
+            metrics = (await self.client.get("/metrics")).text
+            return f'fiilis_directory_revision{{service="notify"}} {float(revision)}' in metrics
+
+        await until(used)
+
+
+def _bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+def company(phone: Phone, *keys: Key, repeat: int = 2) -> Directory:
+    """Return a small company whose people are reached at the phone."""
+
+    def person(name: str) -> Person:
+        return Person(name, name.title(), "UTC", "en", contacts=(Contact("webhook", phone.url(f"/{name}")),))
+
+    people = {name: person(name) for name in ("architect-1", "deputy-1", "duty-manager")}
+    touchpoints = ("support", "billing")
+    return Directory(
+        company="Example",
+        timezone="UTC",
+        language="en",
+        people=people,
+        escalations={
+            "standard": Escalation("standard", (Step("architect", 300), Step("deputy", 300)), "duty-manager", repeat)
+        },
+        touchpoints=touchpoints,
+        customers={
+            name: Customer(name, name.title(), "architect-1", "standard", "UTC", "en", "deputy-1", touchpoints, goals={"nps": 40})
+            for name in ("acme", "borealis")
+        },
+        rules=RULES,
+        keys=keys,
+        root_causes=("process", "people"),
+    )
+
+
+@contextlib.asynccontextmanager
+async def house(kafka: Kafka, database_url: str) -> AsyncIterator[House]:
+    """Run the house until the test ends; whatever ends a task fails the test."""
+    phone = await Phone().start()
+    made = House(kafka, database_url, MovableClock(), phone, key=new_key("secret"), public_key=new_key("publishable"))
+    keys = (
+        Key("ops", "secret", key_hash(made.key), scopes=("admin", "feedback", "scores", "tickets", "oncall")),
+        Key("widget", "publishable", key_hash(made.public_key), customers=("acme",), origins=("https://www.acme.example",)),
+    )
+    await kafka.ensure_topics(TOPICS)
+    await publish(kafka, company(phone, *keys))
+    settings = Settings(
+        kafka=kafka.bootstrap,
+        topic_prefix=kafka.prefix,
+        database_url=database_url,
+        secret=SECRET,
+        allow_private_targets="true",
+    )
+    os.environ["FIILIS_SCORING_SWEEP_SECONDS"] = "0.1"
+    stop, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
+    running = asyncio.create_task(
+        run_services(NAMES, settings, port=0, stop=stop, clock=made.clock, on_ready=ready.set_result)
+    )
+    try:
+        await asyncio.wait({running, ready}, timeout=30, return_when=asyncio.FIRST_COMPLETED)
+        if running.done():
+            running.result()
+        made.address = ready.result()
+        made.client = httpx.AsyncClient(base_url=made.address, timeout=10, trust_env=False)
+        yield made
+    finally:
+        stop.set()
+        try:
+            await running
+        finally:
+            await made.client.aclose()
+            await phone.close()

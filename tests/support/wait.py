@@ -1,0 +1,22 @@
+"""Bounded polls for what cannot be awaited."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+async def until(ask: Callable[[], Awaitable[T]], *, seconds: float = 20, every: float = 0.02) -> T:
+    """Return the first truthy answer; fail with the last one when the time is over."""
+    end = time.monotonic() + seconds
+    while True:
+        answer = await ask()
+        if answer:
+            return answer
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {seconds} s; the last answer was {answer!r}")
+        await asyncio.sleep(every)

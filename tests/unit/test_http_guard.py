@@ -1,0 +1,310 @@
+"""Calls go to the outside only, to the address that was checked, and no answer can hurt us."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+
+import pytest
+
+from shared.errors import Misconfigured
+from shared.http import Answer, Guard, Outbound, Refused, Unreachable
+
+INTERNAL = [
+    "127.0.0.1",
+    "127.255.255.254",
+    "0.0.0.0",
+    "0.1.2.3",
+    "10.0.0.1",
+    "172.16.0.1",
+    "172.31.255.255",
+    "192.168.1.1",
+    "169.254.169.254",
+    "100.64.0.1",
+    "100.127.255.255",
+    "198.18.0.1",
+    "192.0.2.1",
+    "224.0.0.1",
+    "239.255.255.255",
+    "240.0.0.1",
+    "255.255.255.255",
+    "::",
+    "::1",
+    "fe80::1",
+    "fc00::1",
+    "fd12:3456::1",
+    "ff02::1",
+    "2001:db8::1",
+    "::ffff:127.0.0.1",
+    "::ffff:10.0.0.1",
+    "::ffff:169.254.169.254",
+    "::ffff:100.64.0.1",
+    "::ffff:224.0.0.1",
+    "::ffff:0.0.0.0",
+]
+DISGUISED = ["64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe", "2002:a00:1::1", "::7f00:1", "fec0::1"]
+PUBLIC = ["1.1.1.1", "93.184.215.14", "172.32.0.1", "100.128.0.1", "2606:4700:4700::1111", "::ffff:1.1.1.1"]
+
+
+# ---- which addresses
+
+
+@pytest.mark.parametrize("address", INTERNAL)
+@pytest.mark.parametrize("setting", ["", " ", "false"])
+def test_internal_addresses_are_refused(address: str, setting: str) -> None:
+    """A webhook that somebody configured cannot reach our own network, the cloud's metadata, or ourselves."""
+    assert not Guard(setting).allows("hooks.example.test", ip_address(address))
+
+
+@pytest.mark.parametrize("address", DISGUISED)
+def test_internal_addresses_in_disguise_are_refused(address: str) -> None:
+    """NAT64, 6to4 and the old forms carry an internal IPv4 address inside one that looks public."""
+    assert not Guard().allows("hooks.example.test", ip_address(address))
+
+
+@pytest.mark.parametrize("address", PUBLIC)
+def test_public_addresses_are_called(address: str) -> None:
+    assert Guard().allows("hooks.example.test", ip_address(address))
+
+
+@pytest.mark.parametrize("setting", ["true", "TRUE", " true "])
+def test_the_demo_allows_everything(setting: str) -> None:
+    assert all(Guard(setting).allows("anything", ip_address(address)) for address in (*INTERNAL, *PUBLIC))
+
+
+def test_a_list_allows_what_it_names() -> None:
+    """Networks and hosts, and nothing beside them; a mapped address is its IPv4 address."""
+    guard = Guard("10.1.0.0/16, desk.internal ,127.0.0.1, fd00:1::/64")
+    assert guard.allows("x", ip_address("10.1.2.3"))
+    assert guard.allows("x", ip_address("::ffff:10.1.2.3"))
+    assert guard.allows("x", ip_address("127.0.0.1"))
+    assert guard.allows("x", ip_address("fd00:1::5"))
+    assert guard.allows("DESK.internal", ip_address("192.168.1.1"))
+    assert guard.allows("x", ip_address("1.1.1.1"))
+    for host, address in (
+        ("x", "10.2.0.1"),
+        ("x", "127.0.0.2"),
+        ("x", "fd00:2::5"),
+        ("evil.desk.internal", "192.168.1.1"),
+        ("desk.internal.evil.example", "192.168.1.1"),
+    ):
+        assert not guard.allows(host, ip_address(address)), (host, address)
+
+
+@pytest.mark.parametrize("setting", ["10.0.0.0/33", "desk.internal/", "true;false", "http://desk.internal"])
+def test_a_list_that_cannot_be_read_stops_the_start(setting: str) -> None:
+    """Better no start than a guard that allows something else than was meant."""
+    with pytest.raises(Misconfigured, match="FIILIS_ALLOW_PRIVATE_TARGETS"):
+        _ = Guard(setting)
+
+
+# ---- calls
+
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+
+
+@dataclass
+class Desk:
+    """A server on 127.0.0.1 that answers every request with the same bytes and keeps what it was asked."""
+
+    answer: bytes | None
+    """None: it takes the request and never answers."""
+    endless: bytes = b""
+    """Sent again and again behind the answer."""
+    port: int = 0
+    asked: list[bytes] = field(default_factory=list[bytes])
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/hook?a=1"
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0] or 0)
+                self.asked.append(head + await reader.readexactly(length))
+                if self.answer is None:
+                    _ = await reader.read()
+                    break
+                writer.write(self.answer)
+                await writer.drain()
+                while self.endless:
+                    writer.write(self.endless)
+                    await writer.drain()
+        writer.close()
+
+
+@asynccontextmanager
+async def desk(answer: bytes | None = OK, endless: bytes = b"") -> AsyncIterator[Desk]:
+    found = Desk(answer, endless)
+    server = await asyncio.start_server(found.serve, "127.0.0.1")
+    found.port = server.sockets[0].getsockname()[1]
+    try:
+        yield found
+    finally:
+        server.close()
+
+
+@asynccontextmanager
+async def outbound(setting: str = "") -> AsyncIterator[Outbound]:
+    found = Outbound(Guard(setting))
+    try:
+        yield found
+    finally:
+        await found.close()
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1", "127.1", "2130706433", "0x7f.1", "localhost", "[::ffff:127.0.0.1]", "a:b@127.0.0.1", "0.0.0.0"],
+)
+async def test_ourselves_are_never_called(host: str) -> None:
+    """By whatever name: the resolved address is what counts, and no connection is made."""
+    async with desk() as it, outbound() as client:
+        with pytest.raises(Refused):
+            _ = await client.post(f"http://{host}:{it.port}/", b"{}", {}, seconds=5)
+        assert it.asked == []
+
+
+async def test_what_the_setting_allows_is_called() -> None:
+    async with desk(b"HTTP/1.1 201 Created\r\nx-request-id: 7\r\ncontent-length: 2\r\n\r\nok") as it:
+        for setting in ("true", "127.0.0.0/8", "127.0.0.1"):
+            async with outbound(setting) as client:
+                answer = await client.post(it.url, b'{"a":1}', {"webhook-id": "w-1"}, seconds=5)
+            assert (answer.status, answer.body, answer.headers["x-request-id"]) == (201, b"ok", "7")
+        head, _, body = it.asked[0].partition(b"\r\n\r\n")
+        assert head.startswith(b"POST /hook?a=1 HTTP/1.1\r\n")
+        assert b"\r\nwebhook-id: w-1" in head
+        assert body == b'{"a":1}'
+
+
+async def test_the_other_side_sees_the_name_that_was_called() -> None:
+    """We connect to the address that was checked; who serves many names still sees which one was meant."""
+    async with desk() as it, outbound("127.1") as client:
+        _ = await client.post(f"http://127.1:{it.port}/", b"", {}, seconds=5)
+        assert f"\r\nhost: 127.1:{it.port}\r\n".encode() in it.asked[0].lower()
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+async def test_redirects_are_not_followed(status: int) -> None:
+    """The guard's answer is about one address; a redirect would lead around it."""
+    async with desk() as other:
+        redirect = f"HTTP/1.1 {status} Found\r\nlocation: {other.url}\r\ncontent-length: 0\r\n\r\n".encode()
+        async with desk(redirect) as it, outbound("true") as client:
+            answer = await client.post(it.url, b"", {}, seconds=5)
+            assert answer.status == status
+            assert len(it.asked) == 1
+        assert other.asked == []
+
+
+async def test_no_more_of_an_answer_is_read_than_64_kib() -> None:
+    """Whoever answers without end costs neither memory nor time."""
+    async with desk(b"HTTP/1.1 200 OK\r\n\r\n", endless=b"x" * 10_000) as it, outbound("true") as client:
+        answer = await client.post(it.url, b"", {}, seconds=20)
+        assert answer.status == 200
+        assert answer.body == b"x" * 65_536
+
+
+async def test_one_answer_leaves_nothing_for_another_call() -> None:
+    """What one desk sets as a cookie is not sent to whom else lives at the same address."""
+    async with desk(b"HTTP/1.1 200 OK\r\nset-cookie: session=acme\r\ncontent-length: 0\r\n\r\n") as it:
+        async with outbound("true") as client:
+            for _ in range(2):
+                _ = await client.post(it.url, b"", {}, seconds=5)
+        assert len(it.asked) == 2
+        assert b"acme" not in it.asked[1]
+
+
+async def test_who_never_answers_may_have_got_it() -> None:
+    """After the time is over it is unknown whether the page arrived: it must be looked up, not blindly repeated."""
+    async with desk(answer=None) as it, outbound("true") as client:
+        with pytest.raises(Unreachable, match=r"within 0\.2 s") as caught:
+            _ = await client.post(it.url, b"", {}, seconds=0.2)
+        assert caught.value.sent
+        assert len(it.asked) == 1
+
+
+async def test_who_breaks_off_may_have_got_it() -> None:
+    async with desk(b"HTTP/1.1 200") as it, outbound("true") as client:
+
+        async def cut() -> None:
+            while not it.asked:
+                await asyncio.sleep(0)
+
+        call = asyncio.create_task(client.post(it.url, b"", {}, seconds=0.3))
+        await cut()
+        with pytest.raises(Unreachable) as caught:
+            _ = await call
+        assert caught.value.sent
+
+
+async def test_who_does_not_listen_got_nothing() -> None:
+    """Refused connection: it can be sent again without asking."""
+    async with desk() as it:
+        url = it.url
+    async with outbound("true") as client:
+        with pytest.raises(Unreachable) as caught:
+            _ = await client.post(url, b"", {}, seconds=5)
+        assert not caught.value.sent
+
+
+async def test_a_name_that_does_not_resolve_got_nothing() -> None:
+    async with outbound("true") as client:
+        with pytest.raises(Unreachable) as caught:
+            _ = await client.post("http://nowhere.invalid/", b"", {}, seconds=30)
+        assert not caught.value.sent
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "hooks",
+        "/hook",
+        "ftp://hooks.example.test/",
+        "file:///etc/passwd",
+        "http://",
+        "http:///hook",
+        "http://[::1",
+        "http://a\0b/",
+        "http://\ud800.example/",
+    ],
+)
+async def test_what_is_no_address_is_refused(url: str) -> None:
+    """A mistake in the directory is told as one; it is not tried again."""
+    async with outbound("true") as client:
+        with pytest.raises(Refused):
+            _ = await client.post(url, b"", {}, seconds=5)
+
+
+@pytest.mark.parametrize("host", ["a" * 64 + ".example", "a..example", "xn--", "-.example"])
+async def test_a_name_that_can_be_no_name_is_refused_or_not_found(host: str) -> None:
+    """A host that cannot even be asked for stops one contact, never the service that pages everybody."""
+    async with outbound("true") as client:
+        with pytest.raises((Refused, Unreachable)):
+            _ = await client.post(f"http://{host}/", b"", {}, seconds=30)
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("120", 120),
+        ("0", 0),
+        ("", None),
+        ("-1", None),
+        ("soon", None),
+        ("Wed, 21 Oct 2026 07:28:00 GMT", None),
+        ("²", None),
+    ],
+)
+def test_retry_after_in_seconds_is_honoured(value: str, seconds: float | None) -> None:
+    """Whatever a desk writes there, it is a number of seconds or nothing."""
+    assert Answer(503, {"retry-after": value}, b"").retry_after == seconds
+
+
+def test_no_retry_after_is_none() -> None:
+    assert Answer(503, {}, b"").retry_after is None
