@@ -59,11 +59,11 @@ def run_everything(
     how = run.Everything(data=data, directory=directory)
     ready: Callable[[str], None] = run.say_ready
     if simulate is not None:
-        from demo.simulation import simulation  # noqa: PLC0415 (a deployment has no demo)
+        from demo.simulation import Simulation  # noqa: PLC0415 (a deployment has no demo)
 
-        traffic, key, started = simulation(simulate)
-        how = run.Everything(data=data, directory=directory, local_keys=(key,), besides=(traffic,))
-        ready = _both(run.say_ready, started)
+        traffic = Simulation(simulate)
+        how = run.Everything(data, directory, (traffic.key,), lambda parts: [traffic.service(parts)])
+        ready = _both(run.say_ready, traffic.ready)
     return run_process(lambda stop: run.run_everything(how, given, stop, ready))
 
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -22,7 +22,7 @@ from shared import service
 from shared.clock import Clock, SystemClock
 from shared.directory import check
 from shared.directory.follower import publish, read_newest
-from shared.directory.model import Key
+from shared.directory.model import Directory, Key
 from shared.errors import Misconfigured
 from shared.kafka import Kafka
 from shared.logs import Log
@@ -81,7 +81,7 @@ async def run_services(
     stop: asyncio.Event,
     clock: Clock | None = None,
     local_keys: Sequence[Key] = (),
-    besides: Sequence[Service] = (),
+    besides: Callable[[Parts], Sequence[Service]] = lambda _: (),
     on_ready: Callable[[str], None],
 ) -> None:
     """Run some services in this process until `stop`; `local_keys` are good in this process only."""
@@ -90,7 +90,7 @@ async def run_services(
     shared_parts.directory.admit(local_keys)
     built = [build(name, settings, shared_parts, address) for name in names]
     await service.run(
-        [directory_service(shared_parts), *built, *besides],
+        [directory_service(shared_parts), *built, *besides(shared_parts)],
         host=settings.host,
         port=port,
         ops_port=settings.ops_port,
@@ -111,19 +111,21 @@ class Everything:
     """How to run all of it in one process."""
 
     data: Path
-    directory: Path | None = None
+    directory: Path | Directory | None = None
     """Applied at the start."""
     local_keys: tuple[Key, ...] = ()
-    besides: tuple[Service, ...] = field(default=())
+    besides: Callable[[Parts], Sequence[Service]] = lambda _: ()
+    """What else runs in the process."""
 
 
 async def run_everything(
     how: Everything, settings: Settings, stop: asyncio.Event, on_ready: Callable[[str], None]
 ) -> None:
     """Run every service in one process; what the settings do not name is embedded."""
+    directory = _read(how.directory) if isinstance(how.directory, Path) else how.directory
     async with _servers(how, settings) as (complete, watching):
-        if how.directory is not None:
-            await _apply(complete, how.directory)
+        if directory is not None:
+            await _apply(complete, directory)
         port = ALL_PORT if settings.port is None else settings.port
         await run_services(
             NAMES,
@@ -131,7 +133,7 @@ async def run_everything(
             port=port,
             stop=stop,
             local_keys=how.local_keys,
-            besides=[*watching, *how.besides],
+            besides=lambda parts: [*watching, *how.besides(parts)],
             on_ready=on_ready,
         )
 
@@ -175,21 +177,23 @@ def _kept_secret(file: Path) -> str:
     return file.read_text().strip()
 
 
-async def _apply(settings: Settings, file: Path) -> None:
-    assert settings.kafka is not None
+def _read(file: Path) -> Directory:
     try:
-        directory = check.parse_file(file)
+        return check.parse_file(file)
     except check.Findings as findings:
         lines = "\n".join(finding.render(str(file)) for finding in findings.findings)
         raise Misconfigured(f"the directory is not valid\n{lines}") from None
     except OSError as error:
         raise Misconfigured(f"cannot read {file}: {error.strerror}") from None
+
+
+async def _apply(settings: Settings, directory: Directory) -> None:
+    assert settings.kafka is not None
     kafka = Kafka(settings.kafka, settings.topic_prefix)
     await patiently("Kafka", lambda: kafka.ensure_topics(TOPICS))
     newest = await patiently("Kafka", lambda: read_newest(kafka))
     if newest is None or newest.directory != directory:
-        revision = await publish(kafka, directory)
-        log.info("directory applied", file=file, revision=revision)
+        log.info("directory applied", revision=await publish(kafka, directory))
 
 
 def say_ready(address: str) -> None:

@@ -2,7 +2,7 @@
 
 A handler is one transaction: claim the place, do the work, write the outbox, commit. Offsets live in PostgreSQL beside
 the state; the claim moves `next` from the first offset of the batch to the one after its last, so a process that was
-stopped, fenced or late changes nothing. Memory changes only after the commit. Kafka's own group offset is written
+stopped, fenced or late changes nothing. Memory of a batch that did not commit is forgotten. Kafka's own group offset is written
 later, for lag tools only.
 """
 
@@ -87,7 +87,7 @@ class Handler(Protocol):
         ...
 
     def forget(self, partitions: Sequence[int]) -> None:
-        """Drop what memory holds of these partitions: they went elsewhere, or went on without us."""
+        """Drop what memory holds of these partitions: they went elsewhere, or a transaction did not commit."""
         ...
 
 
@@ -162,9 +162,11 @@ class Consumer(ConsumerRebalanceListener):
         self._decoder = Decoder(topic)
         self._places: dict[int, _Place] = {}
         self._busy = asyncio.Lock()
-        self._failure: asyncio.Future[NoReturn] = asyncio.get_running_loop().create_future()
+        self._failure: asyncio.Future[NoReturn] | None = None
         self._invalid_in_a_row = 0
-        self._consumer: AIOKafkaConsumer = kafka.consumer(group=f"fiilis.{self._service}.{topic.name}")
+        self._assigned = False
+        self._group = f"fiilis.{self._service}.{topic.name}"
+        self._member: AIOKafkaConsumer | None = None
         labels = (self._service, topic.name)
         self._lag = metrics.CONSUMER_LAG.labels(*labels)
         self._oldest = metrics.CONSUMER_OLDEST.labels(*labels)
@@ -173,15 +175,16 @@ class Consumer(ConsumerRebalanceListener):
 
     def ready(self) -> str | None:
         """Return what is missing until records flow, or None."""
-        if not self._consumer.assignment():
-            return None if self._places else f"{self._topic.name}: no place in the consumer group yet"
+        if self._member is None or not self._assigned:
+            return f"{self._topic.name}: no place in the consumer group yet"
         waiting = [p for p, place in self._places.items() if not place.ready]
         return f"{self._topic.name}: partitions {waiting} wait for their offsets" if waiting else None
 
     async def run(self) -> None:
         """Consume until cancelled. Raises on our own faults, which must end the process."""
-        await self._start()
+        self._failure = asyncio.get_running_loop().create_future()
         try:
+            await self._start()
             async with asyncio.TaskGroup() as group:
                 watch = group.create_task(self._watch())
                 await self._consume()
@@ -189,23 +192,32 @@ class Consumer(ConsumerRebalanceListener):
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
         finally:
-            await self._consumer.stop()
+            if self._member is not None:
+                await self._member.stop()
+
+    @property
+    def _consumer(self) -> AIOKafkaConsumer:
+        assert self._member is not None
+        return self._member
 
     async def _watch(self) -> None:
+        assert self._failure is not None
         await asyncio.shield(self._failure)
 
     async def _start(self) -> None:
         backoff = Backoff(0.2, 5)
-        for attempt in range(1, 1_000_000):
+        attempt = 0
+        while True:
+            self._member = self._kafka.consumer(group=self._group)
             try:
                 with kafka_errors():
                     await self._consumer.start()
                 break
             except Transient as error:
+                attempt += 1
                 log.warning("consumer waits for Kafka", topic=self._topic.name, why=str(error))
                 await self._consumer.stop()
-                self._consumer = self._kafka.consumer(group=f"fiilis.{self._service}.{self._topic.name}")
-                await asyncio.sleep(backoff.delay(attempt))
+                await asyncio.sleep(backoff.delay(min(attempt, 7)))
         self._consumer.subscribe([self._name], listener=self)
 
     async def _consume(self) -> None:
@@ -317,8 +329,12 @@ class Consumer(ConsumerRebalanceListener):
                     letters = [letter for share in batch.values() for letter in share.letters]
                     await outbox.add(tx, [self._dead_letter(letter) for letter in letters])
             except Invalid as invalid:
+                self._handler.forget(list(batch))
                 self._refuse(batch, records[invalid.index], invalid)
                 continue
+            except BaseException:
+                self._handler.forget(list(batch))  # the handler may have changed its memory before it failed
+                raise
             if after is not None:
                 after()
             self._done(batch, records, letters)
@@ -373,6 +389,7 @@ class Consumer(ConsumerRebalanceListener):
                     owned = [p for p in caught_up if p in claimed]
                     after = await self._handler.sweep(tx, owned) if owned else None
             except Transient as error:
+                self._handler.forget(caught_up)
                 log.warning("sweep waits", topic=self._topic.name, why=str(error))
                 return
             if after is not None:
@@ -386,6 +403,7 @@ class Consumer(ConsumerRebalanceListener):
 
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
         """Stop handling at once, wait for the transaction under way, forget."""
+        self._assigned = False
         partitions = [tp.partition for tp in revoked]
         for partition in partitions:
             place = self._places.get(partition)
@@ -403,23 +421,23 @@ class Consumer(ConsumerRebalanceListener):
         # aiokafka only logs what a listener raises and would go on from the group's offset: our loop raises it instead.
         try:
             await self._adopt([tp.partition for tp in assigned])
+            self._assigned = True
         except Exception as error:  # noqa: BLE001 (handed to the loop, which ends the process)
-            if not self._failure.done():
+            if self._failure is not None and not self._failure.done():
                 self._failure.set_exception(error)
 
     async def _adopt(self, partitions: list[int]) -> None:
         if not partitions:
             return
-        backoff = Backoff(0.2, 5)
-        for attempt in range(1, 1_000_000):
+        backoff, attempt = Backoff(0.2, 5), 0
+        while True:
             try:
                 nexts = await self._stored(partitions)
                 break
             except Transient as error:
+                attempt += 1
                 log.warning("offsets wait", topic=self._topic.name, why=str(error))
                 await asyncio.sleep(backoff.delay(min(attempt, 7)))
-        else:
-            return
         async with self._busy:
             self._handler.forget(partitions)
             for partition, offset in nexts.items():

@@ -101,5 +101,7 @@ def set_up(*, level: str, form: Literal["text", "json"]) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    for noisy in ("aiokafka", "alembic", "httpx", "httpcore", "uvicorn.access", "asyncio", "mail.log"):
+    # aiokafka calls an ERROR what it then tries again by itself; what lasts is told by our own loops.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL if root.level > logging.DEBUG else logging.DEBUG)
+    for noisy in ("alembic", "httpx", "httpcore", "uvicorn.access", "asyncio", "mail.log"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))

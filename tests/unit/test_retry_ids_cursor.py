@@ -103,8 +103,7 @@ def test_what_is_no_cursor_is_named(text: str) -> None:
 def test_a_cursor_is_a_moment_that_a_database_can_hold(at: str) -> None:
     """Without a zone, or before the beginning of time in UTC, it would fail later, in the database."""
     with pytest.raises(Problem) as caught:
-        moment, _ = cursor.decode(raw(f"{at} {UUID(int=1)}"))
-        _ = moment.astimezone(UTC)
+        _ = cursor.decode(raw(f"{at} {UUID(int=1)}"))
     assert caught.value.status == 422
 
 

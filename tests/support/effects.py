@@ -1,0 +1,72 @@
+"""A handler that writes each record's effect once per call, so that SQL can count effects; and a process around it.
+
+Run as `python -m tests.support.effects BOOTSTRAP PREFIX DATABASE_URL MILLISECONDS` it consumes `feedback.v1` until it is
+killed, and says on standard output when it is in the middle of a batch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from shared.consume import AfterCommit, Consumer, Record
+from shared.db import Connection, Database
+from shared.events import FeedbackReceivedV1
+from shared.kafka import Kafka
+from shared.topics import FEEDBACK
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+SCHEMA = "effects"
+
+
+class Effects:
+    """Writes (partition, offset) for each record it handles; `effect` has no key, so a second effect would show."""
+
+    sweep_seconds: float | None = None
+
+    def __init__(self, pause: float = 0.0) -> None:
+        self.pause = pause
+        self.forgotten: list[int] = []
+        self.remembered: dict[int, int] = {}
+        self.fail: list[Exception] = []
+
+    async def handle(self, tx: Connection, records: Sequence[Record[FeedbackReceivedV1]]) -> AfterCommit | None:
+        await tx.executemany(
+            "INSERT INTO effect (partition, record) VALUES ($1, $2)", [(r.partition, r.offset) for r in records]
+        )
+        if self.pause:
+            print("middle", flush=True)
+            await asyncio.sleep(self.pause)
+        if self.fail:
+            raise self.fail.pop(0)
+
+        def after() -> None:
+            for record in records:
+                self.remembered[record.partition] = record.offset
+
+        return after
+
+    async def sweep(self, tx: Connection, partitions: Sequence[int]) -> AfterCommit | None:
+        return None
+
+    def forget(self, partitions: Sequence[int]) -> None:
+        self.forgotten += partitions
+
+
+async def prepare(database: Database) -> None:
+    """Make the tables."""
+    await database.migrate(MIGRATIONS)
+
+
+async def main(bootstrap: str, prefix: str, url: str, pause: str) -> None:
+    database = Database(url, SCHEMA)
+    await prepare(database)
+    handler: Any = Effects(int(pause) / 1000)
+    await Consumer(Kafka(bootstrap, prefix), database, FEEDBACK, handler, max_records=20).run()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))
