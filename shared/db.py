@@ -70,7 +70,9 @@ def transient_errors() -> Iterator[None]:
     except _AWAY as error:
         raise Transient(f"database: {type(error).__name__}: {error}") from error
     except sa.exc.DBAPIError as error:
-        if error.connection_invalidated or isinstance(error.orig, OSError):
+        # SQLAlchemy opens the connections, and wraps the driver's error twice.
+        driver = None if error.orig is None else error.orig.__cause__
+        if error.connection_invalidated or isinstance(error.orig, _AWAY) or isinstance(driver, _AWAY):
             raise Transient(f"database: {error.orig}") from error
         raise
 

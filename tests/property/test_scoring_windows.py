@@ -256,6 +256,34 @@ def test_an_earlier_window_is_not_falsified_by_a_later_answer() -> None:
     assert tally(memory.counts(24 * 3600), kind="nps", audience="customer", touchpoints=None).total == [0, 0, 0]
 
 
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [((2, 1, 1), (1, 9, 9)), ((1, 2, 1), (1, 1, 9)), ((1, 1, 2), (1, 1, 1))],
+    ids=["by occurred_at", "by received_at", "by id"],
+)
+def test_of_two_answers_the_later_counts(
+    first: tuple[int, int, int], second: tuple[int, int, int], turned: bool
+) -> None:
+    """By when it occurred, then when we received it, then by id; whichever of them is handled first."""
+    told = [
+        answer(
+            score,
+            id=UUID(int=id_),
+            respondent="r-1",
+            occurred_at=NOW - timedelta(seconds=30 - occurred),
+            received_at=NOW - timedelta(seconds=10 - received),
+        )
+        for score, (occurred, received, id_) in ((0, first), (10, second))
+    ]
+    memory = Memory()
+    for arrived in reversed(told) if turned else told:
+        memory.take(arrived, NOW)
+    for length in (*HOURS, *EXACT):
+        found = tally(memory.counts(length), kind="nps", audience="customer", touchpoints=None).total
+        assert found == [1, 0, 0]
+
+
 # ---- figures
 
 SUPPORT = Series("support", "customer", "nps", "verified")

@@ -120,7 +120,9 @@ def decide_answer(rule: Rule, answer: FeedbackReceivedV1, now: datetime) -> Deci
         due_at=now + timedelta(seconds=rule.max_age),
         answer=answer.id,
     )
-    return Decision("opened", alert, *explain_answer(rule.when, answer.score))
+    reason, summary = explain_answer(rule.when, answer.score)
+    place = "" if answer.touchpoint is None else f" at {answer.touchpoint}"
+    return Decision("opened", alert, reason, summary + place)
 
 
 def decide_window(

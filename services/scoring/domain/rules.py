@@ -138,7 +138,7 @@ def _explain_nps(rule: NpsBelow, counts: Sequence[int]) -> Explanation:
     reason |= {"nps": round(score, 1), "low": round(low, 1), "high": round(high, 1)}
     length = f"{rule.window // 86400} days" if rule.window >= 86400 else f"{rule.window // 60} minutes"
     side = "under" if score < rule.threshold else "over"
-    return Explanation(reason, f"NPS {score:+.0f} from {nps.responses} answers in {length}, {side} {rule.threshold:+g}")
+    return Explanation(reason, f"NPS {score:+.0f} from {nps.responses} answers in {length}, {side} {rule.threshold:g}")
 
 
 def _explain_share(rule: UnhappyShareAbove, counts: Sequence[int]) -> Explanation:

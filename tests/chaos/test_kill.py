@@ -1,0 +1,238 @@
+"""Processes die at random moments while answers flow; afterwards SQL proves that each had its effect once."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+from aiokafka.structs import TopicPartition
+from msgspec.structs import replace
+
+from shared.directory.follower import publish
+from shared.directory.model import Key, MoodAtMost, NpsBelow, Rule
+from shared.embedded import EmbeddedKafka, EmbeddedPostgres
+from shared.ids import uuid7
+from shared.kafka import Kafka
+from shared.security import key_hash, new_key
+from shared.topics import ALERTS, FEEDBACK, PAGES, TICKETS, TOPICS
+from tests.support.house import company
+from tests.support.phone import Phone
+from tests.support.processes import ServiceProcess, processes
+from tests.support.wait import until
+
+FULL = os.environ.get("FIILIS_CHAOS") == "full"
+ANSWERS = 20_000
+SECONDS = 90 if FULL else 25
+"""How long the answers flow."""
+SEED = int(os.environ.get("FIILIS_CHAOS_SEED", "20261121"))
+BATCH = 50
+VICTIMS = ("scoring", "ticketing", "notify")
+CUSTOMERS = 40
+
+RULES = (
+    Rule("mood-one", MoodAtMost(1), "critical"),
+    Rule("nps-low", NpsBelow(0, 30 * 86400, min_responses=10, certainty="simple"), "high"),
+)
+
+
+@dataclass(slots=True)
+class Flow:
+    """What was sent, and accepted."""
+
+    chance: random.Random
+    accepted: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
+    refused: int = 0
+
+    def answer(self) -> dict[str, Any]:
+        """Make an answer: some customers are bad, some respondents answer again and again."""
+        number = self.chance.randrange(CUSTOMERS)
+        bad = number % 4 == 0
+        mood = self.chance.random() < 0.3
+        score = self.chance.choice((1, 2, 2, 3, 4) if bad else (3, 4)) if mood else self.chance.choice((2, 4, 9) if bad else (7, 9, 10))
+        return {
+            "id": str(uuid7()),
+            "customer": f"c{number}",
+            "kind": "mood" if mood else "nps",
+            "score": score,
+            "touchpoint": self.chance.choice(("support", "billing")),
+            "respondent": f"r-{self.chance.randrange(60)}" if self.chance.random() < 0.7 else None,
+        }
+
+    async def run(self, address: str, key: str) -> None:
+        """Send every answer twice, the second time some batches later; a refused one is sent until it is accepted."""
+        begun, batches = time.monotonic(), ANSWERS // BATCH
+        again: list[list[dict[str, Any]]] = []
+        async with httpx.AsyncClient(base_url=address, timeout=15, headers={"Authorization": f"Bearer {key}"}) as client:
+            for number in range(batches):
+                batch = [self.answer() for _ in range(BATCH)]
+                await self._send(client, batch)
+                again.append(batch)
+                if len(again) > 5:
+                    await self._send(client, again.pop(self.chance.randrange(len(again))))
+                ahead = begun + SECONDS * (number + 1) / batches - time.monotonic()
+                if ahead > 0:
+                    await asyncio.sleep(ahead)
+            for batch in again:
+                await self._send(client, batch)
+
+    async def _send(self, client: httpx.AsyncClient, batch: list[dict[str, Any]]) -> None:
+        for _ in range(200):
+            try:
+                response = await client.post("/v1/feedback", json=batch)
+            except httpx.HTTPError:
+                await asyncio.sleep(0.2)
+                continue
+            if response.status_code == 503:
+                assert "retry-after" in response.headers
+                self.refused += 1
+                await asyncio.sleep(0.2)
+                continue
+            assert response.status_code == 202, response.text
+            assert response.json()["rejected"] == 0
+            self.accepted |= {answer["id"]: answer for answer in batch}
+            return
+        raise AssertionError("ingest did not come back")
+
+
+async def _kill_at_random(victims: list[ServiceProcess], chance: random.Random, kills: int) -> None:
+    for number in range(kills):
+        await asyncio.sleep(chance.uniform(0.5, 2 * SECONDS / kills - 0.5))
+        victim = victims[number % len(victims)]
+        await victim.kill()
+        await asyncio.sleep(chance.uniform(0, 0.5))
+        await victim.start()
+
+
+async def _restart_servers(kafka: EmbeddedKafka, postgres: EmbeddedPostgres) -> None:
+    await asyncio.sleep(SECONDS * 0.35)
+    await kafka.kill()
+    await kafka.start()
+    await asyncio.sleep(SECONDS * 0.25)
+    await postgres.kill()
+    await postgres.start()
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(400)
+async def test_nothing_accepted_is_lost_or_counted_twice(tmp_path: Path) -> None:
+    """Scoring, ticketing and notify are killed, Kafka and PostgreSQL too, while every answer is sent twice."""
+    chance = random.Random(SEED)
+    servers = EmbeddedKafka(tmp_path / "kafka"), EmbeddedPostgres(tmp_path / "postgres")
+    await asyncio.gather(*(server.start() for server in servers))
+    phone = await Phone().start()
+    try:
+        await _run(tmp_path, chance, *servers, phone)
+    finally:
+        await phone.close()
+        await asyncio.gather(*(server.stop() for server in servers))
+
+
+async def _run(
+    folder: Path, chance: random.Random, servers_kafka: EmbeddedKafka, postgres: EmbeddedPostgres, phone: Phone
+) -> None:
+    kafka, key = Kafka(servers_kafka.bootstrap), new_key("secret")
+    small = company(phone, Key("ops", "secret", key_hash(key), scopes=("feedback",)))
+    first = next(iter(small.customers.values()))
+    customers = {f"c{n}": replace(first, id=f"c{n}", name=f"Customer {n}") for n in range(CUSTOMERS)}
+    await kafka.ensure_topics(TOPICS)
+    await publish(kafka, replace(small, customers=customers, rules=RULES))
+    environment = {
+        "FIILIS_KAFKA": servers_kafka.bootstrap,
+        "FIILIS_DATABASE_URL": postgres.url,
+        "FIILIS_SECRET": "chaos",
+        "FIILIS_ALLOW_PRIVATE_TARGETS": "true",
+    }
+    async with processes(environment, folder, "ingest", *VICTIMS) as running:
+        flow = Flow(chance)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(flow.run(running["ingest"].address, key))
+            tasks.create_task(_kill_at_random([running[name] for name in VICTIMS], random.Random(SEED), 12 if FULL else 6))
+            tasks.create_task(_restart_servers(servers_kafka, postgres))
+        assert len(flow.accepted) == ANSWERS
+        sql = await asyncpg.connect(postgres.url.replace("+asyncpg", ""))
+        try:
+            await until(lambda: _settled(kafka, sql), seconds=90, every=0.5)
+            await _prove(sql, flow, phone)
+        finally:
+            await sql.close()
+        await _no_dead_letters(kafka)
+        for process in running.values():
+            assert process.alive, f"{process.name} ended by itself:\n{process.log()[-4000:]}"
+
+
+async def _settled(kafka: Kafka, sql: Any) -> bool:
+    """Tell whether every record was handled, every message relayed, and every page sent."""
+    for schema, topic in (("scoring", FEEDBACK), ("ticketing", ALERTS), ("ticketing", PAGES), ("notify", TICKETS)):
+        consumer = kafka.consumer(group=None)
+        await consumer.start()
+        try:
+            tps = [TopicPartition(topic.name, p) for p in range(topic.partitions)]
+            ends = {tp.partition: end for tp, end in (await consumer.end_offsets(tps)).items()}
+        finally:
+            await consumer.stop()
+        rows = await sql.fetch(f"SELECT partition, next FROM {schema}.consumer_offset WHERE topic = $1", topic.name)
+        if {row["partition"]: row["next"] for row in rows} != ends:
+            return False
+    for schema in VICTIMS:
+        if await sql.fetchval(f"SELECT count(*) FROM {schema}.outbox"):
+            return False
+    return not await sql.fetchval("SELECT count(*) FROM notify.page WHERE state = 'pending'")
+
+
+async def _prove(sql: Any, flow: Flow, phone: Phone) -> None:
+    stored = {str(row["id"]): row for row in await sql.fetch("SELECT id, customer, score FROM scoring.answer")}
+    assert stored.keys() == flow.accepted.keys(), "every accepted answer is stored, once"
+    counted = await sql.fetch(_COUNTED)
+    recounted = await sql.fetch(_RECOUNTED)
+    assert [tuple(row) for row in counted] == [tuple(row) for row in recounted], "every answer counts once"
+
+    moods = {
+        f"{a['customer']}/mood-one/{a['touchpoint']}" for a in flow.accepted.values() if (a["kind"], a["score"]) == ("mood", 1)
+    }
+    alerts = {row[0] for row in await sql.fetch("SELECT DISTINCT dedup_key FROM scoring.alert")}
+    assert moods == {key for key in alerts if "/mood-one/" in key}, "every breach was noticed"
+    ones = await sql.fetchval("SELECT count(*) FROM scoring.alert WHERE rule = 'mood-one'")
+    assert ones == sum((a["kind"], a["score"]) == ("mood", 1) for a in flow.accepted.values()), "one alert per answer"
+    tickets = [row[0] for row in await sql.fetch("SELECT dedup_key FROM ticketing.ticket")]
+    assert sorted(tickets) == sorted(alerts), "exactly one ticket per problem"
+    pages = await sql.fetch("SELECT p.id, t.dedup_key FROM ticketing.ticket t LEFT JOIN notify.page p ON p.ticket = t.id")
+    assert all(row["id"] is not None for row in pages), "every problem has a page"
+    heard = [received.data["page"] for received in phone.received]
+    assert {str(row["id"]) for row in pages} <= set(heard), "every page was delivered at least once"
+    keys = [(received.headers["webhook-id"], received.path) for received in phone.received]
+    assert len(keys) - len(set(keys)) <= 12, "a crash may send a page again, and only a crash"
+
+
+_COUNTED = """
+SELECT series, sum(c1), sum(c2), sum(c3), sum(c4) FROM scoring.bucket GROUP BY series ORDER BY series
+"""
+_RECOUNTED = """
+WITH latest AS (
+    SELECT DISTINCT ON (series, coalesce(respondent, id::text)) series, score FROM scoring.answer
+    ORDER BY series, coalesce(respondent, id::text), occurred_at DESC, received_at DESC, id DESC
+), category AS (
+    SELECT latest.series, CASE WHEN kind = 'mood' THEN score WHEN score <= 6 THEN 1 WHEN score <= 8 THEN 2 ELSE 3 END AS c
+    FROM latest JOIN scoring.series ON series.id = latest.series
+)
+SELECT series, count(*) FILTER (WHERE c = 1), count(*) FILTER (WHERE c = 2), count(*) FILTER (WHERE c = 3),
+    count(*) FILTER (WHERE c = 4)
+FROM category GROUP BY series ORDER BY series
+"""
+
+
+async def _no_dead_letters(kafka: Kafka) -> None:
+    consumer = kafka.consumer(group=None)
+    await consumer.start()
+    try:
+        tps = [TopicPartition(topic.dead, 0) for topic in (FEEDBACK, ALERTS, TICKETS, PAGES)]
+        assert set((await consumer.end_offsets(tps)).values()) == {0}
+    finally:
+        await consumer.stop()

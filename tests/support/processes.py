@@ -1,0 +1,79 @@
+"""Services as processes of their own, to be killed and started again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+
+_READY_SECONDS = 60
+
+
+class ServiceProcess:
+    """One `python -m services NAME`; its output goes to a file that a failing test can show."""
+
+    def __init__(self, name: str, environment: Mapping[str, str], logs: Path) -> None:
+        self.name = name
+        self._environment = {**os.environ, **environment}
+        self._log = logs / f"{name}.log"
+        self._process: asyncio.subprocess.Process | None = None
+        self.address = ""
+        self.port = 0
+
+    async def start(self) -> ServiceProcess:
+        """Start, and return when it says that it is ready; on the same port as before."""
+        with self._log.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *("-m", "services", self.name, "--port", str(self.port)),
+                env=self._environment,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+            )
+        assert self._process.stdout is not None
+        line = (await asyncio.wait_for(self._process.stdout.readline(), _READY_SECONDS)).decode().strip()
+        assert line.startswith("ready "), f"{self.name} did not start:\n{self.log()[-4000:]}"
+        self.address = line.removeprefix("ready ")
+        self.port = int(self.address.rpartition(":")[2])
+        return self
+
+    async def kill(self) -> None:
+        """End it without a warning."""
+        assert self._process is not None
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+        await self._process.wait()
+
+    async def stop(self) -> int:
+        """Ask it to end; return its exit code."""
+        assert self._process is not None
+        with contextlib.suppress(ProcessLookupError):
+            self._process.terminate()
+        try:
+            return await asyncio.wait_for(self._process.wait(), 30)
+        except TimeoutError:
+            await self.kill()
+            raise
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs."""
+        return self._process is not None and self._process.returncode is None
+
+    def log(self) -> str:
+        """Return what it wrote."""
+        return self._log.read_text()
+
+
+@contextlib.asynccontextmanager
+async def processes(environment: Mapping[str, str], logs: Path, *names: str) -> AsyncIterator[dict[str, ServiceProcess]]:
+    """Run some services until the test ends."""
+    made = {name: ServiceProcess(name, environment, logs) for name in names}
+    try:
+        await asyncio.gather(*(process.start() for process in made.values()))
+        yield made
+    finally:
+        await asyncio.gather(*(process.kill() for process in made.values() if process.alive))
