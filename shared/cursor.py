@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from datetime import datetime
+from datetime import UTC, datetime
 from uuid import UUID
 
 from shared.errors import FieldError, invalid_fields
@@ -25,6 +25,6 @@ def decode(cursor: str) -> Place:
         moment = datetime.fromisoformat(at)
         if moment.tzinfo is None:
             raise ValueError
-        return moment, UUID(id_)
-    except (ValueError, binascii.Error, UnicodeDecodeError):
+        return moment.astimezone(UTC), UUID(id_)
+    except (ValueError, OverflowError, binascii.Error, UnicodeDecodeError):
         raise invalid_fields(FieldError("cursor", "not a cursor of this list")) from None

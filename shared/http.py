@@ -9,6 +9,7 @@ import ipaddress
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http.cookiejar import Cookie, CookieJar
 
 import httpx
 
@@ -43,7 +44,7 @@ class Answer:
     def retry_after(self) -> float | None:
         """Seconds that the other side asks to wait, if it says so in seconds."""
         value = self.headers.get("retry-after", "")
-        return float(value) if value.isdigit() else None
+        return float(value) if value.isascii() and value.isdecimal() else None
 
 
 class Guard:
@@ -70,11 +71,43 @@ class Guard:
         """Tell whether a call to `host`, which resolved to `address`, may be made."""
         if self._everything or host.lower() in self._hosts:
             return True
-        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-            address = address.ipv4_mapped
         if any(address in network for network in self._networks):
             return True
-        return address.is_global and not address.is_multicast
+        carried = _carried(address)
+        if carried is not None:
+            return self.allows(host, carried)
+        return _public(address)
+
+
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_NAT64_LOCAL = ipaddress.ip_network("64:ff9b:1::/48")
+_COMPATIBLE = ipaddress.ip_network("::/96")
+
+
+def _carried(address: Address) -> ipaddress.IPv4Address | None:
+    """Return the IPv4 address that an IPv6 one leads to (mapped, 6to4, NAT64, IPv4-compatible)."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return None
+    if address.ipv4_mapped is not None or address.sixtofour is not None:
+        return address.ipv4_mapped or address.sixtofour
+    if address in _NAT64 or (address in _COMPATIBLE and int(address) > 1):
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return None
+
+
+def _public(address: Address) -> bool:
+    if isinstance(address, ipaddress.IPv6Address) and (
+        address.is_site_local or address.teredo is not None or address in _NAT64_LOCAL
+    ):
+        return False
+    return address.is_global and not address.is_multicast
+
+
+class _NoCookies(CookieJar):
+    """Keeps nothing: what one target sets is not another's to see."""
+
+    def set_cookie(self, cookie: Cookie) -> None:
+        """Drop it."""
 
 
 class Outbound:
@@ -85,7 +118,10 @@ class Outbound:
         self._client = httpx.AsyncClient(
             follow_redirects=False,
             trust_env=False,
-            limits=httpx.Limits(max_connections=200, max_keepalive_connections=50),
+            cookies=_NoCookies(),
+            # Connections are pooled by address, not by name: one that was kept for a host would serve another host on
+            # the same address, whose certificate nobody checked.
+            limits=httpx.Limits(max_connections=200, max_keepalive_connections=0),
         )
 
     async def close(self) -> None:
@@ -96,9 +132,10 @@ class Outbound:
         """POST within so many seconds in all. Raises Refused or Unreachable."""
         try:
             target = httpx.URL(url)
-        except httpx.InvalidURL as error:
+            nameable = bool(target.host)
+        except (httpx.InvalidURL, UnicodeError) as error:  # idna's own error is a UnicodeError
             raise Refused(f"not an address: {error}") from None
-        if target.scheme not in {"http", "https"} or not target.host:
+        if target.scheme not in {"http", "https"} or not nameable:
             raise Refused("only http and https addresses can be called")
         try:
             async with asyncio.timeout(seconds):
@@ -122,6 +159,8 @@ class Outbound:
             found = await asyncio.get_running_loop().getaddrinfo(target.host, port, type=socket.SOCK_STREAM)
         except OSError as error:
             raise Unreachable(f"{target.host} does not resolve: {error}", sent=False) from None
+        except UnicodeError as error:
+            raise Refused(f"{target.host[:80]!r} can be no host's name: {error}") from None
         addresses = [ipaddress.ip_address(info[4][0]) for info in found]
         for address in addresses:
             if self._guard.allows(target.host, address):

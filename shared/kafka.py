@@ -97,6 +97,8 @@ class Kafka:
             max_partition_fetch_bytes=2 * 1024 * 1024,
             request_timeout_ms=_REQUEST_MS,
             retry_backoff_ms=200,
+            # A cluster that was wiped under us shows as new metadata: half a minute, not the default five.
+            metadata_max_age_ms=30_000,
         )
 
     async def ensure_topics(self, topics: Iterable[Topic]) -> None:

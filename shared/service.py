@@ -13,28 +13,22 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-import msgspec
 import uvicorn
-from fastapi import APIRouter, Depends, FastAPI, Header, Request, Response
-from fastapi.exceptions import RequestValidationError
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from fastapi import APIRouter
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
-from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
-from shared.directory.access import Access, Caller
-from shared.directory.model import Scope as KeyScope
-from shared.errors import FieldError, Misconfigured, Problem, invalid_fields
+from shared.errors import Misconfigured
 from shared.logs import Log
+from shared.web import Check, Front, build_app, build_ops_app
 
 log = Log("shared.service")
 
-BODY_LIMIT = 1024 * 1024
 _DRAIN_SECONDS = 5
 _STOP_SECONDS = 20
 
@@ -70,10 +64,6 @@ class Settings(BaseSettings):
         return [part.strip() for part in self.secret.split(",") if part.strip()]
 
 
-Check = Callable[[], str | None]
-"""Returns what is missing, or None."""
-
-
 @dataclass(frozen=True, slots=True)
 class Service:
     """One service, put together but not running."""
@@ -103,163 +93,11 @@ async def opened(
         await close()
 
 
-# ---- HTTP
-
-
-def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """Return wire messages as they are on the wire."""
-    return Response(msgspec.json.encode(body), status, headers, media_type="application/json")
-
-
-def problem_response(problem: Problem) -> Response:
-    """Return a problem as RFC 9457 has it."""
-    content = msgspec.json.encode(problem.body())
-    return Response(content, problem.status, problem.headers, media_type="application/problem+json")
-
-
-def caller_with(access: Access, scope: KeyScope) -> Any:
-    """Return the dependency that lets in keys with this scope."""
-
-    def caller(authorization: Annotated[str | None, Header()] = None) -> Caller:
-        return access.require(authorization, scope)
-
-    return Depends(caller)
-
-
-def build_app(services: Sequence[Service], *, ops_elsewhere: bool) -> FastAPI:
-    """Return the HTTP face of some services under one port."""
-    names = ", ".join(service.name for service in services)
-    app = FastAPI(
-        title=f"Fiilis {names}" if len(services) == 1 else "Fiilis",
-        version="1",
-        docs_url=None if ops_elsewhere else "/docs",
-        redoc_url=None,
-    )
-    for service in services:
-        app.include_router(service.router)
-    app.include_router(_health(services))
-    if not ops_elsewhere:
-        app.include_router(_ops())
-    app.add_exception_handler(Problem, _on_problem)
-    app.add_exception_handler(RequestValidationError, _on_validation)
-    app.add_exception_handler(HTTPException, _on_http)
-    app.add_exception_handler(Exception, _on_bug)
-    return app
-
-
-def _health(services: Sequence[Service]) -> APIRouter:
-    router = APIRouter(tags=["health"])
-
-    @router.get("/healthz")
-    async def healthz() -> dict[str, str]:  # pyright: ignore[reportUnusedFunction]
-        """The process is alive."""
-        return {"status": "ok"}
-
-    @router.get("/readyz")
-    async def readyz() -> Response:  # pyright: ignore[reportUnusedFunction]
-        """The process can do its work; if not, what is missing."""
-        missing = {
-            f"{service.name}: {name}": gap
-            for service in services
-            for name, check in service.checks.items()
-            if (gap := check()) is not None
-        }
-        return json_response({"status": "waiting" if missing else "ok", "missing": missing}, 503 if missing else 200)
-
-    return router
-
-
-def _ops() -> APIRouter:
-    router = APIRouter(tags=["health"])
-
-    @router.get("/metrics")
-    async def metrics() -> Response:  # pyright: ignore[reportUnusedFunction]
-        """Prometheus."""
-        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
-
-    return router
-
-
-_HTTP_PROBLEMS = {
-    400: ("bad-request", "The request cannot be read"),
-    404: ("not-found", "No such address"),
-    405: ("method-not-allowed", "This address does not take that method"),
-    413: ("too-large", "The body is too large"),
-}
-
-
-async def _on_problem(_: Request, error: Exception) -> Response:
-    assert isinstance(error, Problem)
-    return problem_response(error)
-
-
-async def _on_validation(_: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    found: Sequence[Any] = error.errors()
-    if any(e["type"] == "json_invalid" for e in found):
-        return problem_response(Problem(400, "not-json", "The body is not JSON", str(found[0]["ctx"]["error"])))
-    errors = [FieldError(_path(e["loc"]), e["msg"]) for e in found]
-    return problem_response(invalid_fields(*errors))
-
-
-def _path(loc: Sequence[str | int]) -> str:
-    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc[1:])
-    return path.lstrip(".") or str(loc[0])
-
-
-async def _on_http(_: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    code, title = _HTTP_PROBLEMS.get(error.status_code, (f"http-{error.status_code}", "The request failed"))
-    return problem_response(Problem(error.status_code, code, title, error.detail, headers=dict(error.headers or {})))
-
-
-async def _on_bug(request: Request, error: Exception) -> Response:
-    log.error("request failed", failure=error, path=request.scope["route"].path if "route" in request.scope else "?")
-    return problem_response(Problem(500, "internal", "Something went wrong on our side"))
-
-
-class _Front:
-    """Sends a request to its hot path or to the framework, whose bodies it bounds."""
-
-    def __init__(self, app: ASGIApp, hot: Mapping[str, ASGIApp]) -> None:
-        self._app = app
-        self._hot = hot
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return
-        hot = self._hot.get(scope["path"])
-        if hot is not None:
-            await hot(scope, receive, send)
-            return
-        taken = 0
-
-        async def bounded() -> Any:
-            nonlocal taken
-            message = await receive()
-            taken += len(message.get("body", b""))
-            if taken > BODY_LIMIT:
-                raise _TooLarge
-            return message
-
-        await self._app(scope, bounded, send)
-
-
-# ---- the process
-
-
-class _TooLarge(HTTPException):
-    """A body over the limit (the framework turns other errors while it reads a body into a 400)."""
-
-    def __init__(self) -> None:
-        super().__init__(413, f"At most {BODY_LIMIT} bytes.")
-
-
 class _Server(uvicorn.Server):
     """uvicorn without its own signal handlers: the shell decides when and in which order things end."""
 
     @contextlib.contextmanager
-    def capture_signals(self):  # pyright: ignore[reportIncompatibleMethodOverride]
+    def capture_signals(self) -> Iterator[None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         yield
 
 
@@ -308,45 +146,54 @@ async def run(
 ) -> None:
     """Run services until `stop` is set; the callbacks get the address once it is bound, and once all are ready.
 
-    Raises what ended a task.
+    It listens first, so that health is answered while Kafka or PostgreSQL is waited for. Raises what ended a task.
     """
+    hot = {path: target for service in services for path, target in service.hot.items()}
+    process = Service(name="process", checks={"start": lambda: None if front.open else "the services are starting"})
+    front = Front(build_app([process, *services], ops_elsewhere=ops_port is not None), hot)
+    front_listening, address = await _listen(front, host, port)
+    listening = [front_listening]
+    on_listening(address)
+    if ops_port is not None:
+        listening.append((await _listen(build_ops_app(lambda: address), host, ops_port))[0])
+    servers = [one.task for one in listening]
+    opening = asyncio.create_task(_open(services), name="start")
+    tasks: list[asyncio.Task[None]] = []
+    try:
+        await _first([opening, *servers], stop)
+        if not stop.is_set():
+            front.open = True
+            tasks += [
+                asyncio.create_task(_supervised(service.name, name, task), name=f"{service.name} {name}")
+                for service in services
+                for name, task in service.tasks.items()
+            ]
+            tasks.append(asyncio.create_task(_announce([process, *services], address, on_ready), name="announce"))
+            await _first([*tasks, *servers], stop)
+    finally:
+        for one in listening:
+            one.server.should_exit = True
+        await asyncio.wait(servers, timeout=_DRAIN_SECONDS + 1)
+        await _cancel(tasks)
+        await _cancel([opening])
+        if not opening.cancelled() and opening.exception() is None:
+            await opening.result().aclose()
+
+
+async def _open(services: Sequence[Service]) -> contextlib.AsyncExitStack:
+    """Open every resource; what was opened is closed again when one fails or the wait is given up."""
     async with contextlib.AsyncExitStack() as stack:
         for service in services:
             for resource in service.resources:
                 await stack.enter_async_context(resource)
-        app = build_app(services, ops_elsewhere=ops_port is not None)
-        hot = {path: target for service in services for path, target in service.hot.items()}
-        listening = [await _listen(_Front(app, hot), host, port)]
-        address = listening[0][1]
-        on_listening(address)
-        if ops_port is not None:
-            ops = FastAPI(title="Fiilis operations", openapi_url=None)
-            ops.include_router(_ops())
-            ops.add_api_route("/docs", lambda: _docs(address), include_in_schema=False)
-            listening.append(await _listen(ops, host, ops_port))
-        tasks = [
-            asyncio.create_task(_supervised(service.name, name, task), name=f"{service.name} {name}")
-            for service in services
-            for name, task in service.tasks.items()
-        ]
-        tasks.append(asyncio.create_task(_announce(services, address, on_ready), name="announce"))
-        try:
-            await _until_stopped(tasks, [one.task for one, _ in listening], stop)
-        finally:
-            for one, _ in listening:
-                one.server.should_exit = True
-            await asyncio.wait([one.task for one, _ in listening], timeout=_DRAIN_SECONDS + 1)
-            for task in tasks:
-                task.cancel()
-            if tasks:
-                await asyncio.wait(tasks, timeout=_STOP_SECONDS / 2)
+        return stack.pop_all()
 
 
-def _docs(address: str) -> Response:
-    """Return the page of the interface's documentation, wherever it is served."""
-    from fastapi.openapi.docs import get_swagger_ui_html  # noqa: PLC0415 (only where the port is moved)
-
-    return get_swagger_ui_html(openapi_url=f"{address}/openapi.json", title="Fiilis")
+async def _cancel(tasks: Sequence[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=_STOP_SECONDS / 2)
 
 
 async def _supervised(service: str, name: str, task: Callable[[], Awaitable[None]]) -> None:
@@ -361,17 +208,17 @@ async def _announce(services: Sequence[Service], address: str, on_ready: Callabl
     await asyncio.Event().wait()
 
 
-async def _until_stopped(
-    tasks: Sequence[asyncio.Task[None]], servers: Sequence[asyncio.Task[None]], stop: asyncio.Event
-) -> None:
+async def _first(tasks: Sequence[asyncio.Task[Any]], stop: asyncio.Event) -> None:
+    """Wait until one ends, or `stop` is set. Raises what a task raised."""
     stopping = asyncio.create_task(stop.wait())
     try:
-        done, _ = await asyncio.wait([stopping, *tasks, *servers], return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
     finally:
         stopping.cancel()
     for task in done:
         if task is not stopping and not task.cancelled() and (failure := task.exception()) is not None:
-            log.error("task ended", failure=failure, task=task.get_name())
+            if not isinstance(failure, Misconfigured):
+                log.error("task ended", failure=failure, task=task.get_name())
             raise failure
 
 

@@ -95,5 +95,5 @@ class Decoder:
             raise Undecodable("no value")
         try:
             return decoder.decode(value)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Undecodable(str(error)) from None

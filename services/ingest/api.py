@@ -24,8 +24,8 @@ from shared.errors import Problem, Transient
 from shared.events import FeedbackReceivedV1
 from shared.kafka import Headers, Publisher, event_headers
 from shared.logs import Log, new_traceparent, parse_traceparent
-from shared.service import BODY_LIMIT
 from shared.topics import FEEDBACK
+from shared.web import BODY_LIMIT
 
 log = Log("ingest")
 

@@ -24,7 +24,7 @@ from shared.errors import FieldError, Problem, invalid_fields, not_found
 from shared.lists import Page, page_of
 from shared.logs import Log
 from shared.security import BadToken, ExpiredToken, Signer
-from shared.service import caller_with, json_response
+from shared.web import caller_with, json_response
 
 log = Log("notify")
 

@@ -29,7 +29,7 @@ from shared.directory.access import Access, Caller
 from shared.errors import FieldError, invalid_fields, not_found
 from shared.events import Audience
 from shared.lists import Page, page_of
-from shared.service import caller_with, json_response
+from shared.web import caller_with, json_response
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": DAY}
 _LONGEST = 400 * DAY

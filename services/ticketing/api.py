@@ -20,7 +20,7 @@ from shared.errors import FieldError, Problem, invalid_fields, not_found
 from shared.events import Severity, TicketState, TicketV1
 from shared.lists import Page, page_of
 from shared.logs import new_traceparent, tracing
-from shared.service import caller_with, json_response
+from shared.web import caller_with, json_response
 
 _Text = Annotated[str, Field(min_length=1, max_length=4_000, pattern=r"^[^\x00]*$")]
 _OpenSeverity = Annotated[Severity, Field(pattern="^(critical|high|medium|low)$")]

@@ -18,7 +18,7 @@ from services.scoring.domain.decide import (
     dedup_key,
 )
 from services.scoring.domain.rules import kind_of, window_of
-from services.scoring.domain.windows import ExactWindow, HourWindow, tally
+from services.scoring.domain.windows import ExactWindow, Gain, HourWindow, tally
 from shared.directory.model import Rule
 from shared.events import Audience, FeedbackReceivedV1, Kind
 
@@ -95,10 +95,9 @@ class CustomerState:
     ) -> list[Decision]:
         """Count an answer and decide what follows from it."""
         series = series_of(answer)
-        for window in self.hours.values():
-            window.apply(series, changes)
-        for window in self.exact.values():
-            window.add(series, answer.respondent, said)
+        gains = {length: window.apply(series, changes) for length, window in self.hours.items()}
+        for length, window in self.exact.items():
+            gains[length] = window.add(series, answer.respondent, said)
         decisions: list[Decision] = []
         category = category_of(answer.kind, answer.score)
         for planned in rules.by_kind.get((answer.kind, answer.audience), ()):
@@ -107,24 +106,24 @@ class CustomerState:
                 continue
             if length is None:
                 decision = decide_answer(rule, answer, now)
-            elif category is None or not changes:
+            elif category is None or not gains.get(length):
                 continue
             else:
-                decision = self._take_window(planned, answer, category, changes, now)
+                decision = self._take_window(planned, answer, category, gains[length], now)
             if decision is not None:
                 decisions.append(decision)
         return decisions
 
     def _take_window(
-        self, planned: Planned, answer: FeedbackReceivedV1, category: int, changes: Sequence[Change], now: datetime
+        self, planned: Planned, answer: FeedbackReceivedV1, category: int, gains: Sequence[Gain], now: datetime
     ) -> Decision | None:
         rule = planned.rule
         touchpoint = answer.touchpoint if rule.per_touchpoint else rule.touchpoint
         alert = self.alerts.get(dedup_key(answer.customer, rule, touchpoint)) if self.alerts else None
         sums = self.tally(planned, touchpoint)
         before = sums.total
-        for change in changes:
-            before[change.category] = max(0, before[change.category] - change.by)
+        for changed, by in gains:
+            before[changed] -= by
         decision = decide_window(rule, answer, category, before, sums, alert, now)
         if decision is not None:
             self.remember(decision)

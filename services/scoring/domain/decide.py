@@ -135,10 +135,10 @@ def decide_window(
     now: datetime,
 ) -> Decision | None:
     """Decide on a window after one answer: `before` are all counts without it, `tally` those with it."""
-    worse = worsens(rule.when, category, before) and is_live(answer, rule, now)
+    total = tally.total
+    worse = worsens(rule.when, category, before, total) and is_live(answer, rule, now)
     if alert is None and not worse:
         return None
-    total = tally.total
     verdict = judge(rule.when, total)
     if alert is None:
         if not verdict.fires:

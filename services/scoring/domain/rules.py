@@ -94,16 +94,23 @@ def judge(condition: Condition, counts: Sequence[int]) -> Verdict:
             raise ValueError("mood_at_most has no window")
 
 
-def worsens(condition: Condition, category: int, before: Sequence[int]) -> bool:
-    """Tell whether an answer of this category makes the value worse than the answers before it had it."""
+def worsens(condition: Condition, category: int, before: Sequence[int], after: Sequence[int]) -> bool:
+    """Tell whether an answer of this category made the value worse: counts before and after it.
+
+    At the scale's end the value cannot fall: there one more of the worst answers counts as worse.
+    """
     match condition:
         case NpsBelow():
-            if category != 1:
-                return category == 0  # a detractor always, a promoter never
-            score = nps_of(before).score
-            return score is not None and score > 0
+            if category == 0 and after[0] > before[0] == sum(before):
+                return True
+            was, now = nps_of(before).score, nps_of(after).score
+            return now is not None and (category < 2 if was is None else now < was)
         case UnhappyShareAbove():
-            return category <= 1
+            unhappy = before[0] + before[1]
+            if category <= 1 and after[0] + after[1] > unhappy == sum(before):
+                return True
+            was, now = mood_of(before).unhappy_share, mood_of(after).unhappy_share
+            return was is not None and now is not None and now > was
         case MoodAtMost():
             return True
 

@@ -11,6 +11,10 @@ from services.scoring.domain.decide import Tally
 from shared.events import Audience, Kind
 
 
+Gain = tuple[int, int]
+"""A category and how many answers it gained (or lost, below 0)."""
+
+
 def tally(
     counts: Mapping[Series, Sequence[int]], *, kind: Kind, audience: Audience, touchpoints: Sequence[str | None] | None
 ) -> Tally:
@@ -35,14 +39,17 @@ class HourWindow:
         self.start = start
         self.counts = counts
 
-    def apply(self, series: Series, changes: Iterable[Change]) -> None:
-        """Count changes whose hour is inside."""
+    def apply(self, series: Series, changes: Iterable[Change]) -> list[Gain]:
+        """Count changes whose hour is inside, and return what they did to the counts."""
         counts = self.counts.get(series)
         if counts is None:
             counts = self.counts[series] = [0] * WIDTH
-        for change in changes:
-            if change.hour >= self.start:
-                counts[change.category] += change.by
+        gains: list[Gain] = []
+        for hour, category, by in changes:
+            if hour >= self.start:
+                counts[category] += by
+                gains.append((category, by))
+        return gains
 
     def add(self, series: Series, counts: Sequence[int], sign: int) -> None:
         """Add the counts of hours that came in (sign 1), or take away those of hours that are now outside (-1)."""
@@ -62,23 +69,29 @@ class ExactWindow:
         self._by_time: list[tuple[Said, Series, str | None]] = []
         self._latest: dict[tuple[Series, str], Said] = {}
 
-    def add(self, series: Series, respondent: str | None, said: Said) -> None:
-        """Count an answer; it takes the place of the respondent's earlier one, a late one changes nothing."""
+    def add(self, series: Series, respondent: str | None, said: Said) -> list[Gain]:
+        """Count an answer, and return what that did to the counts.
+
+        It takes the place of the respondent's earlier one; one that comes late or lies outside changes nothing.
+        """
         category = category_of(series.kind, said.score)
         if category is None or said.occurred_at < self._since:
-            return
+            return []
         counts = self.counts.setdefault(series, [0] * WIDTH)
+        gains: list[Gain] = [(category, 1)]
         if respondent is not None:
             before = self._latest.get((series, respondent))
             if before is not None:
                 if said < before:
-                    return
+                    return []
                 old = category_of(series.kind, before.score)
                 assert old is not None
                 counts[old] -= 1
+                gains.append((old, -1))
             self._latest[series, respondent] = said
         counts[category] += 1
         heapq.heappush(self._by_time, (said, series, respondent))
+        return gains
 
     def move(self, since: datetime) -> None:
         """Drop what occurred before `since`."""

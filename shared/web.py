@@ -1,0 +1,208 @@
+"""HTTP as every service speaks it: problems, keys, health, and the front that sends a request where it belongs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Protocol
+
+import msgspec
+from fastapi import APIRouter, Depends, FastAPI, Header, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.docs import get_swagger_ui_html
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from shared.directory.access import Access, Caller
+from shared.directory.model import Scope as KeyScope
+from shared.errors import FieldError, Problem, invalid_fields
+from shared.logs import Log
+
+log = Log("shared.web")
+
+BODY_LIMIT = 1024 * 1024
+"""Bytes of a request's body, decoded."""
+
+Check = Callable[[], str | None]
+"""Returns what is missing until the work can be done, or None."""
+
+
+class Faced(Protocol):
+    """The part of a service that HTTP sees."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def router(self) -> APIRouter: ...  # noqa: D102
+    @property
+    def checks(self) -> Mapping[str, Check]: ...  # noqa: D102
+
+
+def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Return wire messages as they are on the wire."""
+    return Response(msgspec.json.encode(body), status, headers, media_type="application/json")
+
+
+def problem_response(problem: Problem) -> Response:
+    """Return a problem as RFC 9457 has it."""
+    content = msgspec.json.encode(problem.body())
+    return Response(content, problem.status, problem.headers, media_type="application/problem+json")
+
+
+def caller_with(access: Access, scope: KeyScope) -> Any:
+    """Return the dependency that lets in keys with this scope."""
+
+    def caller(authorization: Annotated[str | None, Header()] = None) -> Caller:
+        return access.require(authorization, scope)
+
+    return Depends(caller)
+
+
+def build_app(services: Sequence[Faced], *, ops_elsewhere: bool) -> FastAPI:
+    """Return the HTTP face of some services under one port."""
+    names = ", ".join(service.name for service in services)
+    app = FastAPI(
+        title=f"Fiilis {names}" if len(services) == 1 else "Fiilis",
+        version="1",
+        docs_url=None if ops_elsewhere else "/docs",
+        redoc_url=None,
+    )
+    for service in services:
+        app.include_router(service.router)
+    app.include_router(_health(services))
+    if not ops_elsewhere:
+        app.include_router(_ops())
+    app.add_exception_handler(Problem, _on_problem)
+    app.add_exception_handler(RequestValidationError, _on_validation)
+    app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(Exception, _on_bug)
+    return app
+
+
+def _health(services: Sequence[Faced]) -> APIRouter:
+    router = APIRouter(tags=["health"])
+
+    @router.get("/healthz")
+    async def healthz() -> dict[str, str]:  # pyright: ignore[reportUnusedFunction]
+        """Tell that the process is alive."""
+        return {"status": "ok"}
+
+    @router.get("/readyz")
+    async def readyz() -> Response:  # pyright: ignore[reportUnusedFunction]
+        """Tell whether the process can do its work; if not, what is missing."""
+        missing = {
+            f"{service.name}: {name}": gap
+            for service in services
+            for name, check in service.checks.items()
+            if (gap := check()) is not None
+        }
+        return json_response({"status": "waiting" if missing else "ok", "missing": missing}, 503 if missing else 200)
+
+    return router
+
+
+def _ops() -> APIRouter:
+    router = APIRouter(tags=["health"])
+
+    @router.get("/metrics")
+    async def metrics() -> Response:  # pyright: ignore[reportUnusedFunction]
+        """Return the figures for Prometheus."""
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+    return router
+
+
+_ALWAYS = {"/healthz", "/readyz", "/metrics", "/docs", "/openapi.json"}
+_STARTING = Problem(
+    503, "starting", "Starting", "Not everything is there yet; /readyz says what.", headers={"Retry-After": "2"}
+)
+_HTTP_PROBLEMS = {
+    400: ("bad-request", "The request cannot be read"),
+    404: ("not-found", "No such address"),
+    405: ("method-not-allowed", "This address does not take that method"),
+    413: ("too-large", "The body is too large"),
+}
+
+
+async def _on_problem(_: Request, error: Exception) -> Response:
+    assert isinstance(error, Problem)
+    return problem_response(error)
+
+
+async def _on_validation(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    found: Sequence[Any] = error.errors()
+    if any(e["type"] == "json_invalid" for e in found):
+        return problem_response(Problem(400, "not-json", "The body is not JSON", str(found[0]["ctx"]["error"])))
+    errors = [FieldError(_path(e["loc"]), e["msg"]) for e in found]
+    return problem_response(invalid_fields(*errors))
+
+
+def _path(loc: Sequence[str | int]) -> str:
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc[1:])
+    return path.lstrip(".") or str(loc[0])
+
+
+async def _on_http(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code, title = _HTTP_PROBLEMS.get(error.status_code, (f"http-{error.status_code}", "The request failed"))
+    return problem_response(Problem(error.status_code, code, title, error.detail, headers=dict(error.headers or {})))
+
+
+async def _on_bug(request: Request, error: Exception) -> Response:
+    log.error("request failed", failure=error, path=request.scope["route"].path if "route" in request.scope else "?")
+    return problem_response(Problem(500, "internal", "Something went wrong on our side"))
+
+
+class _TooLarge(HTTPException):
+    """A body over the limit (the framework turns other errors while it reads a body into a 400)."""
+
+    def __init__(self) -> None:
+        super().__init__(413, f"At most {BODY_LIMIT} bytes.")
+
+
+class Front:
+    """Sends a request to its hot path or to the framework, whose bodies it bounds."""
+
+    def __init__(self, app: ASGIApp, hot: Mapping[str, ASGIApp]) -> None:
+        """`hot`: paths that are served without the framework, because they carry the load."""
+        self._app = app
+        self._hot = hot
+        self.open = False
+        """Set once everything that requests need is there; until then only health is answered."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            return
+        path: str = scope["path"]
+        if not self.open and path not in _ALWAYS:
+            await problem_response(_STARTING)(scope, receive, send)
+            return
+        hot = self._hot.get(path)
+        if hot is not None:
+            await hot(scope, receive, send)
+            return
+        taken = 0
+
+        async def bounded() -> Any:
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body", b""))
+            if taken > BODY_LIMIT:
+                raise _TooLarge
+            return message
+
+        await self._app(scope, bounded, send)
+
+
+def build_ops_app(address: Callable[[], str]) -> FastAPI:
+    """Return what a port of its own for operations serves: /metrics and /docs."""
+    app = FastAPI(title="Fiilis operations", openapi_url=None)
+    app.include_router(_ops())
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:  # pyright: ignore[reportUnusedFunction]
+        return get_swagger_ui_html(openapi_url=f"{address()}/openapi.json", title="Fiilis")
+
+    return app

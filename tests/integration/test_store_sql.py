@@ -1,0 +1,244 @@
+"""SQL against the schema that the migrations make: statements fit it, and what must hold is a constraint of PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import pkgutil
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import asyncpg
+import pytest
+from alembic.script import ScriptDirectory
+
+import services
+import shared.consume
+import shared.outbox
+from services.notify import store as pages
+from services.run import MIGRATIONS
+from services.scoring import store as answers
+from services.scoring.domain.decide import Alert, Decision
+from services.ticketing import store as tickets
+from services.ticketing.domain import Outcome
+from shared.db import SHARED_MIGRATIONS, Connection, Database
+from shared.ids import uuid7
+from tests.support import build
+
+_STATEMENT = re.compile(r"(SELECT|INSERT|UPDATE|DELETE|WITH)\b")
+_SHARED = (shared.outbox, shared.consume)
+
+
+def _statements() -> Iterator[tuple[str, ModuleType, str]]:
+    """Find every module-level statement, with the service in whose schema it runs."""
+    for service in MIGRATIONS:
+        store = importlib.import_module(f"services.{service}.store")
+        for module in (store, *_SHARED):
+            for name, value in vars(module).items():
+                if name.isupper() and isinstance(value, str) and _STATEMENT.match(value.strip()):
+                    yield service, module, name
+
+
+STATEMENTS = list(_statements())
+
+
+@pytest.fixture(params=list(MIGRATIONS))
+async def database(request: pytest.FixtureRequest, database_url: str) -> AsyncIterator[Database]:
+    """A service's schema, freshly migrated."""
+    made = Database(database_url, request.param, pool=3)
+    await made.migrate(MIGRATIONS[request.param])
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def of(database_url: str) -> AsyncIterator[Callable[[Any], Awaitable[Database]]]:
+    """Migrate the schema of a named service."""
+    made: list[Database] = []
+
+    async def migrated(service: Any) -> Database:
+        made.append(Database(database_url, service, pool=3))
+        await made[-1].migrate(MIGRATIONS[service])
+        return made[-1]
+
+    yield migrated
+    for one in made:
+        await one.close()
+
+
+async def test_statements_and_migrations_do_not_drift_apart(database: Database) -> None:
+    """PostgreSQL can plan each statement of the service's store, the outbox and the consume loop."""
+    mine = [(module, name) for service, module, name in STATEMENTS if service == database.schema]
+    assert len(mine) > 15, "the statements were not found"
+    wrong: list[str] = []
+    async with database.dedicated() as connection:
+        for module, name in mine:
+            try:
+                await connection.prepare(getattr(module, name))
+            except asyncpg.PostgresError as error:
+                wrong.append(f"{module.__name__}.{name}: {error}")
+    assert wrong == []
+
+
+async def test_the_columns_that_are_copied_are_there(of: Any) -> None:
+    """COPY names its columns apart from any statement."""
+    async with (await of("scoring")).transaction() as tx:
+        rows = await tx.fetch("SELECT attname FROM pg_attribute WHERE attrelid = 'answer'::regclass AND attnum > 0")
+    assert {row[0] for row in rows} == set(answers._ANSWER_COLUMNS)
+
+
+@pytest.mark.parametrize("folder", [SHARED_MIGRATIONS, *MIGRATIONS.values()], ids=["shared", *MIGRATIONS])
+def test_a_chain_of_migrations_has_one_end(folder: Path) -> None:
+    """Two people who add a migration at once find out here, not at a customer's."""
+    script = ScriptDirectory(str(folder), version_locations=[str(folder)])
+    assert len(script.get_heads()) == 1
+    assert len(script.get_bases()) == 1
+
+
+def test_every_folder_of_migrations_is_run() -> None:
+    """A service with migrations that `migrate` does not know would have no tables."""
+    root = Path(services.__path__[0])
+    found = {name for _, name, package in pkgutil.iter_modules(services.__path__) if package}
+    assert {name for name in found if (root / name / "migrations").exists()} == set(MIGRATIONS)
+
+
+async def test_migrating_again_changes_nothing(database: Database) -> None:
+    """Every start migrates."""
+    assert await database.migrate(MIGRATIONS[database.schema]) == []  # type: ignore[index]
+
+
+async def test_migrating_at_the_same_time_is_safe(database_url: str) -> None:
+    """Every replica of every service migrates when it starts: each revision is applied once."""
+    databases = [Database(database_url, service, pool=1) for service in MIGRATIONS for _ in range(3)]
+    try:
+        applied = await asyncio.gather(*(d.migrate(MIGRATIONS[d.schema]) for d in databases))  # type: ignore[index]
+    finally:
+        await asyncio.gather(*(d.close() for d in databases))
+    revisions = [revision for one in applied for revision in one]
+    assert len(revisions) == len(set(revisions))
+    assert {revision.split()[0] for revision in revisions} == set(MIGRATIONS)
+
+
+# ---- what must hold, whatever the code does
+
+
+async def _refuses(database: Database, constraint: str, write: Callable[[Connection], Awaitable[Any]]) -> None:
+    with pytest.raises(asyncpg.UniqueViolationError) as refused:
+        async with database.transaction() as tx:
+            await write(tx)
+    assert refused.value.constraint_name == constraint
+
+
+async def test_a_problem_has_one_open_ticket(of: Any) -> None:
+    """Two consumers that see the same problem at once cannot open two tickets; over is over."""
+    database = await of("ticketing")
+    first = build.ticket(number=1)
+
+    async def save(tx: Connection, *of_them: Any) -> None:
+        await tickets.save(tx, [Outcome(ticket, "ticket.opened", ()) for ticket in of_them])
+
+    async with database.transaction() as tx:
+        await save(tx, first)
+    for state in ("open", "acknowledged", "in_progress", "waiting"):
+        second = build.ticket(number=2, state=state)
+        await _refuses(database, "one_open_ticket", lambda tx, second=second: save(tx, second))
+    async with database.transaction() as tx:
+        await save(
+            tx,
+            build.ticket(number=2, state="resolved", resolved_at=build.NOW),
+            build.ticket(number=3, state="cancelled"),
+        )
+        await save(tx, build.ticket(number=4, dedup_key="acme/mood-one/billing"))
+
+
+async def test_a_number_is_given_once(of: Any) -> None:
+    """People say the number on the phone."""
+    database = await of("ticketing")
+    both = [Outcome(build.ticket(number=7, dedup_key=key), "ticket.opened", ()) for key in ("a", "b")]
+    await _refuses(database, "ticket_number_key", lambda tx: tickets.save(tx, both))
+
+
+async def test_an_opening_has_one_page(of: Any) -> None:
+    """A ticket that is told twice pages nobody twice; a reopened one has a page of its own."""
+    database = await of("notify")
+    first = build.page()
+    async with database.transaction() as tx:
+        await pages.save(tx, [pages.Kept(first, None)])
+    again = build.page(ticket=first.ticket)
+    await _refuses(database, "one_page_per_opening", lambda tx: pages.save(tx, [pages.Kept(again, None)]))
+    async with database.transaction() as tx:
+        await pages.save(tx, [pages.Kept(build.page(ticket=first.ticket, opening=2), None)])
+
+
+async def test_a_page_that_waits_has_a_moment(of: Any) -> None:
+    """A page without a due moment would be forgotten for ever."""
+    database = await of("notify")
+    for wrong in (build.page(due_at=None), build.page(state="acknowledged")):
+        with pytest.raises(asyncpg.CheckViolationError, match="waiting_page_has_a_due_moment"):
+            async with database.transaction() as tx:
+                await pages.save(tx, [pages.Kept(wrong, None)])
+
+
+async def test_a_contact_is_called_once_in_a_turn(of: Any) -> None:
+    """A turn that is taken twice adds no second delivery."""
+    database = await of("notify")
+    page = build.page(turn=1, level=1)
+    async with database.transaction() as tx:
+        await pages.save(tx, [pages.Kept(page, None)])
+        for _ in range(2):
+            await pages.add_deliveries(tx, [(page, "architect-1", 0, build.NOW)])
+        assert await tx.fetchval("SELECT count(*) FROM delivery") == 1
+
+
+async def test_an_answer_counts_once(of: Any) -> None:
+    """The same id of the same customer is one answer; another customer may have chosen the same id."""
+    database = await of("scoring")
+    answer = build.answer()
+    async with database.transaction() as tx:
+        await answers.store_answers(tx, [answer, build.answer(id=answer.id, customer="borealis")], [1, 2])
+    again = build.answer(id=answer.id, score=0)
+    await _refuses(database, "answer_counts_once", lambda tx: answers.store_answers(tx, [again], [1]))
+
+
+def _telling(**fields: Any) -> answers.Telling:
+    message = build.alert(kind="nps_below", rule="nps-low", dedup_key="acme/nps-low/*", **fields)
+    alert = Alert(
+        id=message.id,
+        version=1,
+        customer="acme",
+        rule=message.rule,
+        kind=message.kind,
+        touchpoint=None,
+        dedup_key=message.dedup_key,
+        severity="high",
+        trust="verified",
+        opened_at=build.NOW,
+        updated_at=build.NOW,
+        caused_at=build.NOW,
+        due_at=build.NOW,
+    )
+    return answers.Telling(Decision("opened", alert, {}, ""), message, 0, None)
+
+
+async def test_a_window_has_one_open_alert(of: Any) -> None:
+    """A rule on a window opens again only after it has cleared."""
+    database = await of("scoring")
+    first = _telling(id=uuid7())
+    async with database.transaction() as tx:
+        await answers.save(tx, [first])
+    await _refuses(database, "one_open_alert", lambda tx: answers.save(tx, [_telling(id=uuid7())]))
+    async with database.transaction() as tx:
+        await answers.save(tx, [_telling(id=first.message.id, state="cleared", cleared_at=build.NOW)])
+        await answers.save(tx, [_telling(id=uuid7())])
+
+
+async def test_a_series_is_one_even_without_a_touchpoint(of: Any) -> None:
+    """No touchpoint is a bucket of its own, and only one."""
+    database = await of("scoring")
+    wanted = ("acme", answers.Series(None, "customer", "nps", "verified"))
+    async with database.transaction() as tx:
+        await answers.add_series(tx, [wanted])
+    await _refuses(database, "one_series", lambda tx: answers.add_series(tx, [wanted]))
