@@ -6,6 +6,7 @@ Run: python -m bench.embedded
 from __future__ import annotations
 
 import asyncio
+import os
 import tempfile
 import time
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import psutil
 from shared.embedded import EmbeddedKafka, EmbeddedPostgres
 from shared.embedded.jars import kafka_jars
 
-ROUNDS = 3
+ROUNDS = int(os.environ.get("BENCH_ROUNDS", "3"))
 """Each number is the median of so many."""
 MB = 1e6
 

@@ -1,5 +1,6 @@
-"""Ingest: requests a second on one core, 202 only when Kafka has the answer, beside an empty FastAPI endpoint with a
-pydantic body on the same core, in turns.
+"""Ingest: requests a second on one core, 202 only when Kafka has the answer.
+
+Beside it an empty FastAPI endpoint with a pydantic body on the same core, in turns.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from shared.kafka import Kafka
 from shared.security import key_hash, new_key
 from shared.topics import TOPICS
 
-SECONDS = 4.0
-ROUNDS = 3
+SECONDS = float(os.environ.get("BENCH_SECONDS", "4"))
+ROUNDS = int(os.environ.get("BENCH_ROUNDS", "3"))
 CUSTOMERS = 1_000
 
 PEER = """
@@ -82,7 +83,11 @@ def requests(key: str) -> Callable[[], Iterator[bytes]]:
 async def start(name: str, port: int, command: list[str], environment: dict[str, str]) -> Server:
     """Start a server on the first core and wait until it says that it is ready."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, *command, env={**os.environ, **environment}, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+        sys.executable,
+        *command,
+        env={**os.environ, **environment},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
     )
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(process.pid, {0})
@@ -111,9 +116,7 @@ async def compare(connections: int) -> list[dict[str, Any]]:
         try:
             for round_ in range(ROUNDS + 1):
                 for server in servers:
-                    load = await run_load(
-                        "127.0.0.1", server.port, prepared, connections=connections, seconds=SECONDS
-                    )
+                    load = await run_load("127.0.0.1", server.port, prepared, connections=connections, seconds=SECONDS)
                     assert set(load.statuses) == {b"202"}, load.statuses
                     if round_:  # the first warms up
                         loads[server.name].append(load)

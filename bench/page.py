@@ -1,5 +1,6 @@
-"""Click to page: from posting a mood 1 to the page at the architect's webhook, everything in one process, while other
-answers flow.
+"""Click to page: from posting a mood 1 to the page at the architect's webhook.
+
+Everything in one process, while other answers flow.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from shared.kafka import Kafka
 from shared.security import key_hash, new_key
 from shared.topics import TOPICS
 
-CLICKS = 300
+CLICKS = int(os.environ.get("BENCH_CLICKS", "300"))
 CLICK_SECONDS = 0.1
 BACKGROUND = 500
 """Other answers a second."""
@@ -127,9 +128,7 @@ async def measure(at: Place) -> list[float]:
     try:
         line = (await asyncio.wait_for(process.stdout.readline(), 60)).decode()
         port = int(line.rpartition(":")[2])
-        flows = [
-            asyncio.create_task(_flow(await Poster(port, text).open(), BACKGROUND / 4)) for _ in range(4)
-        ]
+        flows = [asyncio.create_task(_flow(await Poster(port, text).open(), BACKGROUND / 4)) for _ in range(4)]
         clicker = await Poster(port, text).open()
         sent: dict[str, float] = {}
         for number in range(CLICKS + WARM_UP):

@@ -38,8 +38,11 @@ async def place() -> AsyncIterator[Place]:
             yield Place(servers, Path(folder))
 
 
-def directory(customers: int, rules: tuple[Rule, ...], keys: tuple[Key, ...] = (), person: Person | None = None) -> Directory:
+def directory(
+    customers: int, rules: tuple[Rule, ...], keys: tuple[Key, ...] = (), person: Person | None = None
+) -> Directory:
     """Return a directory of so many customers, all with one architect."""
+    touchpoints = ("support", "billing", "sales")
     someone = person or Person(id="architect", name="Architect", timezone="UTC", language="en")
     return Directory(
         company="Example",
@@ -47,9 +50,9 @@ def directory(customers: int, rules: tuple[Rule, ...], keys: tuple[Key, ...] = (
         language="en",
         people={someone.id: someone},
         escalations={"standard": Escalation("standard", (Step("architect", 300),), someone.id)},
-        touchpoints=("support", "billing", "sales"),
+        touchpoints=touchpoints,
         customers={
-            f"c{n}": Customer(f"c{n}", f"Customer {n}", someone.id, "standard", "UTC", "en", touchpoints=("support", "billing", "sales"))
+            f"c{n}": Customer(f"c{n}", f"Customer {n}", someone.id, "standard", "UTC", "en", touchpoints=touchpoints)
             for n in range(customers)
         },
         rules=rules,

@@ -155,7 +155,7 @@ def _directory(inbox: Inbox) -> Directory:
 
 
 def _for_the_demo(given: Settings) -> Settings:
-    """The demo's phones are on this machine."""
+    """Allow targets on this machine, where the demo's phones are."""
     return given.model_copy(update={"allow_private_targets": given.allow_private_targets or "true"})
 
 

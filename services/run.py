@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -139,7 +139,7 @@ async def run_everything(
 
 
 @contextlib.asynccontextmanager
-async def _servers(how: Everything, settings: Settings) -> AsyncIterator[tuple[Settings, list[Service]]]:
+async def _servers(how: Everything, settings: Settings) -> AsyncGenerator[tuple[Settings, list[Service]]]:
     from shared.embedded import EmbeddedKafka, EmbeddedPostgres, EmbeddedUnavailable  # noqa: PLC0415 (a deployment has no such servers)
 
     how.data.mkdir(parents=True, exist_ok=True)

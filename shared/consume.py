@@ -2,8 +2,8 @@
 
 A handler is one transaction: claim the place, do the work, write the outbox, commit. Offsets live in PostgreSQL beside
 the state; the claim moves `next` from the first offset of the batch to the one after its last, so a process that was
-stopped, fenced or late changes nothing. Memory of a batch that did not commit is forgotten. Kafka's own group offset is written
-later, for lag tools only.
+stopped, fenced or late changes nothing. Memory of a batch that did not commit is forgotten. Kafka's own group offset is
+written later, for lag tools only.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ from aiokafka.errors import (
 
 from shared import metrics, outbox
 from shared.db import Connection, Database
-from shared.errors import Invalid, Misconfigured, Transient
+from shared.errors import Invalid, Transient
 from shared.kafka import Headers, Kafka, Outgoing, kafka_errors
 from shared.logs import Log, parse_traceparent, tracing
+from shared.offsets import Offsets
 from shared.retry import Backoff
 from shared.topics import Decoder, Topic, Undecodable
 
@@ -42,19 +43,6 @@ AfterCommit = Callable[[], None]
 _POLL_MS = 500
 _GROUP_COMMIT_SECONDS = 5.0
 _GAP_TRIES = 3
-
-_OFFSETS = "SELECT partition, next, cluster FROM consumer_offset WHERE topic = $1 AND partition = ANY($2::int[])"
-_FIRST_OFFSETS = """
-INSERT INTO consumer_offset (topic, partition, next, cluster)
-SELECT $1, partition, next, $4 FROM unnest($2::int[], $3::bigint[]) AS first(partition, next)
-ON CONFLICT DO NOTHING
-"""
-_CLAIM = """
-UPDATE consumer_offset AS held SET next = batch.after
-FROM unnest($2::int[], $3::bigint[], $4::bigint[]) AS batch(partition, first, after)
-WHERE held.topic = $1 AND held.partition = batch.partition AND held.next = batch.first
-RETURNING held.partition
-"""
 
 
 class Record(msgspec.Struct, Generic[M_co], frozen=True, gc=False):
@@ -91,12 +79,20 @@ class Handler(Protocol):
         ...
 
 
+class Memoryless:
+    """What a handler is that remembers nothing and has nothing due by time."""
+
+    sweep_seconds: float | None = None
+
+    async def sweep(self, tx: Connection, partitions: Sequence[int]) -> AfterCommit | None:
+        """Nothing is due by time."""
+
+    def forget(self, partitions: Sequence[int]) -> None:
+        """Nothing is remembered."""
+
+
 class TooManyInvalid(Exception):
     """So many records in a row were refused that the fault is ours."""
-
-
-class OffsetLost(Misconfigured):
-    """The log no longer holds the place where this service has to go on."""
 
 
 class _Fenced(Exception):
@@ -154,6 +150,7 @@ class Consumer(ConsumerRebalanceListener):
         self._kafka = kafka
         self._database = database
         self._topic = topic
+        self._offsets = Offsets(database, topic)
         self._handler = handler
         self._max_records = max_records
         self._invalid_limit = invalid_limit
@@ -179,6 +176,10 @@ class Consumer(ConsumerRebalanceListener):
             return f"{self._topic.name}: no place in the consumer group yet"
         waiting = [p for p, place in self._places.items() if not place.ready]
         return f"{self._topic.name}: partitions {waiting} wait for their offsets" if waiting else None
+
+    def owned(self) -> set[int]:
+        """Return the partitions that this process handles now."""
+        return {partition for partition, place in self._places.items() if place.ready}
 
     async def run(self) -> None:
         """Consume until cancelled. Raises on our own faults, which must end the process."""
@@ -311,17 +312,9 @@ class Consumer(ConsumerRebalanceListener):
             records = [record for share in batch.values() for record in share.records]
             try:
                 async with self._database.transaction() as tx:
-                    partitions = list(batch)
-                    claimed = await tx.fetch(
-                        _CLAIM,
-                        self._topic.name,
-                        partitions,
-                        [share.first for share in batch.values()],
-                        [share.after for share in batch.values()],
-                    )
-                    if len(claimed) < len(partitions):
-                        got = {row[0] for row in claimed}
-                        raise _Fenced([p for p in partitions if p not in got])
+                    lost = await self._offsets.claim(tx, {p: (s.first, s.after) for p, s in batch.items()})
+                    if lost:
+                        raise _Fenced(lost)
                     after: AfterCommit | None = None
                     if records:
                         with tracing(records[0].traceparent if len(records) == 1 else None):
@@ -381,12 +374,12 @@ class Consumer(ConsumerRebalanceListener):
             caught_up = [p for p, place in self._places.items() if place.ready and self._behind(p, place) == 0]
             if not caught_up:
                 return
-            nexts = [self._places[p].next for p in caught_up]
             try:
                 async with self._database.transaction() as tx:
-                    claimed = {row[0] for row in await tx.fetch(_CLAIM, self._topic.name, caught_up, nexts, nexts)}
-                    # Who is missing went on elsewhere; the next batch of that partition finds out and repositions.
-                    owned = [p for p in caught_up if p in claimed]
+                    here = {p: (self._places[p].next, self._places[p].next) for p in caught_up}
+                    # What is lost went on elsewhere; the next batch of that partition finds out and repositions.
+                    lost = await self._offsets.claim(tx, here)
+                    owned = [p for p in caught_up if p not in lost]
                     after = await self._handler.sweep(tx, owned) if owned else None
             except Transient as error:
                 self._handler.forget(caught_up)
@@ -432,7 +425,8 @@ class Consumer(ConsumerRebalanceListener):
         backoff, attempt = Backoff(0.2, 5), 0
         while True:
             try:
-                nexts = await self._stored(partitions)
+                cluster = await self._kafka.cluster_id()
+                nexts = await self._offsets.stored(partitions, cluster, await self._log_starts(partitions))
                 break
             except Transient as error:
                 attempt += 1
@@ -455,34 +449,6 @@ class Consumer(ConsumerRebalanceListener):
         place.next = offset
         place.ready = True
 
-    async def _stored(self, partitions: list[int]) -> dict[int, int]:
-        """Return where each partition goes on; a partition that was never read starts at the log's beginning."""
-        cluster = await self._kafka.cluster_id()
-        async with self._database.transaction() as tx:
-            rows = await tx.fetch(_OFFSETS, self._topic.name, partitions)
-            missing = sorted(set(partitions) - {row["partition"] for row in rows})
-        for row in rows:
-            if row["cluster"] != cluster:
-                raise OffsetLost(
-                    f"the offsets of {self._topic.name} belong to Kafka cluster {row['cluster']}, FIILIS_KAFKA is cluster "
-                    f"{cluster}: point FIILIS_KAFKA at the old cluster, or, if its records are truly gone, delete the "
-                    f"rows of {self._database.schema}.consumer_offset to start at the new log's beginning"
-                )
-        starts = await self._log_starts(partitions)
-        if missing:
-            async with self._database.transaction() as tx:
-                await tx.execute(_FIRST_OFFSETS, self._topic.name, missing, [starts[p] for p in missing], cluster)
-                rows = await tx.fetch(_OFFSETS, self._topic.name, partitions)
-        nexts: dict[int, int] = {row["partition"]: row["next"] for row in rows}
-        for partition, offset in nexts.items():
-            if offset < starts[partition]:
-                raise OffsetLost(
-                    f"{self._topic.name}/{partition} goes on at {offset}, but the log starts at {starts[partition]}: "
-                    "records were deleted before they were handled (retention). To go on without them, set that row of "
-                    f"{self._database.schema}.consumer_offset to {starts[partition]}"
-                )
-        return nexts
-
     async def _log_starts(self, partitions: Sequence[int]) -> dict[int, int]:
         with kafka_errors():
             tps = [TopicPartition(self._name, p) for p in partitions]
@@ -500,10 +466,7 @@ class Consumer(ConsumerRebalanceListener):
             place = self._places[partition]
             place.gap_tries += 1
             if place.gap_tries > _GAP_TRIES and first > place.next:
-                raise OffsetLost(
-                    f"{self._topic.name}/{partition}: the log goes from {place.next} to {first} with nothing between; "
-                    f"set that row of {self._database.schema}.consumer_offset to {first} to go on"
-                )
+                raise self._offsets.gap(partition, place.next, first)
         if repeated:
             log.warning("place is checked", topic=self._topic.name, why=repeated)
         await self._adopt([p for p in partitions if p in self._places])

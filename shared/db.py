@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 import asyncpg
 import sqlalchemy as sa
+import sqlalchemy.exc
 from alembic import op
-from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
 from alembic.script import ScriptDirectory
@@ -58,18 +58,18 @@ _AWAY = (
     asyncpg.QueryCanceledError,
     asyncpg.IdleInTransactionSessionTimeoutError,
     asyncpg.DiskFullError,
-    sa.exc.TimeoutError,
+    sqlalchemy.exc.TimeoutError,
 )
 
 
 @contextlib.contextmanager
-def transient_errors() -> Iterator[None]:
+def transient_errors() -> Generator[None]:
     """Turn "the database is away" into Transient; other errors pass."""
     try:
         yield
     except _AWAY as error:
         raise Transient(f"database: {type(error).__name__}: {error}") from error
-    except sa.exc.DBAPIError as error:
+    except sqlalchemy.exc.DBAPIError as error:
         # SQLAlchemy opens the connections, and wraps the driver's error twice.
         driver = None if error.orig is None else error.orig.__cause__
         if error.connection_invalidated or isinstance(error.orig, _AWAY) or isinstance(driver, _AWAY):
@@ -84,7 +84,7 @@ class Database:
         """`url` is `postgresql://...`; `schema` is the service's name."""
         try:
             parsed = make_url(url)
-        except sa.exc.ArgumentError as error:
+        except sqlalchemy.exc.ArgumentError as error:
             raise Misconfigured(f"FIILIS_DATABASE_URL is not a database address: {error}") from None
         if not parsed.drivername.startswith("postgres"):
             raise Misconfigured(f"FIILIS_DATABASE_URL must be postgresql://..., not {parsed.drivername}://...")
@@ -106,8 +106,8 @@ class Database:
         await self._engine.dispose()
 
     @contextlib.asynccontextmanager
-    async def dedicated(self) -> AsyncIterator[Connection]:
-        """Lend a connection outside a transaction, for LISTEN and advisory locks; closed afterwards. Raises Transient."""
+    async def dedicated(self) -> AsyncGenerator[Connection]:
+        """Lend a connection of its own, for LISTEN and advisory locks; closed afterwards. Raises Transient."""
         with transient_errors():
             async with self._lend() as driver:
                 try:
@@ -116,14 +116,14 @@ class Database:
                     driver.terminate()
 
     @contextlib.asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Connection]:
+    async def transaction(self) -> AsyncGenerator[Connection]:
         """Lend a connection inside a transaction: commits at the end, rolls back on an error. Raises Transient."""
         with transient_errors():
             async with self._lend() as driver, driver.transaction():
                 yield driver
 
     @contextlib.asynccontextmanager
-    async def _lend(self) -> AsyncIterator[Connection]:
+    async def _lend(self) -> AsyncGenerator[Connection]:
         while True:
             lent = await self._engine.connect()
             driver = await _driver(lent)
@@ -139,17 +139,12 @@ class Database:
             await asyncio.shield(lent.close())
 
     async def migrate(self, migrations: Path) -> list[str]:
-        """Bring the schema to the newest revision; return the revisions that were applied. Safe to run twice at once."""
+        """Bring the schema to the newest revision; return what was applied. Safe to run twice at once."""
         applied: list[str] = []
         with transient_errors():
             async with self._engine.begin() as connection:
                 await connection.run_sync(_migrate, self.schema, migrations, applied)
         return applied
-
-    async def drift(self, metadata: sa.MetaData) -> list[Any]:
-        """Return how the schema differs from the tables that the stores declare; empty when they agree."""
-        async with self._engine.connect() as connection:
-            return await connection.run_sync(_drift, self.schema, metadata)
 
 
 def run_script(script: str) -> None:
@@ -185,15 +180,3 @@ def _migrate(connection: sa.Connection, schema: str, migrations: Path, applied: 
         )
         with Operations.context(context):
             context.run_migrations()
-
-
-def _drift(connection: sa.Connection, schema: str, metadata: sa.MetaData) -> list[Any]:
-    connection.execute(sa.text(f'SET search_path TO "{schema}"'))
-
-    def of_ours(name: str | None, kind: str, _: object) -> bool:
-        return not (kind == "table" and name in {"version", "shared_version"})
-
-    context = MigrationContext.configure(
-        connection, opts={"compare_type": True, "compare_server_default": False, "include_name": of_ours}
-    )
-    return list(compare_metadata(context, metadata))

@@ -1,4 +1,4 @@
-"""What waits is a row with an indexed `due_at`, claimed with FOR UPDATE SKIP LOCKED; this is the loop that looks for it.
+"""What waits is a row with an indexed `due_at`, claimed with FOR UPDATE SKIP LOCKED; this is the loop that looks.
 
 The store's claim moves `due_at` ahead (a lease) in the same statement, so a crash lets the row fall due again.
 """

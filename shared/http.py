@@ -1,5 +1,7 @@
-"""The one client for calls to the outside. It refuses internal addresses, connects to the address that it checked,
-follows no redirect, and reads no more of an answer than it was told to.
+"""The one client for calls to the outside.
+
+It refuses internal addresses, connects to the address that it checked, follows no redirect, and reads no more of an
+answer than it was told to.
 """
 
 from __future__ import annotations
@@ -51,7 +53,7 @@ class Guard:
     """Decides which addresses may be called: public ones, and what the setting allows besides."""
 
     def __init__(self, allowed: str = "") -> None:
-        """`allowed`: empty, `true` for every address, or a comma list of networks and hosts."""
+        """Take the setting: empty, `true` for every address, or a comma list of networks and hosts."""
         self._everything = allowed.strip().lower() == "true"
         self._hosts: set[str] = set()
         self._networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network] = []

@@ -1,11 +1,11 @@
-"""Apache Kafka: messages in CloudEvents form, topics, and a producer that answers only when every in-sync replica has it."""
+"""Apache Kafka: messages in CloudEvents form, topics, and producers that answer when every in-sync replica has it."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -69,7 +69,7 @@ def event_headers(ce_type: str, id: str, source: str, time: str, traceparent: st
 
 
 @contextlib.contextmanager
-def kafka_errors():
+def kafka_errors() -> Generator[None]:
     """Turn "Kafka is away" into Transient."""
     try:
         yield
@@ -102,7 +102,7 @@ class Kafka:
         )
 
     async def ensure_topics(self, topics: Iterable[Topic]) -> None:
-        """Create the topics that are missing, and their dead-letter topics; leave the others as they are. Raises Transient."""
+        """Create the topics that are missing, and their dead-letter topics. Raises Transient."""
         wanted: list[NewTopic] = []
         for topic in topics:
             settings = {"retention.ms": str(topic.retention_ms), **topic.settings}
@@ -122,7 +122,7 @@ class Kafka:
             return str(cluster["cluster_id"])
 
     @contextlib.asynccontextmanager
-    async def admin(self):
+    async def admin(self) -> AsyncGenerator[AIOKafkaAdminClient]:
         """Lend an admin client. Raises Transient."""
         with kafka_errors():
             client = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap, request_timeout_ms=_REQUEST_MS)
@@ -140,8 +140,10 @@ def _new_topic(name: str, partitions: int, settings: dict[str, str]) -> NewTopic
 
 
 class Producer:
-    """Sends and answers when every in-sync replica has it. After an unknown outcome it starts afresh, so a message may
-    come twice but its order within a key holds from the caller's retry on.
+    """Sends, and answers when every in-sync replica has it.
+
+    After an unknown outcome it starts afresh, so a message may come twice, but its order within a key holds from the
+    caller's retry on.
     """
 
     def __init__(self, kafka: Kafka, **options: Any) -> None:
@@ -252,6 +254,11 @@ class _Lane:
     sending: asyncio.Task[None] | None = None
 
 
+def partition_of(key: bytes, partitions: int) -> int:
+    """Return the partition of a key, as every Kafka client's default partitioner has it."""
+    return (murmur2(key) & 0x7FFFFFFF) % partitions
+
+
 class Publisher:
     """Batches what many requests publish at the same moment: rounds of one batch per partition, sent together.
 
@@ -314,8 +321,7 @@ class Publisher:
         if partition is None:
             if len(self._partitions) > 100_000:
                 self._partitions.clear()
-            # The same as every Kafka client's default partitioner.
-            partition = self._partitions[key] = (murmur2(key) & 0x7FFFFFFF) % len(self._lanes)
+            partition = self._partitions[key] = partition_of(key, len(self._lanes))
         return partition
 
     async def _send_rounds(self) -> None:

@@ -12,7 +12,7 @@ import logging
 import random
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Literal
@@ -38,7 +38,7 @@ def current_traceparent() -> str | None:
 
 
 @contextlib.contextmanager
-def tracing(traceparent: str | None) -> Iterator[None]:
+def tracing(traceparent: str | None) -> Generator[None]:
     """Put every log line and outgoing message of the block under this trace."""
     token = _traceparent.set(traceparent)
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -74,7 +74,7 @@ def directory_service(parts: Parts) -> Service:
 
 
 @contextlib.asynccontextmanager
-async def database_ready(database: Database, migrations: Path):
+async def database_ready(database: Database, migrations: Path) -> AsyncGenerator[None]:
     """Wait for PostgreSQL, migrate the service's schema, and close the pool in the end."""
     try:
         for revision in await patiently("PostgreSQL", lambda: database.migrate(migrations)):

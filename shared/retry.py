@@ -18,7 +18,7 @@ class Backoff:
     """Share of the wait that is drawn at random around it."""
 
     def delay(self, attempt: int, *, draw: float | None = None) -> float:
-        """Return the seconds to wait after the given failed attempt (1 is the first); `draw` in 0..1 fixes the chance."""
+        """Return the seconds to wait after a failed attempt (1 is the first); `draw` in 0..1 fixes the chance."""
         wait = min(self.cap, self.base * 2 ** min(attempt - 1, 32))
         chance = random.random() if draw is None else draw  # noqa: S311 (spreads load, guards nothing)
         return wait * (1 - self.jitter + 2 * self.jitter * chance)

@@ -1,5 +1,6 @@
-"""Keys, tokens and secrets: keys are kept as hashes, each purpose has its own derived signing key, and what is
-secret is compared in constant time.
+"""Keys, tokens and secrets.
+
+Keys are kept as hashes, each purpose has its own derived signing key, and what is secret is compared in constant time.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import hmac
 import secrets
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from itsdangerous import BadSignature, URLSafeSerializer
 
@@ -61,10 +62,12 @@ class Signer:
             facts: Any = self._serializer(purpose).loads(token)
         except BadSignature:
             raise BadToken from None
-        if not isinstance(facts, dict) or not isinstance(facts.get("exp"), int):  # pyright: ignore[reportUnknownMemberType]
-            raise BadToken
-        known: dict[str, Any] = facts
-        if known["exp"] < now.timestamp():
+        match facts:
+            case {"exp": int(expires)}:
+                known = cast("dict[str, Any]", facts)
+            case _:
+                raise BadToken
+        if expires < now.timestamp():
             raise ExpiredToken(known)
         return known
 

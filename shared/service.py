@@ -13,7 +13,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -83,7 +83,7 @@ class Service:
 @contextlib.asynccontextmanager
 async def opened(
     start: Callable[[], Awaitable[Any]] | None, close: Callable[[], Awaitable[None]]
-) -> AsyncIterator[None]:
+) -> AsyncGenerator[None]:
     """Make a resource of two functions."""
     if start is not None:
         await start()
@@ -97,7 +97,7 @@ class _Server(uvicorn.Server):
     """uvicorn without its own signal handlers: the shell decides when and in which order things end."""
 
     @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def capture_signals(self) -> Generator[None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         yield
 
 
@@ -233,7 +233,7 @@ def tune_memory() -> None:
 
 
 def run_process(main: Callable[[asyncio.Event], Awaitable[None]]) -> int:
-    """Run a process until SIGINT or SIGTERM; return its exit code. A second signal, or the deadline, ends it at once."""
+    """Run a process until SIGINT or SIGTERM; return its exit code. A second signal or the deadline ends it at once."""
 
     async def body() -> int:
         stop = asyncio.Event()

@@ -1,5 +1,6 @@
-"""POST /v1/feedback as a plain ASGI callable: it carries the load of every widget (a framework's route with a model of
-its own costs more than twice as much).
+"""POST /v1/feedback as a plain ASGI callable.
+
+It carries the load of every widget, and a framework's route with a model of its own costs more than twice as much.
 """
 
 from __future__ import annotations
@@ -210,8 +211,11 @@ def _id_of(item: msgspec.Raw) -> str | None:
         named = msgspec.json.decode(item)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    id_ = named.get("id") if isinstance(named, dict) else None
-    return id_[:64] if isinstance(id_, str) else None
+    match named:
+        case {"id": str(id_)}:
+            return id_[:64]
+        case _:
+            return None
 
 
 def _problem(problem: Problem) -> _Answer:

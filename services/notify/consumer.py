@@ -11,7 +11,7 @@ from services.notify.domain import Outcome, Page, customer_of, follow_ticket, st
 from services.notify.escalator import Happened, save
 from shared import metrics
 from shared.clock import Clock
-from shared.consume import AfterCommit, Record
+from shared.consume import AfterCommit, Memoryless, Record
 from shared.db import Connection
 from shared.directory.follower import Follower
 from shared.errors import Invalid, Transient
@@ -21,10 +21,8 @@ from shared.logs import Log
 log = Log("notify")
 
 
-class TicketHandler:
+class TicketHandler(Memoryless):
     """Starts and stops pages. Calls nobody: that is the escalator's and the sender's work."""
-
-    sweep_seconds = None
 
     def __init__(self, directory: Follower, clock: Clock, escalate: Callable[[], None]) -> None:
         """`escalate` is called when a page may be due."""
@@ -56,13 +54,6 @@ class TicketHandler:
         await save(tx, happened, now)
         await store.remember(tx, {ticket: seen[ticket] for ticket in ids if ticket in seen})
         return lambda: self._committed(happened)
-
-    async def sweep(self, tx: Connection, partitions: Sequence[int]) -> AfterCommit | None:
-        """Nothing is due by time here."""
-        return None
-
-    def forget(self, partitions: Sequence[int]) -> None:
-        """Nothing is remembered here."""
 
     def _start(self, ticket: TicketV1, index: int, now: datetime) -> Page:
         revision = self._directory.current

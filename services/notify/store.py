@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Any, Literal
 from uuid import UUID
 
 import msgspec
@@ -276,7 +276,12 @@ async def listed(
 async def attempts(tx: Connection, page: UUID) -> list[Attempt]:
     """Return every call that was made for a page, oldest first."""
     rows = await tx.fetch(_ATTEMPTS, page)
-    return [Attempt(**{**dict(row), "delivery": UUID(int=row["delivery"].int)}) for row in rows]
+    found: list[Attempt] = []
+    for row in rows:
+        facts: dict[str, Any] = dict(row)
+        facts["delivery"] = UUID(int=facts["delivery"].int)
+        found.append(Attempt(**facts))
+    return found
 
 
 async def oldest_waiting(tx: Connection) -> datetime | None:

@@ -69,8 +69,8 @@ class FeedbackHandler:
             said = Said(answer.occurred_at, answer.received_at, answer.id, answer.score)
             made = self._changes(answer, said, series, latest)
             counted += [(series, change) for change in made]
-            for decision in states[answer.customer].take(self._plan(answer.customer), answer, said, made, now):
-                told.append((decision, record.traceparent))
+            decisions = states[answer.customer].take(self._plan(answer.customer), answer, said, made, now)
+            told += [(decision, record.traceparent) for decision in decisions]
         await store.count(tx, counted)
         return await self._tell(tx, told, states, now)
 
@@ -82,11 +82,10 @@ class FeedbackHandler:
             return None
         partition_of = {row.alert.customer: row.partition for row in due}
         states = await self._states_of(tx, partition_of, now)
-        told: list[Told] = []
-        for row in due:
-            told.append(
-                (states[row.alert.customer].look(self._plan(row.alert.customer), row.alert, now), row.traceparent)
-            )
+        told = [
+            (states[row.alert.customer].look(self._plan(row.alert.customer), row.alert, now), row.traceparent)
+            for row in due
+        ]
         return await self._tell(tx, told, states, now)
 
     def forget(self, partitions: Sequence[int]) -> None:
@@ -119,6 +118,7 @@ class FeedbackHandler:
                 self._states[customer] = CustomerState(partitions[customer], series[customer])
             for alert in await store.open_alerts(tx, missing):
                 self._states[alert.customer].alerts[alert.dedup_key] = alert
+            await self._load_cooling(tx, missing, now)
         states = {customer: self._states[customer] for customer in partitions}
         for customer in partitions:
             self._states.move_to_end(customer)
@@ -127,6 +127,13 @@ class FeedbackHandler:
         await self._move_hours(tx, states, now)
         await self._move_exact(tx, states, now)
         return states
+
+    async def _load_cooling(self, tx: Connection, customers: Sequence[str], now: datetime) -> None:
+        cooling = [customer for customer in customers if self._plan(customer).cooldown]
+        if cooling:
+            since = now - timedelta(seconds=max(self._plan(customer).cooldown for customer in cooling))
+            for customer, problem, cleared_at in await store.cleared_since(tx, cooling, since):
+                self._states[customer].cleared[problem] = cleared_at
 
     async def _move_hours(self, tx: Connection, states: dict[str, CustomerState], now: datetime) -> None:
         """Build windows that are new and slide those whose first hour is past, in one statement."""
@@ -183,9 +190,12 @@ class FeedbackHandler:
     async def _latest(
         self, tx: Connection, fresh: Sequence[Record[FeedbackReceivedV1]], ids: Sequence[int]
     ) -> dict[tuple[int, str], Said]:
-        asked = {(series, r.message.respondent) for r, series in zip(fresh, ids, strict=True) if r.message.respondent}
-        named = [(series, respondent) for series, respondent in asked if respondent is not None]
-        return await store.latest_of_respondents(tx, named) if named else {}
+        asked = {
+            (series, respondent)
+            for record, series in zip(fresh, ids, strict=True)
+            if (respondent := record.message.respondent) is not None
+        }
+        return await store.latest_of_respondents(tx, list(asked)) if asked else {}
 
     def _changes(
         self, answer: FeedbackReceivedV1, said: Said, series: int, latest: dict[tuple[int, str], Said]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from services.scoring.api import build_router
 from services.scoring.consumer import FeedbackHandler
+from services.scoring.gauges import Gauges
 from services.scoring.settings import ScoringSettings
 from shared.consume import Consumer
 from shared.db import Database
+from shared.due import periodically
 from shared.kafka import Producer
 from shared.outbox import Relay
 from shared.parts import Parts, database_ready
@@ -16,6 +19,7 @@ from shared.service import Service, opened
 from shared.topics import FEEDBACK
 
 MIGRATIONS = Path(__file__).parent / "migrations"
+_FIGURES_SECONDS = 15
 
 
 def build(settings: ScoringSettings, parts: Parts) -> Service:
@@ -23,6 +27,7 @@ def build(settings: ScoringSettings, parts: Parts) -> Service:
     database = Database(parts.database_url, "scoring")
     producer = Producer(parts.kafka)
     consumers = [_consumer(settings, parts, database) for _ in range(settings.scoring_workers)]
+    gauges = Gauges(database, parts.directory, parts.clock, consumers)
     return Service(
         name="scoring",
         router=build_router(database, parts.access, parts.clock),
@@ -30,6 +35,7 @@ def build(settings: ScoringSettings, parts: Parts) -> Service:
         tasks={
             **{f"feedback.v1 {n}": consumer.run for n, consumer in enumerate(consumers, 1)},
             "outbox": Relay(database, producer).run,
+            "gauges": partial(periodically, _FIGURES_SECONDS, gauges.measure),
         },
         checks={f"feedback.v1 {n}": consumer.ready for n, consumer in enumerate(consumers, 1)},
     )

@@ -79,6 +79,11 @@ FROM alert
 """
 _OPEN = _ALERT + "WHERE state = 'open' AND answer IS NULL AND customer = ANY($1::text[])"
 _DUE = _ALERT + "WHERE state = 'open' AND due_at <= $1 AND partition = ANY($2::int[]) ORDER BY due_at LIMIT $3"
+_CLEARED = """
+SELECT DISTINCT ON (customer, dedup_key) customer, dedup_key, cleared_at FROM alert
+WHERE state = 'cleared' AND customer = ANY($1::text[]) AND cleared_at >= $2
+ORDER BY customer, dedup_key, cleared_at DESC
+"""
 _SAVE = """
 INSERT INTO alert (id, version, customer, partition, rule, kind, touchpoint, dedup_key, state, severity, trust,
     opened_at, updated_at, cleared_at, caused_at, due_at, answer, pending, traceparent, body)
@@ -231,10 +236,10 @@ class Recent:
 
 async def recent(tx: Connection, asked: Sequence[tuple[int, datetime]]) -> list[list[Recent]]:
     """Return the stored answers of each asked series since a moment."""
-    found: list[list[Recent]] = [[] for _ in asked]
+    found: list[list[Recent]] = [list[Recent]() for _ in asked]
     if asked:
         for row in await tx.fetch(_RECENT, [a[0] for a in asked], [a[1] for a in asked]):
-            found[row[0] - 1].append(Recent(row[1], Said(row[2], row[3], row[4], row[5])))
+            found[int(row[0]) - 1].append(Recent(row[1], Said(row[2], row[3], row[4], row[5])))
     return found
 
 
@@ -252,7 +257,7 @@ class EvidenceOf:
 
 async def evidence(tx: Connection, asked: Sequence[EvidenceOf]) -> list[list[EvidenceV1]]:
     """Return the newest bad answers for each, at most 20."""
-    found: list[list[EvidenceV1]] = [[] for _ in asked]
+    found: list[list[EvidenceV1]] = [list[EvidenceV1]() for _ in asked]
     if not asked:
         return found
     rows = await tx.fetch(
@@ -266,7 +271,7 @@ async def evidence(tx: Connection, asked: Sequence[EvidenceOf]) -> list[list[Evi
         EVIDENCE,
     )
     for row in rows:
-        found[row["place"] - 1].append(
+        found[int(row["place"]) - 1].append(
             EvidenceV1(
                 id=UUID(int=row["id"].int),
                 kind=row["kind"],
@@ -301,6 +306,11 @@ def _kept(row: Any) -> Kept:
 async def open_alerts(tx: Connection, customers: Sequence[str]) -> list[Alert]:
     """Return the open alerts of rules on a window."""
     return [_kept(row).alert for row in await tx.fetch(_OPEN, customers)]
+
+
+async def cleared_since(tx: Connection, customers: Sequence[str], since: datetime) -> list[tuple[str, str, datetime]]:
+    """Return customer, dedup_key and time of the last alert that cleared, for each problem since a moment."""
+    return [(row[0], row[1], row[2]) for row in await tx.fetch(_CLEARED, customers, since)]
 
 
 async def due_alerts(tx: Connection, now: datetime, partitions: Sequence[int], limit: int) -> list[Kept]:

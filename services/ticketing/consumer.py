@@ -19,7 +19,7 @@ from services.ticketing.domain import (
 )
 from shared import metrics, outbox
 from shared.clock import Clock
-from shared.consume import AfterCommit, Record
+from shared.consume import AfterCommit, Memoryless, Record
 from shared.db import Connection
 from shared.directory.follower import Follower
 from shared.events import AlertV1, PageV1, TicketV1
@@ -40,10 +40,8 @@ def outgoing(outcome: Outcome, now: datetime) -> Outgoing | None:
     )
 
 
-class AlertHandler:
+class AlertHandler(Memoryless):
     """One ticket per problem, whatever comes twice."""
-
-    sweep_seconds = None
 
     def __init__(self, directory: Follower, clock: Clock, *, reopen_within: timedelta) -> None:
         self._directory = directory
@@ -102,13 +100,6 @@ class AlertHandler:
         opened = {a.id: a.opened_at for a in alerts}
         return lambda: _measure(outcomes, opened, now)
 
-    async def sweep(self, tx: Connection, partitions: Sequence[int]) -> AfterCommit | None:
-        """Nothing is due by time here."""
-        return None
-
-    def forget(self, partitions: Sequence[int]) -> None:
-        """Nothing is remembered here."""
-
     def _takes(self, ticket: TicketV1, now: datetime) -> bool:
         return ticket.state in ACTIVE or may_reopen(ticket, now, self._reopen_within)
 
@@ -118,10 +109,8 @@ class AlertHandler:
         return None if known is None else known.architect
 
 
-class PageHandler:
+class PageHandler(Memoryless):
     """What happened to a page is written on its ticket; an acknowledged page acknowledges it."""
-
-    sweep_seconds = None
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -152,16 +141,9 @@ class PageHandler:
         await outbox.add(tx, messages)
         return None
 
-    async def sweep(self, tx: Connection, partitions: Sequence[int]) -> AfterCommit | None:
-        """Nothing is due by time here."""
-        return None
-
-    def forget(self, partitions: Sequence[int]) -> None:
-        """Nothing is remembered here."""
-
 
 def _measure(outcomes: Sequence[Outcome], opened: dict[UUID, datetime], now: datetime) -> None:
     for outcome in outcomes:
         alert = outcome.ticket.alert
-        if outcome.event == "ticket.opened" and alert in opened:
+        if outcome.event == "ticket.opened" and alert is not None and alert in opened:
             metrics.BREACH_TO_TICKET.observe(max(0.0, (now - opened[alert]).total_seconds()))

@@ -19,9 +19,10 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from yaml.reader import ReaderError
 
-from shared.directory.document import RULE_TYPES, Document, rule_type
+from shared.directory.document import Document
 from shared.directory.model import Directory
-from shared.directory.record import resolve
+from shared.directory.resolve import resolve
+from shared.directory.rule_document import RULE_TYPES, rule_type
 
 LARGEST = 32 * 1024 * 1024
 """Bytes of directory.yaml; 100,000 customers of one record's 16 MiB are about this much text."""

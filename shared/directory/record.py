@@ -1,20 +1,15 @@
-"""What is published: a checked document with its defaults filled in, and its one record of JSON on `directory.v1`.
+"""What is published: the whole directory as one record of JSON on `directory.v1`.
 
-The record's size is judged compressed, as Kafka keeps it. Followers need only `decode`, which loads nothing of the
-document.
+The record's size is judged compressed, as Kafka keeps it.
 """
 
 from __future__ import annotations
 
 import gzip
-from typing import TYPE_CHECKING, cast
 
 import msgspec
 
 from shared.directory import model
-
-if TYPE_CHECKING:
-    from shared.directory import document
 
 LARGEST = 16 * 1024 * 1024
 """Bytes of the compressed record: the limit of the topic `directory.v1`."""
@@ -42,110 +37,3 @@ def encode(directory: model.Directory) -> bytes:
 def decode(record: bytes) -> model.Directory:
     """Return the directory of a record. Raises msgspec.DecodeError when it is not one."""
     return _decoder.decode(record)
-
-
-def resolve(checked: document.Document) -> model.Directory:
-    """Return the model of a checked document: every default filled in, durations in seconds."""
-    company = checked.company
-    smtp = checked.channels.smtp
-    return model.Directory(
-        company=company.name,
-        timezone=company.timezone,
-        language=company.language,
-        people={id: _person(id, person, company) for id, person in checked.people.items()},
-        customers=_customers(checked),
-        escalations={name: _escalation(name, escalation) for name, escalation in checked.escalations.items()},
-        touchpoints=tuple(checked.touchpoints),
-        metrics={name: model.Metric(metric.unit, metric.better) for name, metric in checked.metrics.items()},
-        rules=tuple(map(_rule, checked.rules)),
-        keys=tuple(map(_key, checked.keys)),
-        root_causes=tuple(checked.root_causes),
-        retention=checked.retention,
-        smtp=model.Smtp(**smtp.model_dump()) if smtp is not None else None,
-        rest=_rest(checked),
-    )
-
-
-def _person(id: str, person: document.Person, company: document.Company) -> model.Person:
-    return model.Person(
-        id=id,
-        name=person.name,
-        timezone=person.timezone or company.timezone,
-        language=person.language or company.language,
-        title=person.title,
-        photo=person.photo,
-        quiet_hours=person.quiet_hours,
-        contacts=tuple(map(_contact, person.contacts)),
-    )
-
-
-def _contact(contact: document.Contact) -> model.Contact:
-    ways = (("email", contact.email), ("webhook", contact.webhook), ("sms", contact.sms))
-    channel, address = next((channel, address) for channel, address in ways if address is not None)
-    return model.Contact(channel, address, contact.secret_env)
-
-
-def _escalation(name: str, escalation: document.Escalation) -> model.Escalation:
-    steps = tuple(model.Step(step.page, float(step.ack_within)) for step in escalation.steps)
-    return model.Escalation(name, steps, escalation.catch_all, escalation.repeat)
-
-
-def _rule(rule: document.Rule) -> model.Rule:
-    return model.Rule(
-        name=rule.name,
-        when=rule.when.fact(),
-        severity=rule.severity,
-        touchpoint=rule.touchpoint,
-        per_touchpoint=rule.per is not None,
-        audience=rule.audience,
-        trust=rule.trust,
-        max_age=rule.max_age,
-        cooldown=rule.cooldown or 0,
-        enabled=rule.enabled,
-    )
-
-
-def _customers(checked: document.Document) -> dict[str, model.Customer]:
-    first_escalation = next(iter(checked.escalations), "")
-    return {
-        id: model.Customer(
-            id=id,
-            name=customer.name,
-            architect=customer.architect,
-            escalation=customer.escalation or first_escalation,
-            timezone=customer.timezone or checked.company.timezone,
-            language=customer.language or checked.company.language,
-            deputy=customer.deputy,
-            touchpoints=tuple(customer.touchpoints or checked.touchpoints),
-            business_hours=customer.business_hours,
-            holidays=customer.holidays,
-            goals=customer.goals,
-            check_in=customer.check_in,
-            rules=tuple(map(_rule, customer.rules)),
-            desk=customer.desk,
-        )
-        for id, customer in checked.customers.items()
-    }
-
-
-def _key(key: document.Key) -> model.Key:
-    return model.Key(
-        id=key.id,
-        kind=key.kind,
-        sha256=key.sha256,
-        customers=(key.customer,) if key.customer is not None else tuple(key.customers or ()),
-        scopes=tuple(key.scopes),
-        origins=tuple(key.origins),
-        revoked=key.revoked,
-    )
-
-
-def _rest(checked: document.Document) -> dict[str, object]:
-    """Return the sections for later parts of the product as plain JSON data: durations in seconds, zones filled in."""
-    sections = checked.model_dump(
-        mode="json", include={"schedules", "sla", "webhooks", "desks"}, exclude_none=True, exclude_defaults=True
-    )
-    schedules = cast("dict[str, dict[str, object]]", sections.get("schedules", {}))
-    for schedule in schedules.values():
-        schedule.setdefault("timezone", checked.company.timezone)
-    return sections

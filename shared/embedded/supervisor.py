@@ -92,8 +92,8 @@ def spawn(spec: Spec) -> subprocess.Popen[bytes]:
         user=spec["user"],
         group=spec["user"],
         extra_groups=None if spec["user"] is None else [],
-        # After setuid, which clears a parent-death signal; safe here, since this process has one thread.
-        preexec_fn=die_with_supervisor(),
+        # After setuid, which clears a parent-death signal.
+        preexec_fn=die_with_supervisor(),  # noqa: PLW1509 (this process has one thread)
     )
 
 

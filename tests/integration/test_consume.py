@@ -1,4 +1,4 @@
-"""THE consume loop on real Kafka and PostgreSQL: each record has its effect exactly once, whatever stops, lags or lies."""
+"""THE consume loop on real Kafka and PostgreSQL: every effect exactly once, whatever stops, lags or lies."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from typing import Any
 
 import msgspec
 import pytest
+from aiokafka.admin.records_to_delete import RecordsToDelete
+from aiokafka.structs import TopicPartition
 
-from shared.consume import Consumer, OffsetLost, TooManyInvalid
+from shared.consume import Consumer, TooManyInvalid
 from shared.db import Database
 from shared.errors import Invalid, Transient
 from shared.events import FeedbackReceivedV1
 from shared.ids import uuid7
 from shared.kafka import Kafka, Outgoing, Producer, event_headers
+from shared.offsets import OffsetLost
 from shared.outbox import Relay
 from shared.topics import FEEDBACK
 from tests.support.effects import SCHEMA, Effects, prepare
@@ -175,9 +178,6 @@ async def test_records_deleted_before_they_were_handled_stop_the_service_loudly(
     async with database.transaction() as tx:
         await tx.execute("UPDATE consumer_offset SET next = 0")
     async with topic.admin() as admin:
-        from aiokafka.admin.records_to_delete import RecordsToDelete  # noqa: PLC0415
-        from aiokafka.structs import TopicPartition  # noqa: PLC0415
-
         name = topic.prefix + FEEDBACK.name
         await admin.delete_records({TopicPartition(name, p): RecordsToDelete(before_offset=1) for p in range(8)})
     async with consuming(Consumer(topic, database, FEEDBACK, Effects())) as task:
@@ -231,8 +231,6 @@ async def test_a_stopped_process_is_fenced_and_changes_nothing_when_it_wakes(
 
 async def read(kafka: Kafka, topic: str, count: int) -> list[Any]:
     """Return the first records of a topic of one partition."""
-    from aiokafka.structs import TopicPartition  # noqa: PLC0415
-
     consumer = kafka.consumer(group=None)
     await consumer.start()
     try:

@@ -73,7 +73,7 @@ def running(pid: int) -> bool:
 @pytest.fixture
 async def parent_of_both(tmp_path: Path) -> AsyncGenerator[tuple[subprocess.Popen[bytes], list[int]]]:
     """Start a process that starts both servers; give it and every process below it."""
-    parent = subprocess.Popen(
+    parent = subprocess.Popen(  # noqa: ASYNC220 (nothing else runs on the loop meanwhile)
         [sys.executable, "-c", PARENT, str(tmp_path)],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,

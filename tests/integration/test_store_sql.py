@@ -1,4 +1,4 @@
-"""SQL against the schema that the migrations make: statements fit it, and what must hold is a constraint of PostgreSQL."""
+"""Each store's SQL against the schema that its migrations make, and what must hold as constraints of PostgreSQL."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ import pytest
 from alembic.script import ScriptDirectory
 
 import services
-import shared.consume
-import shared.outbox
+import shared
 from services.notify import store as pages
 from services.run import MIGRATIONS
 from services.scoring import store as answers
@@ -29,7 +28,11 @@ from shared.ids import uuid7
 from tests.support import build
 
 _STATEMENT = re.compile(r"(SELECT|INSERT|UPDATE|DELETE|WITH)\b")
-_SHARED = (shared.outbox, shared.consume)
+_SHARED = [
+    importlib.import_module(f"shared.{name}")
+    for _, name, package in pkgutil.iter_modules(shared.__path__)
+    if not package
+]
 
 
 def _statements() -> Iterator[tuple[str, ModuleType, str]]:
@@ -70,7 +73,7 @@ async def of(database_url: str) -> AsyncIterator[Callable[[Any], Awaitable[Datab
 
 
 async def test_statements_and_migrations_do_not_drift_apart(database: Database) -> None:
-    """PostgreSQL can plan each statement of the service's store, the outbox and the consume loop."""
+    """PostgreSQL can plan each statement of the service's store, and of what every service runs in its schema."""
     mine = [(module, name) for service, module, name in STATEMENTS if service == database.schema]
     assert len(mine) > 15, "the statements were not found"
     wrong: list[str] = []

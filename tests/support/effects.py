@@ -1,7 +1,7 @@
 """A handler that writes each record's effect once per call, so that SQL can count effects; and a process around it.
 
-Run as `python -m tests.support.effects BOOTSTRAP PREFIX DATABASE_URL MILLISECONDS` it consumes `feedback.v1` until it is
-killed, and says on standard output when it is in the middle of a batch.
+Run as `python -m tests.support.effects BOOTSTRAP PREFIX DATABASE_URL MILLISECONDS` it consumes `feedback.v1` until it
+is killed, and says on standard output when it is in the middle of a batch.
 """
 
 from __future__ import annotations

@@ -121,7 +121,9 @@ def company(phone: Phone, *keys: Key, repeat: int = 2) -> Directory:
         },
         touchpoints=touchpoints,
         customers={
-            name: Customer(name, name.title(), "architect-1", "standard", "UTC", "en", "deputy-1", touchpoints, goals={"nps": 40})
+            name: Customer(
+                name, name.title(), "architect-1", "standard", "UTC", "en", "deputy-1", touchpoints, goals={"nps": 40}
+            )
             for name in ("acme", "borealis")
         },
         rules=RULES,
@@ -137,7 +139,13 @@ async def house(kafka: Kafka, database_url: str) -> AsyncIterator[House]:
     made = House(kafka, database_url, MovableClock(), phone, key=new_key("secret"), public_key=new_key("publishable"))
     keys = (
         Key("ops", "secret", key_hash(made.key), scopes=("admin", "feedback", "scores", "tickets", "oncall")),
-        Key("widget", "publishable", key_hash(made.public_key), customers=("acme",), origins=("https://www.acme.example",)),
+        Key(
+            "widget",
+            "publishable",
+            key_hash(made.public_key),
+            customers=("acme",),
+            origins=("https://www.acme.example",),
+        ),
     )
     await kafka.ensure_topics(TOPICS)
     await publish(kafka, company(phone, *keys))

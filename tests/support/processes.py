@@ -69,7 +69,9 @@ class ServiceProcess:
 
 
 @contextlib.asynccontextmanager
-async def processes(environment: Mapping[str, str], logs: Path, *names: str) -> AsyncIterator[dict[str, ServiceProcess]]:
+async def processes(
+    environment: Mapping[str, str], logs: Path, *names: str
+) -> AsyncIterator[dict[str, ServiceProcess]]:
     """Run some services until the test ends."""
     made = {name: ServiceProcess(name, environment, logs) for name in names}
     try:

@@ -16,6 +16,7 @@ from services.scoring.domain.decide import (
     decide_by_time,
     decide_window,
     dedup_key,
+    is_cooling,
 )
 from services.scoring.domain.rules import kind_of, window_of
 from services.scoring.domain.windows import ExactWindow, Gain, HourWindow, tally
@@ -42,6 +43,8 @@ class Plan:
     """Windows of a day or more, in seconds: kept in whole hours."""
     exact_lengths: tuple[int, ...]
     """Shorter ones, kept to the second."""
+    cooldown: int
+    """The longest cooldown, in seconds."""
 
     def rule(self, name: str) -> Rule | None:
         """Return a rule in force by its name."""
@@ -62,6 +65,7 @@ def plan(rules: Sequence[Rule]) -> Plan:
         by_kind={key: tuple(planned) for key, planned in by_kind.items()},
         hour_lengths=tuple(length for length in lengths if length >= DAY),
         exact_lengths=tuple(length for length in lengths if length < DAY),
+        cooldown=max((rule.cooldown for rule in rules), default=0),
     )
 
 
@@ -77,6 +81,8 @@ class CustomerState:
     exact: dict[int, ExactWindow] = field(default_factory=dict[int, ExactWindow])
     alerts: dict[str, Alert] = field(default_factory=dict[str, Alert])
     """Open alerts of rules on a window, by dedup_key."""
+    cleared: dict[str, datetime] = field(default_factory=dict[str, datetime])
+    """When problems cleared whose rules have a cooldown."""
 
     def tally(self, planned: Planned, touchpoint: str | None) -> Tally:
         """Return what a rule on a window looks at now; `touchpoint` is the one it judges, if it judges one."""
@@ -110,9 +116,14 @@ class CustomerState:
                 continue
             else:
                 decision = self._take_window(planned, answer, category, gains[length], now)
-            if decision is not None:
+            if decision is not None and not self._cools(rule, decision, now):
+                self.remember(decision)
                 decisions.append(decision)
         return decisions
+
+    def _cools(self, rule: Rule, decision: Decision, now: datetime) -> bool:
+        opened = decision.happening == "opened"
+        return opened and is_cooling(rule, self.cleared.get(decision.alert.dedup_key), now)
 
     def _take_window(
         self, planned: Planned, answer: FeedbackReceivedV1, category: int, gains: Sequence[Gain], now: datetime
@@ -124,10 +135,7 @@ class CustomerState:
         before = sums.total
         for changed, by in gains:
             before[changed] -= by
-        decision = decide_window(rule, answer, category, before, sums, alert, now)
-        if decision is not None:
-            self.remember(decision)
-        return decision
+        return decide_window(rule, answer, category, before, sums, alert, now)
 
     def look(self, rules: Plan, alert: Alert, now: datetime) -> Decision:
         """Decide on an alert that is due by time alone."""
@@ -138,13 +146,17 @@ class CustomerState:
         decision = decide_by_time(
             rule, None if single or rule is None else self.tally(_planned(rule), alert.touchpoint), alert, now
         )
-        if not single:
-            self.remember(decision)
+        self.remember(decision)
         return decision
 
     def remember(self, decision: Decision) -> None:
         """Take over what a decision made of an alert."""
+        alert = decision.alert
         if decision.happening == "cleared":
-            self.alerts.pop(decision.alert.dedup_key, None)
+            self.cleared[alert.dedup_key] = alert.updated_at
+        if alert.answer is not None:
+            return  # a rule on a single answer opens one alert each; none of them changes what follows
+        if decision.happening == "cleared":
+            self.alerts.pop(alert.dedup_key, None)
         else:
-            self.alerts[decision.alert.dedup_key] = decision.alert
+            self.alerts[alert.dedup_key] = alert

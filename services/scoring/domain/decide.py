@@ -93,6 +93,11 @@ def is_live(answer: FeedbackReceivedV1, rule: Rule, now: datetime) -> bool:
     return fresh and not answer.backfill and answer.channel != "import"
 
 
+def is_cooling(rule: Rule, cleared_at: datetime | None, now: datetime) -> bool:
+    """Tell whether the problem's last alert cleared so lately that the rule opens none."""
+    return cleared_at is not None and now - cleared_at < timedelta(seconds=rule.cooldown)
+
+
 def capped(severity: Severity, trust: Trust, rule: Rule) -> Severity:
     """Return the severity that answers of this trust can reach."""
     if trust == "verified" or rule.trust == "any" or severity_rank(severity) <= severity_rank(ANONYMOUS_SEVERITY):

@@ -10,7 +10,6 @@ from services.scoring.domain.counting import CATEGORIES, WIDTH, Change, Said, Se
 from services.scoring.domain.decide import Tally
 from shared.events import Audience, Kind
 
-
 Gain = tuple[int, int]
 """A category and how many answers it gained (or lost, below 0)."""
 

@@ -80,6 +80,7 @@ CREATE UNIQUE INDEX one_open_alert ON alert (dedup_key) WHERE state = 'open' AND
 CREATE UNIQUE INDEX one_alert_per_answer ON alert (dedup_key, answer) WHERE answer IS NOT NULL;
 CREATE INDEX alert_due ON alert (due_at) WHERE state = 'open';
 CREATE INDEX alert_open_of_customer ON alert (customer) WHERE state = 'open';
+CREATE INDEX alert_cleared_of_customer ON alert (customer, cleared_at) WHERE state = 'cleared';
 CREATE INDEX alert_newest ON alert (opened_at DESC, id DESC);
 COMMENT ON COLUMN alert.body IS 'The newest message as JSON.';
 """

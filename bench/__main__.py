@@ -1,0 +1,60 @@
+"""`python -m bench`: every benchmark in turn, or those that are named; `--short` only shows that they run.
+
+Each is a process of its own, so that none starts with the memory or the event loop of another.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from shared.embedded.jars import LIST
+from shared.embedded.postgres import postgres_binaries
+
+SHORT = {"BENCH_SECONDS": "1", "BENCH_ROUNDS": "1", "BENCH_ANSWERS": "20000", "BENCH_CLICKS": "30"}
+"""What the benchmarks read; their figures are then no measurement."""
+
+
+class Bench(StrEnum):
+    """A module of this package with a `main`."""
+
+    INGEST = "ingest"
+    SCORING = "scoring"
+    PAGE = "page"
+    EMBEDDED = "embedded"
+
+
+def main(
+    names: Annotated[list[Bench] | None, typer.Argument(help="Which to run; all when none is named.")] = None,
+    short: Annotated[bool, typer.Option("--short", help="Few answers and rounds, for CI.")] = False,
+) -> None:
+    """Run benchmarks on embedded servers; fails when one of them does."""
+    print(_header(), end="\n\n", flush=True)
+    environment = {**SHORT, **os.environ} if short else None
+    failed: list[str] = []
+    for name in names or list(Bench):
+        if subprocess.run([sys.executable, "-m", f"bench.{name}"], env=environment, check=False).returncode:
+            failed.append(name)
+        print(flush=True)
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
+
+
+def _header() -> str:
+    postgres = subprocess.run(
+        [postgres_binaries() / "postgres", "--version"], capture_output=True, text=True, check=True
+    )
+    return (
+        f"{os.cpu_count()} processors, Python {platform.python_version()}, "
+        f"Kafka {LIST.stem.removeprefix('kafka-')}, PostgreSQL {postgres.stdout.split()[-1]}"
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)
