@@ -72,6 +72,8 @@ class Service:
     router: APIRouter = field(default_factory=APIRouter)
     hot: Mapping[str, ASGIApp] = field(default_factory=dict[str, ASGIApp])
     """Paths that are served without the framework, because they carry the load."""
+    described: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """OpenAPI path items of the hot paths."""
     resources: Sequence[contextlib.AbstractAsyncContextManager[Any]] = ()
     """Opened in order before the tasks start, closed in reverse after they ended."""
     tasks: Mapping[str, Callable[[], Awaitable[None]]] = field(default_factory=dict[str, Callable[[], Awaitable[None]]])

@@ -79,7 +79,7 @@ class Undecodable(Exception):
 
 
 class Decoder:
-    """Turns a record's `ce_type` and value into its message; types that a reader does not know are skipped by it."""
+    """Turns a record's `ce_type` and value into its message. So readers are deployed before a writer's new type."""
 
     def __init__(self, topic: Topic) -> None:
         self._decoders: dict[str, msgspec.json.Decoder[Any]] = {

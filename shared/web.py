@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shared.directory.access import Access, Caller
 from shared.directory.model import Scope as KeyScope
-from shared.errors import FieldError, Problem, invalid_fields
+from shared.errors import FieldError, Problem, Transient, invalid_fields
 from shared.logs import Log
 
 log = Log("shared.web")
@@ -34,6 +34,8 @@ class Faced(Protocol):
     def name(self) -> str: ...  # noqa: D102
     @property
     def router(self) -> APIRouter: ...  # noqa: D102
+    @property
+    def described(self) -> Mapping[str, Any]: ...  # noqa: D102
     @property
     def checks(self) -> Mapping[str, Check]: ...  # noqa: D102
 
@@ -72,9 +74,19 @@ def build_app(services: Sequence[Faced], *, ops_elsewhere: bool) -> FastAPI:
     app.include_router(_health(services))
     if not ops_elsewhere:
         app.include_router(_ops())
+    described = {path: item for service in services for path, item in service.described.items()}
+    framework = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        schema = framework()
+        schema["paths"] |= described
+        return schema
+
+    app.openapi = openapi
     app.add_exception_handler(Problem, _on_problem)
     app.add_exception_handler(RequestValidationError, _on_validation)
     app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(Transient, _on_transient)
     app.add_exception_handler(Exception, _on_bug)
     return app
 
@@ -116,8 +128,9 @@ _ALWAYS = {"/healthz", "/readyz", "/metrics", "/docs", "/openapi.json"}
 _STARTING = Problem(
     503, "starting", "Starting", "Not everything is there yet; /readyz says what.", headers={"Retry-After": "2"}
 )
+_NUL = Problem(400, "bad-request", "The address has a NUL character")
 _HTTP_PROBLEMS = {
-    400: ("bad-request", "The request cannot be read"),
+    400: ("not-json", "The body is not JSON"),
     404: ("not-found", "No such address"),
     405: ("method-not-allowed", "This address does not take that method"),
     413: ("too-large", "The body is too large"),
@@ -149,6 +162,12 @@ async def _on_http(_: Request, error: Exception) -> Response:
     return problem_response(Problem(error.status_code, code, title, error.detail, headers=dict(error.headers or {})))
 
 
+async def _on_transient(_: Request, error: Exception) -> Response:
+    log.warning("request refused", why=str(error))
+    problem = Problem(503, "unavailable", "Not available for now", "Try again soon.", headers={"Retry-After": "2"})
+    return problem_response(problem)
+
+
 async def _on_bug(request: Request, error: Exception) -> Response:
     log.error("request failed", failure=error, path=request.scope["route"].path if "route" in request.scope else "?")
     return problem_response(Problem(500, "internal", "Something went wrong on our side"))
@@ -178,6 +197,10 @@ class Front:
         path: str = scope["path"]
         if not self.open and path not in _ALWAYS:
             await problem_response(_STARTING)(scope, receive, send)
+            return
+        if "\0" in path or b"%00" in scope["query_string"]:
+            # PostgreSQL cannot hold NUL, so nothing is called that.
+            await problem_response(_NUL)(scope, receive, send)
             return
         hot = self._hot.get(path)
         if hot is not None:

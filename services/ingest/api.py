@@ -10,13 +10,14 @@ import time
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import parse_qs
 from uuid import UUID
 
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from services.ingest.domain import Let, accept, not_json, parse
+from services.ingest.domain import Let, Posted, accept, not_json, parse
 from shared import metrics
 from shared.clock import Clock
 from shared.directory.access import Access, find_key, known_key
@@ -52,6 +53,31 @@ class _Answer:
     body: bytes
     content_type: bytes = _JSON
     headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+def described() -> dict[str, Any]:
+    """Return the OpenAPI path item of POST /v1/feedback."""
+    _, parts = msgspec.json.schema_components([Posted])
+    posted = parts["Posted"]
+    return {
+        "post": {
+            "tags": ["ingest"],
+            "summary": "Record answers: 202 when they are durable, each item of an array by itself.",
+            "requestBody": {
+                "required": True,
+                "content": {
+                    "application/json": {
+                        "schema": {"oneOf": [posted, {"type": "array", "maxItems": ITEMS, "items": posted}]}
+                    }
+                },
+            },
+            "responses": {
+                "202": {"description": "Accepted and durable"},
+                "422": {"description": "Invalid; the fields are named"},
+                "503": {"description": "Not durable; send it again with the same id"},
+            },
+        }
+    }
 
 
 class FeedbackEndpoint:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.ingest.api import FeedbackEndpoint
+from services.ingest.api import FeedbackEndpoint, described
 from services.ingest.settings import IngestSettings
 from shared.kafka import Producer, Publisher
 from shared.parts import Parts, patiently
@@ -17,6 +17,7 @@ def build(settings: IngestSettings, parts: Parts) -> Service:
     return Service(
         name="ingest",
         hot={"/v1/feedback": FeedbackEndpoint(parts.access, publisher, parts.clock)},
+        described={"/v1/feedback": described()},
         resources=[
             opened(lambda: patiently("Kafka", publisher.prepare), producer.close),
             opened(None, publisher.close),

@@ -95,7 +95,10 @@ def build_router(database: Database, access: Access, clock: Clock, signer: Signe
             )
             for level, link in enumerate(full_chain(caller.directory, customer), 1)
         ]
-        at = (query.at or clock.now()).astimezone(UTC)
+        try:
+            at = (query.at or clock.now()).astimezone(UTC)
+        except OverflowError:
+            raise invalid_fields(FieldError("at", "is not a moment of this era")) from None
         return json_response({"customer": customer.id, "at": at, "chain": chain})
 
     @router.get("/v1/pages")

@@ -1,6 +1,6 @@
 """The directory as the services hold it: frozen, defaults resolved, durations in seconds, one wire record.
 
-What a person edits is `document.py`; `record.resolve` turns one into the other. Decisions may import this module: it
+What a person edits is `document.py`; `resolve.resolve` turns one into the other. Decisions may import this module: it
 holds no I/O and only facts.
 """
 

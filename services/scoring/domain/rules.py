@@ -1,6 +1,6 @@
 """What each type of rule makes of the answers it looks at.
 
-Adding a type touches its condition in the directory's model and document, and this file.
+Adding a type touches its condition in the directory's `model` and `rule_document`, and this file.
 """
 
 from __future__ import annotations
