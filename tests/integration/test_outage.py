@@ -1,0 +1,376 @@
+"""Servers die in the middle of the work: nothing accepted is lost, nobody is forgotten, and services end when asked."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import operator
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from aiokafka.structs import TopicPartition
+
+from services.run import NAMES
+from shared import outbox
+from shared.db import Database
+from shared.directory.follower import publish
+from shared.directory.model import Key
+from shared.embedded import EmbeddedKafka, EmbeddedPostgres
+from shared.ids import uuid7
+from shared.kafka import Kafka, Outgoing, Producer, event_headers
+from shared.outbox import Relay
+from shared.security import key_hash, new_key
+from shared.topics import ALERTS, TOPICS
+from tests.conftest import Servers
+from tests.support.effects import SCHEMA, prepare
+from tests.support.house import House, company, house
+from tests.support.phone import Phone
+from tests.support.processes import processes
+from tests.support.wait import until
+
+STOP_SECONDS = 10
+
+
+def environment(kafka: Kafka, database_url: str) -> dict[str, str]:
+    return {
+        "FIILIS_KAFKA": kafka.bootstrap,
+        "FIILIS_TOPIC_PREFIX": kafka.prefix,
+        "FIILIS_DATABASE_URL": database_url,
+        "FIILIS_SECRET": "a-test-secret",
+    }
+
+
+async def settle(kafka: Kafka) -> str:
+    """Apply a directory; return a key for everything."""
+    key = new_key("secret")
+    phone = await Phone().start()
+    await kafka.ensure_topics(TOPICS)
+    await publish(kafka, company(phone, Key("ops", "secret", key_hash(key), scopes=("admin",))))
+    await phone.close()
+    return key
+
+
+# ---- Kafka is away
+
+
+async def test_kafka_dies_while_answers_come(tmp_path: Path, database_url: str) -> None:
+    """While nothing durable can take an answer its sender is told so, soon; afterwards everything is counted, once."""
+    server = EmbeddedKafka(tmp_path / "kafka")
+    await server.start()
+    try:
+        kafka = Kafka(server.bootstrap)
+        key = await settle(kafka)
+        async with processes(environment(kafka, database_url), tmp_path, "ingest", "scoring") as running:
+            ingest, scoring = (
+                httpx.AsyncClient(
+                    base_url=running[name].address, timeout=20, headers={"Authorization": f"Bearer {key}"}
+                )
+                for name in ("ingest", "scoring")
+            )
+            async with ingest, scoring:
+                before = [_answer() for _ in range(20)]
+                for answer in before:
+                    assert (await ingest.post("/v1/feedback", json=answer)).status_code == 202
+                await server.kill()
+                during = [_answer() for _ in range(5)]
+                for response, seconds in await asyncio.gather(*(_timed(ingest, answer) for answer in during)):
+                    assert response.status_code == 503
+                    assert response.json()["code"] == "not-durable"
+                    assert int(response.headers["retry-after"]) > 0
+                    assert seconds < 7
+                assert (await ingest.get("/healthz")).status_code == 200
+                await server.start()
+                for answer in during:
+                    await until(lambda answer=answer: _accepted(ingest, answer), every=0.2)
+                after = [_answer() for _ in range(20)]
+                for answer in after:
+                    assert (await ingest.post("/v1/feedback", json=answer)).status_code == 202
+                total = len(before) + len(during) + len(after)
+                await until(lambda: _counted(scoring, total), seconds=30, every=0.1)
+                assert await _counted(scoring, total)
+            assert all(process.alive for process in running.values())
+    finally:
+        await server.stop()
+
+
+def _bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+def _answer() -> dict[str, Any]:
+    return {"id": str(uuid7()), "kind": "nps", "score": 9, "customer": "acme"}
+
+
+async def _timed(client: httpx.AsyncClient, answer: dict[str, Any]) -> tuple[httpx.Response, float]:
+    begun = time.monotonic()
+    response = await client.post("/v1/feedback", json=answer)
+    return response, time.monotonic() - begun
+
+
+async def _accepted(client: httpx.AsyncClient, answer: dict[str, Any]) -> bool:
+    response = await client.post("/v1/feedback", json=answer)
+    assert response.status_code in {202, 503}
+    return response.status_code == 202
+
+
+async def _counted(client: httpx.AsyncClient, count: int) -> bool:
+    response = await client.get("/v1/customers/acme/scores")
+    return response.status_code == 200 and response.json()["nps"]["responses"] == count
+
+
+# ---- PostgreSQL is away
+
+
+@pytest.fixture
+async def postgres(tmp_path: Path) -> AsyncIterator[EmbeddedPostgres]:
+    made = EmbeddedPostgres(tmp_path / "postgres")
+    await made.start()
+    yield made
+    await made.stop()
+
+
+async def test_postgres_dies_in_the_middle_of_an_escalation(kafka: Kafka, postgres: EmbeddedPostgres) -> None:
+    """The page goes on where it stood: the deputy's turn comes, the answer is taken, nobody is called twice for it."""
+    async with house(kafka, postgres.url) as fiilis:
+        await fiilis.post({"kind": "mood", "score": 1, "customer": "acme", "touchpoint": "support"})
+        await until(lambda: _rung(fiilis, 1))
+        await until(lambda: fiilis.items("/v1/pages", state="sent"))
+        await postgres.kill()
+        fiilis.move(seconds=301)
+        await asyncio.sleep(1)
+        assert len(fiilis.phone.received) == 1, "without a place to keep the intent nobody is called"
+        await postgres.start()
+        await until(lambda: _rung(fiilis, 2))
+        assert [r.path for r in fiilis.phone.received] == ["/architect-1", "/deputy-1"]
+        link = fiilis.phone.received[1].data["acknowledge_url"]
+        assert "Taken" in (await fiilis.client.post(link)).text
+        ticket = (await until(lambda: fiilis.items("/v1/tickets", state="acknowledged")))[0]
+        assert ticket["assignee"] == "deputy-1"
+        await fiilis.post({"kind": "mood", "score": 1, "customer": "borealis", "touchpoint": "support"})
+        await until(lambda: _rung(fiilis, 3))
+
+
+async def test_requests_while_postgres_is_away(kafka: Kafka, postgres: EmbeddedPostgres) -> None:
+    """503 with Retry-After, not "our fault"; answers are still taken, since Kafka is there, and counted later."""
+    async with house(kafka, postgres.url) as fiilis:
+        await fiilis.post({"kind": "mood", "score": 1, "customer": "acme", "touchpoint": "support"})
+        await until(lambda: _rung(fiilis, 1))
+        link = fiilis.phone.received[0].data["acknowledge_url"]
+        await postgres.kill()
+        headers = _bearer(fiilis.key)
+        assert (await fiilis.post({"kind": "nps", "score": 9, "customer": "acme"})).status_code == 202
+        asked = [
+            fiilis.client.get(path, headers=headers)
+            for path in ("/v1/tickets", "/v1/alerts", "/v1/pages", "/v1/customers")
+        ]
+        told = [*await asyncio.gather(*asked), await fiilis.client.get(link), await fiilis.client.post(link)]
+        await postgres.start()
+        assert [response.status_code for response in told] == [503] * 6
+        assert all(int(response.headers["retry-after"]) > 0 for response in told)
+        assert all(response.headers["content-type"] == "application/problem+json" for response in told[:4])
+        await until(lambda: _responses(fiilis, 1))
+        assert "Taken" in (await fiilis.client.post(link)).text
+
+
+async def _rung(fiilis: House, count: int) -> bool:
+    return len(fiilis.phone.received) >= count
+
+
+async def _responses(fiilis: House, count: int) -> bool:
+    headers = _bearer(fiilis.key)
+    response = await fiilis.client.get("/v1/customers/acme/scores", headers=headers)
+    return response.status_code == 200 and response.json()["nps"]["responses"] == count
+
+
+# ---- the outbox
+
+
+@pytest.fixture
+async def database(database_url: str, kafka: Kafka) -> AsyncIterator[Database]:
+    made = Database(database_url, SCHEMA)
+    await prepare(made)
+    await kafka.ensure_topics([ALERTS])
+    yield made
+    await made.close()
+
+
+@contextlib.asynccontextmanager
+async def relaying(database: Database, kafka: Kafka, count: int = 1) -> AsyncIterator[list[asyncio.Task[None]]]:
+    """Run so many relays, as so many processes would."""
+    producers = [Producer(kafka) for _ in range(count)]
+    tasks = [asyncio.create_task(Relay(database, producer).run()) for producer in producers]
+    try:
+        yield tasks
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*(producer.close() for producer in producers))
+
+
+async def leave(database: Database, first: int, count: int) -> None:
+    """Leave numbered messages of five customers."""
+    now = datetime.now(UTC).isoformat()
+    for number in range(first, first + count):
+        headers = event_headers("alert.opened", str(number), "test", now, None)
+        async with database.transaction() as tx:
+            await outbox.add(tx, [Outgoing(ALERTS.name, f"c{number % 5}".encode(), str(number).encode(), headers)])
+
+
+async def is_empty(database: Database) -> bool:
+    async with database.transaction() as tx:
+        return await tx.fetchval("SELECT count(*) FROM outbox") == 0
+
+
+async def relayed(kafka: Kafka) -> dict[bytes, list[int]]:
+    """Return the numbers that arrived, by key, in the order of the log."""
+    consumer = kafka.consumer(group=None)
+    await consumer.start()
+    try:
+        tps = [TopicPartition(kafka.prefix + ALERTS.name, p) for p in range(ALERTS.partitions)]
+        consumer.assign(tps)
+        ends = await consumer.end_offsets(tps)
+        for tp in tps:
+            consumer.seek(tp, 0)
+        found: dict[bytes, list[int]] = {}
+        for _ in range(sum(ends.values())):
+            record = await asyncio.wait_for(consumer.getone(), 20)
+            found.setdefault(record.key or b"", []).append(int(record.value or b""))
+        return found
+    finally:
+        await consumer.stop()
+
+
+async def test_the_outbox_is_relayed_in_order(database: Database, kafka: Kafka) -> None:
+    """Each customer's messages arrive in the order in which they were decided, and rows go once Kafka has them."""
+    await leave(database, 0, 60)
+    async with relaying(database, kafka, 2) as tasks:
+        await leave(database, 60, 140)
+        await until(lambda: is_empty(database))
+        assert not any(task.done() for task in tasks)
+    arrived = await relayed(kafka)
+    assert arrived == {f"c{n}".encode(): list(range(n, 200, 5)) for n in range(5)}
+
+
+async def test_a_row_stays_until_kafka_has_it(database: Database, kafka: Kafka) -> None:
+    """What cannot be sent waits; no message is lost by a broker that is away."""
+    await leave(database, 0, 10)
+    async with relaying(database, Kafka(f"127.0.0.1:{_closed_port()}")) as (task,):
+        await asyncio.sleep(1)
+        assert not task.done()
+        async with database.transaction() as tx:
+            assert await tx.fetchval("SELECT count(*) FROM outbox") == 10
+    async with relaying(database, kafka):
+        await until(lambda: is_empty(database))
+    assert sorted(functools.reduce(operator.iadd, (await relayed(kafka)).values(), [])) == list(range(10))
+
+
+async def test_a_relay_that_loses_its_lock_is_taken_over(database: Database, kafka: Kafka) -> None:
+    """Whoever holds the lock may be cut off: another process goes on, and the first one comes back for its turn."""
+    async with relaying(database, kafka, 2) as tasks:
+        for round_ in range(3):
+            await leave(database, round_ * 20, 20)
+            await until(lambda: is_empty(database))
+            holders = await _holders(database)
+            assert len(holders) == 1, "one relays at a time"
+            async with database.transaction() as tx:
+                assert await tx.fetchval("SELECT pg_terminate_backend($1)", holders[0])
+        await leave(database, 60, 20)
+        await until(lambda: is_empty(database))
+        assert not any(task.done() for task in tasks)
+    arrived = await relayed(kafka)
+    assert {key: sorted(set(numbers)) for key, numbers in arrived.items()} == {
+        f"c{n}".encode(): list(range(n, 80, 5)) for n in range(5)
+    }
+
+
+async def _holders(database: Database) -> list[int]:
+    async with database.transaction() as tx:
+        rows = await tx.fetch(
+            "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 2"
+            " AND classid::bigint = (hashtext('fiilis.outbox')::bigint & 4294967295)"
+            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        )
+    return [row[0] for row in rows]
+
+
+# ---- the end
+
+
+def _closed_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+async def test_sigterm_ends_each_service_in_order(kafka: Kafka, database_url: str, tmp_path: Path) -> None:
+    """Exit code 0, soon, with nothing that a person must look at in the log."""
+    await settle(kafka)
+    async with processes(environment(kafka, database_url), tmp_path, *NAMES) as running:
+
+        async def stopped(name: str) -> tuple[int, float]:
+            begun = time.monotonic()
+            return await running[name].stop(), time.monotonic() - begun
+
+        ends = dict(zip(NAMES, await asyncio.gather(*map(stopped, NAMES)), strict=True))
+        assert {name: code for name, (code, _) in ends.items()} == dict.fromkeys(NAMES, 0)
+        assert {name: seconds for name, (_, seconds) in ends.items() if seconds > STOP_SECONDS} == {}
+        for process in running.values():
+            assert "ERROR" not in process.log(), process.log()
+            assert "Traceback" not in process.log(), process.log()
+
+
+@pytest.mark.parametrize("away", ["Kafka", "PostgreSQL"])
+async def test_sigterm_while_it_waits_for_a_server(
+    servers: Servers, database_url: str, tmp_path: Path, away: str
+) -> None:
+    """A service that cannot start yet is alive, says what is missing, and ends when asked."""
+    kafka = Kafka(f"127.0.0.1:{_closed_port()}" if away == "Kafka" else servers.kafka.bootstrap, "waiting.")
+    url = database_url if away == "Kafka" else f"postgresql://fiilis@127.0.0.1:{_closed_port()}/fiilis"
+    names = NAMES if away == "Kafka" else NAMES[1:]
+    await asyncio.gather(
+        *(_waits_and_ends(name, {**os.environ, **environment(kafka, url)}, tmp_path) for name in names)
+    )
+
+
+async def _waits_and_ends(name: str, variables: dict[str, str], folder: Path) -> None:
+    port, log = _closed_port(), folder / f"{name}.log"
+    with log.open("wb") as written:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "services", name, "--port", str(port)),
+            env=variables,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=written,
+        )
+    try:
+        await until(lambda: _says(log, "waiting for"), every=0.1)
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+            assert (await client.get("/healthz")).status_code == 200
+            ready = await client.get("/readyz")
+            assert ready.status_code == 503
+            assert ready.json()["missing"]
+            refused = await client.post("/v1/feedback", json={})
+            assert refused.status_code == 503
+            assert int(refused.headers["retry-after"]) > 0
+        begun = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        code = await asyncio.wait_for(process.wait(), 30)
+        assert code == 0, f"{name}: {log.read_text()[-2000:]}"
+        assert time.monotonic() - begun < STOP_SECONDS
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def _says(log: Path, text: str) -> bool:
+    return text in log.read_text()
