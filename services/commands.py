@@ -39,8 +39,7 @@ def settings(**given: Any) -> Settings:
         found = Settings()
         return found.model_copy(update={name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
-        first = error.errors()[0]
-        raise Misconfigured(f"FIILIS_{str(first['loc'][0]).upper()}: {first['msg']}") from None
+        raise run.wrong_setting(error) from None
 
 
 def run_one(name: run.ServiceName, *, host: str | None, port: int | None) -> int:

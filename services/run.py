@@ -8,7 +8,9 @@ import secrets
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import ValidationError
 
 import services.ingest.main
 import services.ingest.settings
@@ -61,7 +63,19 @@ class Address:
 
 def build(name: ServiceName, settings: Settings, parts: Parts, address: Address) -> Service:
     """Return one service: its own settings from the environment, the common ones as given."""
-    common = settings.model_dump()
+    try:
+        return _built(name, settings.model_dump(), parts, address)
+    except ValidationError as error:
+        raise wrong_setting(error) from None
+
+
+def wrong_setting(error: ValidationError) -> Misconfigured:
+    """Return what names the setting that is wrong."""
+    first = error.errors()[0]
+    return Misconfigured(f"FIILIS_{str(first['loc'][0]).upper()}: {first['msg']}")
+
+
+def _built(name: ServiceName, common: dict[str, Any], parts: Parts, address: Address) -> Service:
     match name:
         case "ingest":
             return services.ingest.main.build(services.ingest.settings.IngestSettings(**common), parts)

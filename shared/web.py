@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Protocol
 
@@ -156,10 +157,26 @@ def _path(loc: Sequence[str | int]) -> str:
     return path.lstrip(".") or str(loc[0])
 
 
-async def _on_http(_: Request, error: Exception) -> Response:
+async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        return problem_response(_not_that_method(request))
     code, title = _HTTP_PROBLEMS.get(error.status_code, (f"http-{error.status_code}", "The request failed"))
     return problem_response(Problem(error.status_code, code, title, error.detail, headers=dict(error.headers or {})))
+
+
+def _not_that_method(request: Request) -> Problem:
+    """Return the 405 with every method of the address (the framework names those of the first route only)."""
+    described: dict[str, Any] = request.app.openapi()["paths"]
+    path = request.url.path
+    allowed = {
+        method.upper()
+        for template, item in described.items()
+        if re.fullmatch(re.sub(r"\\\{[^/]+?\\\}", "[^/]+", re.escape(template)), path)
+        for method in item
+    }
+    code, title = _HTTP_PROBLEMS[405]
+    return Problem(405, code, title, headers={"Allow": ", ".join(sorted(allowed))} if allowed else {})
 
 
 async def _on_transient(_: Request, error: Exception) -> Response:

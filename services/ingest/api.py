@@ -108,18 +108,9 @@ class FeedbackEndpoint:
                 answer = await self._take(body, key, headers)
         except Problem as problem:
             answer = _problem(problem)
-        await send(
-            {
-                "type": "http.response.start",
-                "status": answer.status,
-                "headers": [
-                    (b"content-type", answer.content_type),
-                    (b"content-length", str(len(answer.body)).encode()),
-                    *answer.headers,
-                    *cors,
-                ],
-            }
-        )
+        about = ((b"content-type", answer.content_type), (b"content-length", str(len(answer.body)).encode()))
+        sent = (*(about if answer.status != 204 else ()), *answer.headers, *cors)
+        await send({"type": "http.response.start", "status": answer.status, "headers": sent})
         await send({"type": "http.response.body", "body": answer.body})
         metrics.FEEDBACK_SECONDS.observe(time.perf_counter() - begun)
 
@@ -300,6 +291,8 @@ def _unzip(body: bytes) -> bytes:
         raise _too_large()
     if not stream.eof:
         raise Problem(400, "not-gzip", "The gzip stream is cut off")
+    if stream.unused_data:
+        raise Problem(400, "not-gzip", "Something follows the gzip stream", "Send one gzip member.")
     return plain
 
 

@@ -193,12 +193,7 @@ class Sender:
     async def _call(self, delivery: store.Delivery, attempt: UUID, notice: Notice | None) -> None:
         try:
             with tracing(delivery.traceparent):
-                if notice is None:
-                    result = Result("permanent", "the person has no further contact")
-                elif (channel := self._channels.get(notice.contact.channel)) is None:
-                    result = Result("permanent", f"there is no channel {notice.contact.channel!r}")
-                else:
-                    result = await channel.send(notice)
+                result = await self._send(notice)
                 await self._finish(delivery, attempt, notice, result)
         except Transient as error:
             # The lease brings the delivery back, with the same key.
@@ -206,6 +201,20 @@ class Sender:
         finally:
             self._free += 1
             self.loop.wake()
+
+    async def _send(self, notice: Notice | None) -> Result:
+        if notice is None:
+            return Result("permanent", "the person has no further contact")
+        channel = self._channels.get(notice.contact.channel)
+        if channel is None:
+            return Result("permanent", f"there is no channel {notice.contact.channel!r}")
+        try:
+            return await channel.send(notice)
+        except Exception as error:  # noqa: BLE001
+            # A bug that one contact brings out must not end paging for everybody, again after every restart: it is
+            # told as loudly as a crash, and the next contact or person is paged.
+            log.error("channel failed", failure=error, channel=notice.contact.channel, person=notice.person.id)
+            return Result("permanent", f"our fault: {type(error).__name__}")
 
     async def _finish(self, delivery: store.Delivery, attempt: UUID, notice: Notice | None, result: Result) -> None:
         now = self._clock.now()

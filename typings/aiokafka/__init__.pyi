@@ -1,19 +1,22 @@
 # The part of aiokafka 0.14 that Fiilis uses; the package has no types that a strict checker accepts.
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 class TopicPartition(NamedTuple):
     topic: str
     partition: int
 
-class ConsumerRecord[K, V]:
+_K = TypeVar("_K")
+_V = TypeVar("_V")
+
+class ConsumerRecord(Generic[_K, _V]):
     topic: str
     partition: int
     offset: int
     timestamp: int
-    key: K | None
-    value: V | None
+    key: _K | None
+    value: _V | None
     headers: Sequence[tuple[str, bytes]]
 
 class ConsumerRebalanceListener: ...

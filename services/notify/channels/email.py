@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from email.message import EmailMessage
 from email.utils import format_datetime
 
@@ -10,6 +11,8 @@ import aiosmtplib
 
 from services.notify.channels import Notice, Result
 from shared.directory.model import Smtp
+
+_ADDRESS = re.compile(r"[^@\s,;<>\"()]{1,64}@[^@\s,;<>\"()]{1,189}")
 
 
 class EmailChannel:
@@ -28,10 +31,13 @@ class EmailChannel:
             user, password = _secret(smtp.user_env), _secret(smtp.password_env)
         except KeyError as missing:
             return Result("permanent", f"environment variable {missing.args[0]} is not set")
-        mail = _mail(notice, smtp)
+        address = notice.contact.address
+        if not _ADDRESS.fullmatch(address):
+            return Result("permanent", "the contact is not one e-mail address")
         try:
             _, answer = await aiosmtplib.send(
-                mail,
+                _mail(notice, smtp),
+                recipients=[address],
                 hostname=smtp.host,
                 port=smtp.port,
                 username=user,
@@ -44,6 +50,8 @@ class EmailChannel:
             return _refused(error)
         except (aiosmtplib.SMTPConnectError, aiosmtplib.SMTPConnectTimeoutError, OSError) as error:
             return Result("temporary", f"no connection to {smtp.host}:{smtp.port}: {error}")
+        except ValueError as error:  # a part that no mail can have
+            return Result("permanent", f"the mail cannot be written: {error}")
         except aiosmtplib.SMTPException as error:
             return Result("unknown", f"{type(error).__name__}: {error}")
         return Result("delivered", "accepted by the relay", receipt=answer[:200])
