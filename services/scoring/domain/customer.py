@@ -18,7 +18,7 @@ from services.scoring.domain.decide import (
     dedup_key,
     is_cooling,
 )
-from services.scoring.domain.rules import kind_of, window_of
+from services.scoring.domain.rules import is_best, kind_of, window_of
 from services.scoring.domain.windows import ExactWindow, Gain, HourWindow, tally
 from shared.directory.model import Rule
 from shared.events import Audience, FeedbackReceivedV1, Kind
@@ -131,6 +131,8 @@ class CustomerState:
         rule = planned.rule
         touchpoint = answer.touchpoint if rule.per_touchpoint else rule.touchpoint
         alert = self.alerts.get(dedup_key(answer.customer, rule, touchpoint)) if self.alerts else None
+        if alert is None and len(gains) == 1 and is_best(rule.when, category):
+            return None  # most answers: nothing to sum up
         sums = self.tally(planned, touchpoint)
         before = sums.total
         for changed, by in gains:

@@ -95,6 +95,17 @@ def judge(condition: Condition, counts: Sequence[int]) -> Verdict:
             raise ValueError("mood_at_most has no window")
 
 
+def is_best(condition: Condition, category: int) -> bool:
+    """Tell whether an answer of this category can only make the value better, whatever was before it."""
+    match condition:
+        case NpsBelow():
+            return category == 2
+        case UnhappyShareAbove():
+            return category >= 2
+        case MoodAtMost():
+            return False
+
+
 def worsens(condition: Condition, category: int, before: Sequence[int], after: Sequence[int]) -> bool:
     """Tell whether an answer of this category made the value worse: counts before and after it.
 
