@@ -63,7 +63,7 @@ def answer(customer: str, chance: random.Random, now: datetime) -> FeedbackRecei
 async def preload(kafka: Kafka, customers: int, answers: int) -> None:
     """Fill feedback.v1."""
     producer = Producer(kafka)
-    publisher = Publisher(producer, FEEDBACK, wait=60, limit=answers)
+    publisher = Publisher([producer], FEEDBACK, wait=60, limit=answers)
     await publisher.prepare()
     chance, now, waiting = random.Random(7), datetime.now(UTC), []
     for _ in range(answers):

@@ -267,16 +267,19 @@ class Publisher:
     a fraction of a second.) The wait is bounded here: the client's own time-outs came after 24 s.
     """
 
-    def __init__(self, producer: Producer, topic: Topic, *, wait: float, limit: int = 20_000) -> None:
-        """`wait`: seconds after which a publication is given up as unknown; `limit`: messages that may wait."""
-        self._producer = producer
+    def __init__(self, producers: Sequence[Producer], topic: Topic, *, wait: float, limit: int = 20_000) -> None:
+        """`wait`: seconds after which a publication is given up as unknown; `limit`: messages that may wait.
+
+        The producers share the partitions, each with rounds of its own.
+        """
+        self._producers = producers
         self._topic = topic
         self._wait = wait
         self._limit = limit
         self._waiting = 0
         self._lanes: list[_Lane] = []
         self._partitions: dict[bytes, int] = {}
-        self._rounds: asyncio.Task[None] | None = None
+        self._rounds: list[asyncio.Task[None] | None] = [None] * len(producers)
 
     async def run(self) -> None:
         """Give up what has waited too long; runs as long as the service."""
@@ -293,13 +296,16 @@ class Publisher:
 
     async def close(self) -> None:
         """Wait for what is under way."""
-        if self._rounds is not None:
-            await asyncio.wait({self._rounds}, timeout=_STOP_SECONDS)
+        under_way = [rounds for rounds in self._rounds if rounds is not None]
+        if under_way:
+            await asyncio.wait(under_way, timeout=_STOP_SECONDS)
 
     async def prepare(self) -> None:
         """Learn the topic's partitions. Raises Transient."""
         if not self._lanes:
-            count = await self._producer.partitions(self._topic.name)
+            for producer in self._producers:
+                await producer.start()
+            count = await self._producers[0].partitions(self._topic.name)
             self._lanes = [_Lane() for _ in range(count)]
 
     def publish(self, key: bytes, value: bytes, headers: Headers) -> asyncio.Future[None]:
@@ -310,10 +316,11 @@ class Publisher:
             acknowledged.set_exception(Transient("kafka: too many messages wait"))
             return acknowledged
         self._waiting += 1
-        lane = self._lanes[self._partition_of(key)]
-        lane.waiting.append(_Waiting(key, value, headers, acknowledged, loop.time()))
-        if self._rounds is None:
-            self._rounds = loop.create_task(self._send_rounds())
+        partition = self._partition_of(key)
+        self._lanes[partition].waiting.append(_Waiting(key, value, headers, acknowledged, loop.time()))
+        of = partition % len(self._producers)
+        if self._rounds[of] is None:
+            self._rounds[of] = loop.create_task(self._send_rounds(of))
         return acknowledged
 
     def _partition_of(self, key: bytes) -> int:
@@ -324,16 +331,18 @@ class Publisher:
             partition = self._partitions[key] = partition_of(key, len(self._lanes))
         return partition
 
-    async def _send_rounds(self) -> None:
-        """Send rounds while anything waits; a partition whose last batch is still under way sits one out."""
+    async def _send_rounds(self, of: int) -> None:
+        """Send a producer's rounds while anything waits; a partition whose last batch is under way sits one out."""
         loop = asyncio.get_running_loop()
+        step = len(self._producers)
+        lanes = list(enumerate(self._lanes))[of::step]
         while True:
-            for partition, lane in enumerate(self._lanes):
+            for partition, lane in lanes:
                 if lane.waiting and lane.sending is None:
                     lane.sending = loop.create_task(self._send(lane, partition))
-            sending = [lane.sending for lane in self._lanes if lane.sending is not None]
+            sending = [lane.sending for _, lane in lanes if lane.sending is not None]
             if not sending:
-                self._rounds = None
+                self._rounds[of] = None
                 return
             # One broker that is away must not hold up the partitions of the others.
             done, _ = await asyncio.wait(sending, timeout=_ROUND_SECONDS)
@@ -341,8 +350,9 @@ class Publisher:
                 await asyncio.wait(sending, return_when=asyncio.FIRST_COMPLETED, timeout=_ROUND_SECONDS)
 
     async def _send(self, lane: _Lane, partition: int) -> None:
+        producer = self._producers[partition % len(self._producers)]
         try:
-            batch = await self._producer.create_batch()
+            batch = await producer.create_batch()
             while lane.waiting:
                 key, value, headers, _, _ = lane.waiting[0]
                 if batch.append(key=key, value=value, timestamp=None, headers=headers) is None:
@@ -351,7 +361,7 @@ class Publisher:
             if not lane.under_way:
                 raise Transient("the message is larger than a batch")
             self._waiting -= len(lane.under_way)
-            await self._producer.send_batch(batch, self._topic.name, partition)
+            await producer.send_batch(batch, self._topic.name, partition)
             for one in lane.under_way:
                 if not one.acknowledged.done():
                     one.acknowledged.set_result(None)

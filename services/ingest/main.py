@@ -12,15 +12,16 @@ from shared.topics import FEEDBACK
 
 def build(settings: IngestSettings, parts: Parts) -> Service:
     """Return ingest, ready to run."""
-    producer = Producer(parts.kafka)
-    publisher = Publisher(producer, FEEDBACK, wait=settings.ingest_wait_seconds, limit=settings.ingest_waiting)
+    # A broker answers one request of a connection at a time: while one waits for Kafka, another takes the next round.
+    producers = [Producer(parts.kafka) for _ in range(settings.ingest_connections)]
+    publisher = Publisher(producers, FEEDBACK, wait=settings.ingest_wait_seconds, limit=settings.ingest_waiting)
     return Service(
         name="ingest",
         hot={"/v1/feedback": FeedbackEndpoint(parts.access, publisher, parts.clock)},
         described={"/v1/feedback": described()},
         resources=[
-            opened(lambda: patiently("Kafka", publisher.prepare), producer.close),
-            opened(None, publisher.close),
+            *(opened(None, producer.close) for producer in producers),
+            opened(lambda: patiently("Kafka", publisher.prepare), publisher.close),
         ],
         tasks={"publisher": publisher.run},
     )

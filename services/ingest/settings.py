@@ -12,5 +12,7 @@ class IngestSettings(Settings):
 
     ingest_wait_seconds: float = Field(default=5.0, gt=0)
     """How long a request waits for Kafka before it is told 503; Kafka's own time-outs came after 24 s."""
+    ingest_connections: int = Field(default=2, ge=1, le=8)
+    """Connections to Kafka that share the partitions; each has one request under way per broker."""
     ingest_waiting: int = Field(default=20_000, ge=1)
     """Answers that may wait for Kafka at once, beyond which a request is told 503 immediately."""
