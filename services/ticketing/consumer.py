@@ -67,24 +67,26 @@ class AlertHandler(Memoryless):
             seen = merged.get(alert.id)
             if seen is not None and alert.version <= seen[0]:
                 continue  # a repeat, or a late one
-            current = tickets.get(alert.dedup_key)
-            if current is not None and not self._takes(current, now):
-                current = None
             if seen is not None:
-                current = by_id.get(seen[1], current)
+                current: TicketV1 | None = by_id[seen[1]]
+            else:
+                newest = tickets.get(alert.dedup_key)
+                current = newest if newest is not None and self._takes(newest, now) else None
             if current is not None:
-                outcome = merge(by_id.get(current.id, current), alert, first=seen is None, now=now)
+                outcome = merge(current, alert, first=seen is None, now=now)
+                ticket = current if outcome is None else outcome.ticket
             elif opens_nothing(alert):
                 continue
             else:
                 earlier = tuple(previous.get(alert.dedup_key, ()))
                 outcome = open_ticket(alert, Opening(numbers.pop(), self._architect(alert.customer), earlier), now)
-            ticket = current if outcome is None else outcome.ticket
-            assert ticket is not None
+                ticket = outcome.ticket
             merged[alert.id] = (alert.version, ticket.id)
             by_id[ticket.id] = ticket
-            if current is None or (ticket.id == current.id and alert.dedup_key == ticket.dedup_key):
-                tickets[alert.dedup_key] = ticket
+            newest = tickets.get(ticket.dedup_key)
+            if seen is None or newest is None or newest.id == ticket.id:
+                # An older alert may still belong to an earlier ticket of the problem: that one is not the newest.
+                tickets[ticket.dedup_key] = ticket
             if outcome is not None:
                 outcomes.append(outcome)
                 with tracing(record.traceparent):

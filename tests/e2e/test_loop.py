@@ -6,11 +6,15 @@ import json
 import logging
 from typing import Any
 
+import msgspec
 import pytest
 
 from shared import logs
+from shared.events import AlertV1
 from shared.ids import uuid7
+from shared.kafka import Producer, cloud_event
 from shared.security import Signer
+from shared.topics import ALERTS
 from tests.support.house import SECRET, House
 from tests.support.wait import until
 
@@ -164,6 +168,40 @@ async def test_a_resolved_ticket_stops_its_pages_and_reopens(fiilis: House) -> N
     assert len(fiilis.phone.received) == 2
 
 
+async def test_the_end_of_an_old_alert_does_not_hide_the_open_ticket(fiilis: House) -> None:
+    """An alert that belongs to a cancelled ticket clears there; the problem's open ticket takes what comes next."""
+    await fiilis.post(mood(1, comment="first"))
+    first = await fiilis.ticket()
+    headers = {"Authorization": f"Bearer {fiilis.key}", "If-Match": "*"}
+    path = f"/v1/tickets/{first['id']}"
+    assert (await fiilis.client.patch(path, json={"state": "cancelled"}, headers=headers)).status_code == 200
+    fiilis.move(hours=1)
+    await fiilis.post(mood(1, comment="second"))
+    second = await until(lambda: fiilis.items("/v1/tickets", state="open"))
+    cleared = (await fiilis.items("/v1/alerts"))[-1]
+    # The old alert's end and a new one reach ticketing in one batch.
+    third = {**cleared, "id": str(uuid7()), "version": 1}
+    end = {**cleared, "version": 2, "state": "cleared", "cleared_at": cleared["opened_at"]}
+    producer = Producer(fiilis.kafka)
+    await producer.send_all(
+        [
+            cloud_event(
+                ALERTS,
+                event,
+                key="acme",
+                id=str(uuid7()),
+                at=fiilis.clock.now(),
+                message=msgspec.convert(alert, AlertV1),
+            )
+            for event, alert in (("alert.cleared", end), ("alert.opened", third))
+        ]
+    )
+    await producer.close()
+    await until(lambda: _timeline_has(fiilis, first["id"], "alert cleared"))
+    await until(lambda: _merged(fiilis, third["id"]))
+    assert [t["id"] for t in await fiilis.items("/v1/tickets", state="open")] == [second[0]["id"]]
+
+
 async def test_one_trace_follows_an_answer_through_every_service(
     fiilis: House, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,6 +232,10 @@ async def _responses(fiilis: House, count: int) -> bool:
 
 async def _mood_responses(fiilis: House, count: int) -> bool:
     return (await fiilis.get("/v1/customers/acme/scores"))["mood"]["responses"] == count
+
+
+async def _merged(fiilis: House, alert: str) -> bool:
+    return bool(await fiilis.sql("SELECT 1 FROM ticketing.merged_alert WHERE alert = $1", alert))
 
 
 async def _timeline_has(fiilis: House, ticket: str, what: str) -> bool:
