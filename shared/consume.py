@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -164,9 +165,9 @@ class Consumer(ConsumerRebalanceListener):
         self._assigned = False
         self._group = f"fiilis.{self._service}.{topic.name}"
         self._member: AIOKafkaConsumer | None = None
+        self._generations = itertools.count(1)
         labels = (self._service, topic.name)
-        self._lag = metrics.CONSUMER_LAG.labels(*labels)
-        self._oldest = metrics.CONSUMER_OLDEST.labels(*labels)
+        self._figures = metrics.ConsumerFigures(*labels)
         self._handled = metrics.RECORDS.labels(*labels, "handled")
         self._dead = metrics.RECORDS.labels(*labels, "dead")
 
@@ -193,6 +194,7 @@ class Consumer(ConsumerRebalanceListener):
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
         finally:
+            self._figures.tell(0, 0.0)
             if self._member is not None:
                 await self._member.stop()
 
@@ -401,13 +403,11 @@ class Consumer(ConsumerRebalanceListener):
         for partition in partitions:
             place = self._places.get(partition)
             if place is not None:
-                place.generation += 1
                 place.ready = False
         async with self._busy:
             self._handler.forget(partitions)
             for partition in partitions:
                 self._places.pop(partition, None)
-        self._lag.set(0)
 
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
         """Read the offsets from PostgreSQL and go there."""
@@ -445,7 +445,8 @@ class Consumer(ConsumerRebalanceListener):
             self._consumer.seek(TopicPartition(self._name, partition), offset)
         except IllegalStateError:  # revoked meanwhile
             return
-        place.generation += 1
+        # Never one that this partition had before: what was fetched in an earlier life of it must not pass for new.
+        place.generation = next(self._generations)
         place.next = offset
         place.ready = True
 
@@ -490,9 +491,9 @@ class Consumer(ConsumerRebalanceListener):
         return None if end is None else max(0, end - place.next)
 
     def _measure(self, batch: _Batch) -> None:
-        self._lag.set(sum(self._behind(p, place) or 0 for p, place in self._places.items()))
+        lag = sum(self._behind(p, place) or 0 for p, place in self._places.items())
         stamps = [share.raw[0].timestamp for share in batch.values()]
-        self._oldest.set(time.time() - min(stamps) / 1000 if stamps else 0)
+        self._figures.tell(lag, time.time() - min(stamps) / 1000 if stamps else 0.0)
 
     async def _commit_group_offsets(self) -> None:
         offsets = {TopicPartition(self._name, p): place.next for p, place in self._places.items() if place.ready}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from prometheus_client import Counter, Gauge, Histogram
 
 _SECONDS = (0.005, 0.01, 0.02, 0.04, 0.08, 0.12, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 14_400, 86_400)
@@ -14,6 +16,23 @@ CONSUMER_LAG = Gauge("fiilis_consumer_lag_records", "Records not yet handled.", 
 CONSUMER_OLDEST = Gauge("fiilis_consumer_oldest_seconds", "Age of the record being handled.", ["service", "topic"])
 RECORDS = Counter("fiilis_records", "Records handled, by result.", ["service", "topic", "result"])
 DEAD_LETTERS = Counter("fiilis_dead_letters", "Records refused for ever.", ["service", "topic", "reason"])
+
+
+class ConsumerFigures:
+    """What one consumer of a topic tells; several in a process share gauges: lags add up, the oldest counts."""
+
+    _told: ClassVar[dict[tuple[str, str], dict[int, tuple[int, float]]]] = {}
+
+    def __init__(self, service: str, topic: str) -> None:
+        self._labels = (service, topic)
+
+    def tell(self, lag: int, oldest: float) -> None:
+        """Set this consumer's part: records behind, and seconds since the record that is being handled was sent."""
+        told = self._told.setdefault(self._labels, {})
+        told[id(self)] = (lag, oldest)
+        CONSUMER_LAG.labels(*self._labels).set(sum(lag for lag, _ in told.values()))
+        CONSUMER_OLDEST.labels(*self._labels).set(max(oldest for _, oldest in told.values()))
+
 
 OUTBOX_RECORDS = Gauge("fiilis_outbox_records", "Messages not yet acknowledged by Kafka.", ["service"])
 OUTBOX_OLDEST = Gauge("fiilis_outbox_oldest_seconds", "Age of the oldest of them.", ["service"])
