@@ -220,7 +220,7 @@ class Consumer(ConsumerRebalanceListener):
                 attempt += 1
                 log.warning("consumer waits for Kafka", topic=self._topic.name, why=str(error))
                 await self._consumer.stop()
-                await asyncio.sleep(backoff.delay(min(attempt, 7)))
+                await asyncio.sleep(backoff.delay(attempt))
         self._consumer.subscribe([self._name], listener=self)
 
     async def _consume(self) -> None:
@@ -304,7 +304,7 @@ class Consumer(ConsumerRebalanceListener):
                 attempt += 1
                 log.warning("records wait", topic=self._topic.name, why=str(error), attempt=attempt)
                 self._pause(batch)
-                await asyncio.sleep(backoff.delay(min(attempt, 7)))
+                await asyncio.sleep(backoff.delay(attempt))
         if attempt:
             self._resume()
 
@@ -431,7 +431,7 @@ class Consumer(ConsumerRebalanceListener):
             except Transient as error:
                 attempt += 1
                 log.warning("offsets wait", topic=self._topic.name, why=str(error))
-                await asyncio.sleep(backoff.delay(min(attempt, 7)))
+                await asyncio.sleep(backoff.delay(attempt))
         async with self._busy:
             self._handler.forget(partitions)
             for partition, offset in nexts.items():

@@ -40,7 +40,7 @@ class DueLoop:
             except Transient as error:
                 failures += 1
                 log.warning("due work waits", loop=self._name, why=str(error))
-                await asyncio.sleep(backoff.delay(min(failures, 7)))
+                await asyncio.sleep(backoff.delay(failures))
                 continue
             if found:
                 continue

@@ -345,9 +345,7 @@ class Publisher:
                 self._rounds[of] = None
                 return
             # One broker that is away must not hold up the partitions of the others.
-            done, _ = await asyncio.wait(sending, timeout=_ROUND_SECONDS)
-            if not done:
-                await asyncio.wait(sending, return_when=asyncio.FIRST_COMPLETED, timeout=_ROUND_SECONDS)
+            await asyncio.wait(sending, timeout=_ROUND_SECONDS)
 
     async def _send(self, lane: _Lane, partition: int) -> None:
         producer = self._producers[partition % len(self._producers)]

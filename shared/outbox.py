@@ -59,22 +59,22 @@ class Relay:
         self._database = database
         self._producer = producer
         self._wake = asyncio.Event()
+        self._failures = 0
+        """In a row."""
         self._records = metrics.OUTBOX_RECORDS.labels(database.schema)
         self._oldest = metrics.OUTBOX_OLDEST.labels(database.schema)
 
     async def run(self) -> None:
         """Relay for as long as the service lives; an outage of Kafka or the database only delays it."""
-        backoff, failures = Backoff(0.1, 5), 0
+        backoff = Backoff(0.1, 5)
         while True:
             try:
                 async with self._database.dedicated() as connection:
                     await self._relay(connection)
             except Transient as error:
-                failures += 1
-                log.warning("outbox waits", service=self._database.schema, why=str(error), failures=failures)
-                await asyncio.sleep(backoff.delay(min(failures, 6)))
-            else:
-                failures = 0
+                self._failures += 1
+                log.warning("outbox waits", service=self._database.schema, why=str(error), failures=self._failures)
+                await asyncio.sleep(backoff.delay(self._failures))
 
     async def _relay(self, connection: Connection) -> None:
         """Take the lock, then send until the connection or Kafka fails (Transient)."""
@@ -107,6 +107,7 @@ class Relay:
                 sending.cancel()
         await sending
         await connection.execute(_DELETE, [row["id"] for row in rows])
+        self._failures = 0
 
     async def _measure(self, connection: Connection) -> None:
         row: Any = await connection.fetchrow(_WAITING)

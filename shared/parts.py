@@ -94,7 +94,7 @@ async def patiently(what: str, ask: Callable[[], Awaitable[T]]) -> T:
         except Transient as error:
             attempt += 1
             log.warning(f"waiting for {what}", why=str(error), attempt=attempt)
-            await asyncio.sleep(backoff.delay(min(attempt, 7)))
+            await asyncio.sleep(backoff.delay(attempt))
 
 
 async def _nothing() -> None:

@@ -183,7 +183,6 @@ class FeedbackEndpoint:
 
     async def _publish(self, answers: Sequence[FeedbackReceivedV1], traceparent: str | None) -> None:
         try:
-            await self._publisher.prepare()
             waiting = [
                 self._publisher.publish(a.customer.encode(), _encoder.encode(a), _headers(a, traceparent))
                 for a in answers

@@ -90,10 +90,12 @@ class Escalator:
         revision = self._directory.current
         if revision is None:
             return 0
-        people = reachable(revision.directory, self._channels)
         async with self._database.transaction() as tx:
             now = self._clock.now()
             due = await store.due_pages(tx, now, _PAGES_AT_ONCE)
+            if not due:
+                return 0
+            people = reachable(revision.directory, self._channels)
             happened = [Happened(next_turn(kept.page, people, now), kept.traceparent) for kept in due]
             await save(tx, happened, now)
             wanted = [

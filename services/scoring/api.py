@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from datetime import timedelta
 from typing import Annotated, Literal
 from uuid import UUID
@@ -26,12 +25,12 @@ from shared import cursor
 from shared.clock import Clock
 from shared.db import Connection, Database
 from shared.directory.access import Access, Caller
+from shared.directory.fields import duration_seconds
 from shared.errors import FieldError, invalid_fields, not_found
 from shared.events import Audience
 from shared.lists import Page, page_of
 from shared.web import caller_with, json_response
 
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": DAY}
 _LONGEST = 400 * DAY
 
 
@@ -87,11 +86,13 @@ class CustomerScores(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def window_seconds(text: str) -> int:
-    """Return the seconds of a duration such as `30d`. Raises the 422 that names it."""
-    match = re.fullmatch(r"([1-9][0-9]{0,8})([smhd])", text)
-    seconds = int(match[1]) * _UNITS[match[2]] if match else 0
-    if not 0 < seconds <= _LONGEST:
-        raise invalid_fields(FieldError("window", "a duration such as 15m, 12h or 30d, at most 400d"))
+    """Return the seconds of a window. Raises the 422 that names it."""
+    try:
+        seconds = duration_seconds(text)
+    except ValueError as error:
+        raise invalid_fields(FieldError("window", str(error))) from None
+    if seconds > _LONGEST:
+        raise invalid_fields(FieldError("window", "must be at most 400d"))
     return seconds
 
 
@@ -167,7 +168,6 @@ def build_router(database: Database, access: Access, clock: Clock) -> APIRouter:
     @router.get("/alerts/{alert}")
     async def one_alert(alert: str, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Return one alert with every number of its decision."""
-        found = None
         try:
             id_ = UUID(alert)
         except ValueError:

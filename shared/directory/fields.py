@@ -62,7 +62,8 @@ def _declared(section: str, thing: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-def _seconds(value: object) -> int:
+def duration_seconds(value: object) -> int:
+    """Return the seconds of a duration such as `90s` or `30d`. Raises ValueError that says what it must be."""
     found = re.fullmatch(r"([0-9]{1,9})([smhd])", value) if isinstance(value, str) else None
     if found is None:
         raise ValueError("must be a duration such as 90s, 15m, 12h or 30d")
@@ -197,7 +198,7 @@ BusinessHours = Annotated[
 LocalTime = Annotated[str, AfterValidator(_local_time)]
 Zone = Annotated[str, AfterValidator(_zone)]
 Url = Annotated[str, AfterValidator(_url)]
-Duration = Annotated[int, BeforeValidator(_seconds)]
+Duration = Annotated[int, BeforeValidator(duration_seconds)]
 Window = Annotated[Duration, AfterValidator(_window)]
 Retention = Annotated[Duration, AfterValidator(_retention)]
 

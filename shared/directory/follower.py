@@ -143,7 +143,7 @@ class Follower:
             except (Transient, KafkaError) as error:
                 failures += 1
                 log.warning("directory waits", why=str(error))
-                await asyncio.sleep(backoff.delay(min(failures, 7)))
+                await asyncio.sleep(backoff.delay(failures))
             finally:
                 await consumer.stop()
 
