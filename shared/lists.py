@@ -21,6 +21,10 @@ class Page(BaseModel):
     limit: int = Field(default=50, ge=1, le=500)
     cursor: str | None = Field(default=None, max_length=200)
 
+    def after(self) -> Place | None:
+        """Return the place after which the page starts. Raises the 422 that names the cursor."""
+        return None if self.cursor is None else cursor.decode(self.cursor)
+
 
 def page_of(found: Sequence[T], limit: int, place: Callable[[T], Place]) -> dict[str, Any]:
     """Return the contract's page of a list that was asked for one item more than `limit`."""

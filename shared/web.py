@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Protocol
+from uuid import UUID
 
 import msgspec
 from fastapi import APIRouter, Depends, FastAPI, Header, Request, Response
@@ -16,7 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shared.directory.access import Access, Caller
 from shared.directory.model import Scope as KeyScope
-from shared.errors import FieldError, Problem, Transient, invalid_fields
+from shared.errors import FieldError, Problem, Transient, invalid_fields, not_found
 from shared.logs import Log
 
 log = Log("shared.web")
@@ -59,6 +60,14 @@ def caller_with(access: Access, scope: KeyScope) -> Any:
         return access.require(authorization, scope)
 
     return Depends(caller)
+
+
+def id_in_path(what: str, text: str) -> UUID:
+    """Return the id that an address names. Raises the 404."""
+    try:
+        return UUID(text)
+    except ValueError:
+        raise not_found(what, text[:64]) from None
 
 
 def build_app(services: Sequence[Faced], *, ops_elsewhere: bool) -> FastAPI:

@@ -16,7 +16,7 @@ from services.notify import store
 from services.notify.domain import Page as PageFacts
 from services.notify.domain import acknowledge, full_chain, message
 from services.notify.escalator import Happened, save
-from shared import cursor, metrics
+from shared import metrics
 from shared.clock import Clock
 from shared.db import Database
 from shared.directory.access import Access, Caller
@@ -24,7 +24,7 @@ from shared.errors import FieldError, Problem, invalid_fields, not_found
 from shared.lists import Page, page_of
 from shared.logs import Log
 from shared.security import BadToken, ExpiredToken, Signer
-from shared.web import caller_with, json_response
+from shared.web import caller_with, id_in_path, json_response
 
 log = Log("notify")
 
@@ -104,10 +104,7 @@ def build_router(database: Database, access: Access, clock: Clock, signer: Signe
     @router.get("/v1/pages")
     async def pages(query: Annotated[PagesQuery, Query()], caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
         """List pages, newest first."""
-        customers = caller.customers
-        if query.customer is not None:
-            customers = [caller.customer(query.customer).id]
-        after = None if query.cursor is None else cursor.decode(query.cursor)
+        customers, after = caller.limited_to(query.customer), query.after()
         async with database.transaction() as tx:
             found = await store.listed(tx, customers=customers, state=query.state, after=after, limit=query.limit + 1)
         listed = page_of(found, query.limit, lambda page: (page.opened_at, page.id))
@@ -117,7 +114,7 @@ def build_router(database: Database, access: Access, clock: Clock, signer: Signe
     async def one(page: str, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Return a page with every attempt to reach somebody."""
         async with database.transaction() as tx:
-            found = _visible(await store.one(tx, _id(page)), page, caller)
+            found = caller.visible("page", page, await store.one(tx, id_in_path("page", page)))
             attempts = await store.attempts(tx, found.id)
         return json_response({**_shown(found), "attempts": attempts})
 
@@ -127,8 +124,8 @@ def build_router(database: Database, access: Access, clock: Clock, signer: Signe
         if by.person not in caller.directory.people:
             raise invalid_fields(FieldError("person", f"the directory has no person {by.person!r}"))
         async with database.transaction() as tx:
-            kept = await store.one_locked(tx, _id(page))
-            found = _visible(None if kept is None else kept.page, page, caller)
+            kept = await store.one_locked(tx, id_in_path("page", page))
+            found = caller.visible("page", page, None if kept is None else kept.page)
         return json_response(_shown(await _acknowledge(found.id, by.person)))
 
     @router.get("/a/{token}")
@@ -177,19 +174,6 @@ def build_router(database: Database, access: Access, clock: Clock, signer: Signe
             return {}, _not_there()
 
     return router
-
-
-def _id(text: str) -> UUID:
-    try:
-        return UUID(text)
-    except ValueError:
-        raise not_found("page", text[:64]) from None
-
-
-def _visible(page: PageFacts | None, asked: str, caller: Caller) -> PageFacts:
-    if page is None or not caller.may_see(page.customer):
-        raise not_found("page", asked)
-    return page
 
 
 def _shown(page: PageFacts) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import timedelta
 from typing import Annotated, Literal
-from uuid import UUID
 
 import msgspec
 from fastapi import APIRouter, Query, Response
@@ -21,15 +20,14 @@ from services.scoring.domain.report import (
     touchpoint_scores,
 )
 from services.scoring.domain.windows import ExactWindow
-from shared import cursor
 from shared.clock import Clock
 from shared.db import Connection, Database
 from shared.directory.access import Access, Caller
 from shared.directory.fields import duration_seconds
-from shared.errors import FieldError, invalid_fields, not_found
+from shared.errors import FieldError, invalid_fields
 from shared.events import Audience
 from shared.lists import Page, page_of
-from shared.web import caller_with, json_response
+from shared.web import caller_with, id_in_path, json_response
 
 _LONGEST = 400 * DAY
 
@@ -157,10 +155,7 @@ def build_router(database: Database, access: Access, clock: Clock) -> APIRouter:
     @router.get("/alerts")
     async def alerts(query: Annotated[AlertsQuery, Query()], caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
         """List alerts, newest first."""
-        customers = caller.customers
-        if query.customer is not None:
-            customers = [caller.customer(query.customer).id]
-        after = None if query.cursor is None else cursor.decode(query.cursor)
+        customers, after = caller.limited_to(query.customer), query.after()
         async with database.transaction() as tx:
             found = await store.alerts(tx, state=query.state, customers=customers, after=after, limit=query.limit + 1)
         return json_response(page_of(found, query.limit, lambda alert: (alert.opened_at, alert.id)))
@@ -168,15 +163,9 @@ def build_router(database: Database, access: Access, clock: Clock) -> APIRouter:
     @router.get("/alerts/{alert}")
     async def one_alert(alert: str, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Return one alert with every number of its decision."""
-        try:
-            id_ = UUID(alert)
-        except ValueError:
-            raise not_found("alert", alert) from None
+        id_ = id_in_path("alert", alert)
         async with database.transaction() as tx:
-            found = await store.alert(tx, id_)
-        if found is None or not caller.may_see(found.customer):
-            raise not_found("alert", alert)
-        return json_response(found)
+            return json_response(caller.visible("alert", alert, await store.alert(tx, id_)))
 
     return router
 

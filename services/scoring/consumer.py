@@ -257,15 +257,13 @@ class FeedbackHandler:
     # ---- rules
 
     def _goals(self, customer: str) -> Mapping[str, float]:
-        revision = self._directory.current
-        known = None if revision is None else revision.directory.customers.get(customer)
+        known = self._directory.customer(customer)
         return {} if known is None else known.goals
 
     def _plan(self, customer: str) -> Plan:
         found = self._plans.get(customer)
         if found is None:
-            revision = self._directory.current
-            known = None if revision is None else revision.directory.customers.get(customer)
+            revision, known = self._directory.current, self._directory.customer(customer)
             if revision is None or known is None:
                 found = plan(())  # it left the directory: its answers count, and break no rule
             elif known.rules:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from typing import Annotated, Any
-from uuid import UUID
 
 from fastapi import APIRouter, Header, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
@@ -12,15 +11,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from services.ticketing import store
 from services.ticketing.consumer import outgoing
 from services.ticketing.domain import Missing, NotAllowed, Outcome, Patch, by_hand, change, entry
-from shared import cursor, outbox
+from shared import outbox
 from shared.clock import Clock
 from shared.db import Connection, Database
 from shared.directory.access import Access, Caller
-from shared.errors import FieldError, Problem, invalid_fields, not_found
+from shared.errors import FieldError, Problem, invalid_fields
 from shared.events import Severity, TicketState, TicketV1
 from shared.lists import Page, page_of
 from shared.logs import new_traceparent, tracing
-from shared.web import caller_with, json_response
+from shared.web import caller_with, id_in_path, json_response
 
 _Text = Annotated[str, Field(min_length=1, max_length=4_000, pattern=r"^[^\x00]*$")]
 _OpenSeverity = Annotated[Severity, Field(pattern="^(critical|high|medium|low)$")]
@@ -78,9 +77,7 @@ def build_router(database: Database, access: Access, clock: Clock) -> APIRouter:
     @router.get("")
     async def tickets(query: Annotated[TicketsQuery, Query()], caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
         """List tickets, newest opening first."""
-        customers = caller.customers
-        if query.customer is not None:
-            customers = [caller.customer(query.customer).id]
+        customers, after = caller.limited_to(query.customer), query.after()
         async with database.transaction() as tx:
             found = await store.listed(
                 tx,
@@ -88,7 +85,7 @@ def build_router(database: Database, access: Access, clock: Clock) -> APIRouter:
                 states=_several("state", query.state, TicketState),
                 assignee=query.assignee,
                 severities=_several("severity", query.severity, Severity),
-                after=None if query.cursor is None else cursor.decode(query.cursor),
+                after=after,
                 limit=query.limit + 1,
             )
         return json_response(page_of(found, query.limit, lambda ticket: (ticket.opened_at, ticket.id)))
@@ -117,7 +114,7 @@ def build_router(database: Database, access: Access, clock: Clock) -> APIRouter:
     async def one(ticket: str, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Return a ticket; its ETag is its version."""
         async with database.transaction() as tx:
-            return _shown(_visible(await store.one(tx, _id(ticket)), ticket, caller))
+            return _shown(caller.visible("ticket", ticket, await store.one(tx, id_in_path("ticket", ticket))))
 
     @router.patch("/{ticket}")
     async def patch(  # pyright: ignore[reportUnusedFunction]
@@ -130,7 +127,7 @@ def build_router(database: Database, access: Access, clock: Clock) -> APIRouter:
             raise invalid_fields(FieldError("assignee", f"the directory has no person {patch.assignee!r}"))
         try:
             async with database.transaction() as tx:
-                current = _visible(await store.one_locked(tx, _id(ticket)), ticket, caller)
+                current = caller.visible("ticket", ticket, await store.one_locked(tx, id_in_path("ticket", ticket)))
                 _match(if_match, current)
                 outcome = _changed(current, patch, caller, clock)
                 if outcome is None:
@@ -146,7 +143,7 @@ def build_router(database: Database, access: Access, clock: Clock) -> APIRouter:
     async def comment(ticket: str, new: NewComment, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Append a comment to the timeline."""
         async with database.transaction() as tx:
-            current = _visible(await store.one(tx, _id(ticket)), ticket, caller)
+            current = caller.visible("ticket", ticket, await store.one(tx, id_in_path("ticket", ticket)))
             line = entry(current.id, clock.now(), f"key:{caller.key.id}", "comment", text=new.text)
             await store.append(tx, [line])
         return json_response(line, 201)
@@ -158,26 +155,13 @@ def build_router(database: Database, access: Access, clock: Clock) -> APIRouter:
             raise invalid_fields(FieldError("cursor", "not a cursor of this list"))
         after = int(query.cursor or 0)
         async with database.transaction() as tx:
-            current = _visible(await store.one(tx, _id(ticket)), ticket, caller)
+            current = caller.visible("ticket", ticket, await store.one(tx, id_in_path("ticket", ticket)))
             lines = await store.timeline(tx, current.id, after, query.limit + 1)
         shown = lines[: query.limit]
         more = len(lines) > len(shown)
         return json_response({"items": [line for _, line in shown], "next": str(shown[-1][0]) if more else None})
 
     return router
-
-
-def _id(text: str) -> UUID:
-    try:
-        return UUID(text)
-    except ValueError:
-        raise not_found("ticket", text[:64]) from None
-
-
-def _visible(ticket: TicketV1 | None, asked: str, caller: Caller) -> TicketV1:
-    if ticket is None or not caller.may_see(ticket.customer):
-        raise not_found("ticket", asked)
-    return ticket
 
 
 def _shown(ticket: TicketV1, status: int = 200) -> Response:

@@ -106,8 +106,7 @@ class AlertHandler(Memoryless):
         return ticket.state in ACTIVE or may_reopen(ticket, now, self._reopen_within)
 
     def _architect(self, customer: str) -> str | None:
-        revision = self._directory.current
-        known = None if revision is None else revision.directory.customers.get(customer)
+        known = self._directory.customer(customer)
         return None if known is None else known.architect
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 from shared.directory.follower import Follower, Revision
 from shared.directory.model import Customer, Directory, Key, Scope
@@ -10,6 +11,16 @@ from shared.errors import Problem, not_found
 from shared.security import key_hash
 
 _NO_DIRECTORY = "No directory was applied yet: python -m services apply FILE"
+
+
+class OfCustomer(Protocol):
+    """Something that belongs to one customer."""
+
+    @property
+    def customer(self) -> str: ...  # noqa: D102
+
+
+Owned = TypeVar("Owned", bound=OfCustomer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +38,16 @@ class Caller:
     def customers(self) -> list[str] | None:
         """The customers that the key is limited to; None: all."""
         return list(self.key.customers) or None
+
+    def limited_to(self, customer: str | None) -> list[str] | None:
+        """Return the customers that a list may show, where it was asked for one or for all (None). Raises the 404."""
+        return self.customers if customer is None else [self.customer(customer).id]
+
+    def visible(self, what: str, asked: str, found: Owned | None) -> Owned:
+        """Return what was found if the key may see its customer. Raises the 404."""
+        if found is None or not self.may_see(found.customer):
+            raise not_found(what, asked)
+        return found
 
     def customer(self, id: str) -> Customer:
         """Return a customer that the key may see. Raises the 404."""

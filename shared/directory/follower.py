@@ -11,7 +11,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from shared import metrics
-from shared.directory.model import Directory, Key
+from shared.directory.model import Customer, Directory, Key
 from shared.directory.record import decode, encode
 from shared.errors import Transient
 from shared.ids import uuid7
@@ -114,6 +114,10 @@ class Follower:
         self._listeners.append(listener)
         if self.current is not None:
             listener(self.current)
+
+    def customer(self, id: str) -> Customer | None:
+        """Return a customer of the newest revision."""
+        return None if self.current is None else self.current.directory.customers.get(id)
 
     def ready(self) -> str | None:
         """Return what is missing until a directory is in use, or None."""
