@@ -9,16 +9,15 @@ from fastapi import APIRouter, Header, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.ticketing import store
-from services.ticketing.consumer import outgoing
+from services.ticketing.consumer import Happened, save
 from services.ticketing.domain import Missing, NotAllowed, Outcome, Patch, by_hand, change, entry
-from shared import outbox
 from shared.clock import Clock
 from shared.db import Connection, Database
 from shared.directory.access import Access, Caller
 from shared.errors import FieldError, Problem, invalid_fields
 from shared.events import Severity, TicketState, TicketV1
 from shared.lists import Page, page_of
-from shared.logs import new_traceparent, tracing
+from shared.logs import new_traceparent
 from shared.web import caller_with, id_in_path, json_response
 
 _Text = Annotated[str, Field(min_length=1, max_length=4_000, pattern=r"^[^\x00]*$")]
@@ -200,10 +199,7 @@ def _changed(ticket: TicketV1, patch: TicketPatch, caller: Caller, clock: Clock)
 
 
 async def _save(tx: Connection, outcome: Outcome, clock: Clock) -> None:
-    await store.save(tx, [outcome])
-    with tracing(new_traceparent(outcome.ticket.id.hex)):
-        message = outgoing(outcome, clock.now())
-    await outbox.add(tx, [] if message is None else [message])
+    await save(tx, [Happened(outcome, new_traceparent(outcome.ticket.id.hex))], clock.now())
 
 
 def _several(field: str, text: str | None, allowed: Any) -> list[str] | None:

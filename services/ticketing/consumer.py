@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -30,14 +31,27 @@ from shared.topics import TICKETS
 log = Log("ticketing")
 
 
-def outgoing(outcome: Outcome, now: datetime) -> Outgoing | None:
-    """Return the message that tells others, under the present trace."""
-    ticket = outcome.ticket
-    if outcome.event is None:
-        return None
-    return cloud_event(
-        TICKETS, outcome.event, key=ticket.customer, id=f"{ticket.id}:{ticket.version}", at=now, message=ticket
-    )
+@dataclass(frozen=True, slots=True)
+class Happened:
+    """What became of a ticket, under the trace of what led to it."""
+
+    outcome: Outcome
+    traceparent: str | None
+
+
+async def save(tx: Connection, happened: Sequence[Happened], now: datetime) -> None:
+    """Store tickets and their new lines, and tell others what changed, all at once. Raises AlreadyOpen."""
+    await store.save(tx, [one.outcome for one in happened])
+    told: list[Outgoing] = []
+    for one in happened:
+        ticket, event = one.outcome.ticket, one.outcome.event
+        if event is None:
+            continue
+        with tracing(one.traceparent):
+            id_ = f"{ticket.id}:{ticket.version}"
+            told.append(cloud_event(TICKETS, event, key=ticket.customer, id=id_, at=now, message=ticket))
+            log.info(event, ticket=ticket.id, problem=ticket.dedup_key, severity=ticket.severity, state=ticket.state)
+    await outbox.add(tx, told)
 
 
 class AlertHandler(Memoryless):
@@ -60,8 +74,7 @@ class AlertHandler(Memoryless):
         new = [a for a in alerts if a.dedup_key not in tickets or not self._takes(tickets[a.dedup_key], now)]
         numbers = await store.numbers(tx, len({a.dedup_key for a in new if not opens_nothing(a)}))
         previous = await store.previous_numbers(tx, [a.dedup_key for a in new]) if new else {}
-        outcomes: list[Outcome] = []
-        messages: list[Outgoing] = []
+        happened: list[Happened] = []
         for record in records:
             alert = record.message
             seen = merged.get(alert.id)
@@ -88,19 +101,11 @@ class AlertHandler(Memoryless):
                 # An older alert may still belong to an earlier ticket of the problem: that one is not the newest.
                 tickets[ticket.dedup_key] = ticket
             if outcome is not None:
-                outcomes.append(outcome)
-                with tracing(record.traceparent):
-                    message = outgoing(outcome, now)
-                    if message is not None:
-                        messages.append(message)
-                        log.info(
-                            outcome.event or "", ticket=ticket.id, problem=ticket.dedup_key, severity=ticket.severity
-                        )
-        await store.save(tx, outcomes)
+                happened.append(Happened(outcome, record.traceparent))
+        await save(tx, happened, now)
         await store.remember(tx, {alert.id: merged[alert.id] for alert in alerts if alert.id in merged})
-        await outbox.add(tx, messages)
         opened = {a.id: a.opened_at for a in alerts}
-        return lambda: _measure(outcomes, opened, now)
+        return lambda: _measure(happened, opened, now)
 
     def _takes(self, ticket: TicketV1, now: datetime) -> bool:
         return ticket.state in ACTIVE or may_reopen(ticket, now, self._reopen_within)
@@ -121,8 +126,7 @@ class PageHandler(Memoryless):
         now = self._clock.now()
         tickets = await store.locked(tx, sorted({record.message.ticket for record in records}))
         seen = await store.seen_pages(tx, sorted({record.message.id for record in records}))
-        outcomes: list[Outcome] = []
-        messages: list[Outgoing] = []
+        happened: list[Happened] = []
         for record in records:
             page = record.message
             ticket = tickets.get(page.ticket)
@@ -131,20 +135,14 @@ class PageHandler(Memoryless):
             seen[page.id] = page.version
             outcome = take_page(ticket, record.type, page, now)
             tickets[page.ticket] = outcome.ticket
-            outcomes.append(outcome)
-            with tracing(record.traceparent):
-                message = outgoing(outcome, now)
-                if message is not None:
-                    messages.append(message)
-                    log.info(outcome.event or "", ticket=ticket.id, by=page.acknowledged_by)
-        await store.save(tx, outcomes)
+            happened.append(Happened(outcome, record.traceparent))
+        await save(tx, happened, now)
         await store.remember_pages(tx, seen)
-        await outbox.add(tx, messages)
         return None
 
 
-def _measure(outcomes: Sequence[Outcome], opened: dict[UUID, datetime], now: datetime) -> None:
-    for outcome in outcomes:
-        alert = outcome.ticket.alert
-        if outcome.event == "ticket.opened" and alert is not None and alert in opened:
+def _measure(happened: Sequence[Happened], opened: dict[UUID, datetime], now: datetime) -> None:
+    for one in happened:
+        alert = one.outcome.ticket.alert
+        if one.outcome.event == "ticket.opened" and alert is not None and alert in opened:
             metrics.BREACH_TO_TICKET.observe(max(0.0, (now - opened[alert]).total_seconds()))
