@@ -56,8 +56,12 @@ def problem_response(problem: Problem) -> Response:
 def caller_with(access: Access, scope: KeyScope) -> Any:
     """Return the dependency that lets in keys with this scope."""
 
-    def caller(authorization: Annotated[str | None, Header()] = None) -> Caller:
-        return access.require(authorization, scope)
+    def caller(request: Request, authorization: Annotated[str | None, Header()] = None) -> Caller:
+        allowed = access.require(authorization, scope)
+        if not request.scope["route"].dependant.query_params and request.query_params:
+            # an address with a query has a model that refuses what it does not know; the others take none
+            raise invalid_fields(*(FieldError(name, "unknown parameter") for name in request.query_params))
+        return allowed
 
     return Depends(caller)
 

@@ -594,6 +594,7 @@ async def test_a_key_limited_to_a_customer_sees_no_other(
         "/v1/customers/acme/scores",
         "/v1/alerts",
         "/v1/tickets",
+        "/v1/tickets/{ticket}",
         "/v1/tickets/{ticket}/timeline",
         "/v1/oncall?customer=acme",
         "/v1/pages",
