@@ -19,7 +19,7 @@ from services.scoring.settings import ScoringSettings
 from shared.clock import SystemClock
 from shared.db import Database
 from shared.directory.follower import revision_of
-from shared.directory.model import MoodAtMost, NpsBelow, Rule
+from shared.directory.rules.document import built_in_rules
 from shared.events import FeedbackReceivedV1
 from shared.ids import uuid7
 from shared.kafka import Kafka, Producer, Publisher, event_headers
@@ -33,10 +33,6 @@ RESPONDENT_SHARE = 0.5
 """E-mail and app surveys know who answers, kiosks and open widgets do not."""
 MOODS, MOOD_WEIGHTS = (2, 3, 4), (1, 4, 5)
 NPS, NPS_WEIGHTS = range(11), (1, 1, 1, 1, 1, 2, 3, 8, 12, 14, 12)
-RULES = (
-    Rule("mood-one", MoodAtMost(1), "critical"),
-    Rule("nps-low", NpsBelow(0, 30 * 86400), "high"),
-)
 
 
 def answer(customer: str, chance: random.Random, now: datetime) -> FeedbackReceivedV1:
@@ -84,7 +80,7 @@ async def measure(at: Place, customers: int, answers: int) -> dict[str, Any]:
     await preload(kafka, customers, answers)
     settings = ScoringSettings(kafka=at.kafka, database_url=at.database_url, topic_prefix=kafka.prefix)
     shared = parts(settings, SystemClock(), ("scoring",))
-    shared.directory.current = revision_of(1, directory(customers, RULES))
+    shared.directory.current = revision_of(1, directory(customers, tuple(built_in_rules())))
     admin = Database(at.database_url, "public")
     async with admin.transaction() as tx:
         await tx.execute("DROP SCHEMA IF EXISTS scoring CASCADE")

@@ -94,6 +94,29 @@ def new_key(
     sys.exit(commands.new_key(kind, customer=customer, scopes=scope or [], name=name))
 
 
+@app.command()
+def backtest(
+    file: Path,
+    feedback: Annotated[
+        Path | None, typer.Option(help="Answers as CSV; without it those in FIILIS_DATABASE_URL.")
+    ] = None,
+    days: Annotated[int, typer.Option(min=1, max=3650, help="How many days to tell of, up to the newest answer.")] = 90,
+    as_json: Annotated[bool, typer.Option("--json", help="One line per alert event.")] = False,
+    against: Annotated[
+        Path | None,
+        typer.Option(help="A directory to compare with; default: the published one, if Kafka is set."),
+    ] = None,
+) -> None:
+    """Tell what these rules would have done on past answers: alerts, tickets, pages."""
+    sys.exit(commands.backtest(file, feedback=feedback, days=days, as_json=as_json, against=against))
+
+
+@app.command()
+def rebuild() -> None:
+    """Count all stored answers afresh (needs FIILIS_DATABASE_URL); tells where the kept counts were different."""
+    sys.exit(commands.rebuild())
+
+
 @app.command("webhook-secret")
 def webhook_secret(url: str) -> None:
     """Print the signing secret of a webhook contact that names none of its own (needs FIILIS_SECRET)."""

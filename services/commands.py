@@ -11,9 +11,13 @@ from typing import Any, Literal, get_args
 import yaml
 from pydantic import ValidationError
 from rich.console import Console
+from rich.progress import Progress
 
+from services import backtest as backtesting
 from services import run
+from services.scoring import store as counting
 from shared import logs, security
+from shared.clock import SystemClock
 from shared.db import Database
 from shared.directory import check as checking
 from shared.directory.difference import difference, render
@@ -169,6 +173,59 @@ def _key_problem(kind: str, customer: str | None, scopes: Sequence[str], name: s
     if kind == "secret" and not scopes:
         return f"--scope: a secret key needs at least one of {', '.join(get_args(Scope))}"
     return None
+
+
+def backtest(file: Path, *, feedback: Path | None, days: int, as_json: bool, against: Path | None) -> int:
+    """Tell what a directory's rules would have done on past answers."""
+    directory = _read(file)
+    compared = None if against is None else _read(against)
+    if isinstance(directory, int) or isinstance(compared, int):
+        return WRONG
+    given = settings()
+    if compared is None and given.kafka is not None:
+        newest = asyncio.run(read_newest(Kafka(given.kafka, given.topic_prefix)))
+        compared = None if newest is None else newest.directory
+    test = backtesting.Backtest(directory, compared, days=days, as_json=as_json)
+    with Progress(console=_err, transient=True, disable=not _err.is_terminal) as progress:
+        try:
+            if feedback is not None:
+                backtesting.of_csv(test, feedback, directory, progress)
+            elif given.database_url is not None:
+                asyncio.run(backtesting.of_database(test, given.database_url, SystemClock().now(), progress))
+            else:
+                raise Misconfigured("give answers with --feedback FILE.csv, or set FIILIS_DATABASE_URL")
+        except (OSError, backtesting.WrongFile) as error:
+            _err.print(str(error), markup=False)
+            return WRONG
+    test.report()
+    return DONE
+
+
+def rebuild() -> int:
+    """Count every stored answer afresh, customer by customer."""
+    given = settings()
+    if given.database_url is None:
+        raise Misconfigured("FIILIS_DATABASE_URL is not set, such as postgresql://fiilis:secret@db/fiilis")
+    url = given.database_url
+
+    async def body() -> int:
+        database = Database(url, "scoring", pool=1)
+        differed = 0
+        try:
+            async with database.transaction() as tx:
+                customers = await counting.every_customer(tx)
+            with Progress(console=_err, transient=True, disable=not _err.is_terminal) as progress:
+                for customer in progress.track(customers, description="counting"):
+                    async with database.transaction() as tx:
+                        differed += await counting.recount(tx, customer)
+        finally:
+            await database.close()
+        _out.print(f"{len(customers)} customers counted afresh; the counts of {differed} were different")
+        if differed:
+            _out.print("restart scoring, so that it reads them")
+        return DONE
+
+    return asyncio.run(body())
 
 
 def webhook_secret(url: str) -> int:

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
@@ -66,6 +66,8 @@ class Handler(Protocol):
 
     sweep_seconds: float | None
     """How often `sweep` runs, in real seconds; None: never."""
+    takes: Collection[str] | None
+    """The `ce_type`s that concern it; it passes the others by. None: all of the topic's."""
 
     async def handle(self, tx: Connection, records: Sequence[Record[Any]]) -> AfterCommit | None:
         """Do the work of these records inside the transaction. Raises Invalid for a record that can never succeed."""
@@ -84,6 +86,7 @@ class Memoryless:
     """What a handler is that remembers nothing and has nothing due by time."""
 
     sweep_seconds: float | None = None
+    takes: Collection[str] | None = None
 
     async def sweep(self, tx: Connection, partitions: Sequence[int]) -> AfterCommit | None:
         """Nothing is due by time."""
@@ -158,6 +161,7 @@ class Consumer(ConsumerRebalanceListener):
         self._service = database.schema
         self._name = kafka.prefix + topic.name
         self._decoder = Decoder(topic)
+        self._others = topic.messages.keys() - (topic.messages if handler.takes is None else handler.takes)
         self._places: dict[int, _Place] = {}
         self._busy = asyncio.Lock()
         self._failure: asyncio.Future[NoReturn] | None = None
@@ -269,10 +273,12 @@ class Consumer(ConsumerRebalanceListener):
 
     def _decode(self, generation: int, raw: list[Any]) -> _Share:
         share = _Share(generation, raw[0].offset, raw[-1].offset + 1, raw)
-        decode = self._decoder.decode
+        decode, others = self._decoder.decode, self._others
         for record in raw:
             headers = dict(record.headers)
             ce_type = headers.get("ce_type", b"").decode("utf-8", "replace")
+            if ce_type in others:
+                continue
             try:
                 message = decode(ce_type, record.value)
             except Undecodable as error:

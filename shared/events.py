@@ -48,6 +48,8 @@ class FeedbackReceivedV1(_Message, frozen=True, kw_only=True):
     contact: str | None = None
     context: dict[str, str] | None = None
     backfill: bool = False
+    follow_up: str | None = None
+    """The dedup_key of the problem whose follow-up it answers."""
 
 
 class EvidenceV1(_Message, frozen=True, kw_only=True):
@@ -98,6 +100,60 @@ class AlertV1(_Message, frozen=True, kw_only=True):
     """Newest first, at most 20."""
     dedup_key: str
     trust: Trust
+    sentences: dict[str, str] = {}
+    """Why, in one sentence for a person, by language."""
+
+
+class MetricPointV1(_Message, frozen=True, kw_only=True):
+    """A key metric on a day, in its own unit."""
+
+    mean: float
+    responses: int
+    goal: float | None = None
+    gap: float | None = None
+    """How far the mean is on the bad side of the goal."""
+
+
+class ScoreDailyV1(_Message, frozen=True, kw_only=True):
+    """Where a customer stood when a UTC day ended, over the 30 days until then; never rewritten."""
+
+    customer: str
+    day: str
+    """Such as 2026-11-21."""
+    version: int = 1
+    nps: float | None = None
+    nps_responses: int = 0
+    nps_goal: float | None = None
+    nps_gap: float | None = None
+    """Goal - score."""
+    mood: float | None = None
+    mood_responses: int = 0
+    mood_goal: float | None = None
+    mood_gap: float | None = None
+    metrics: dict[str, MetricPointV1] = {}
+    weakest: str | None = None
+    """The touchpoint with the lowest score."""
+
+
+class ErasedV1(_Message, frozen=True, kw_only=True):
+    """What one service did to forget a person."""
+
+    service: str
+    removed: int
+    """Answers, tickets or pages that no longer say who it was."""
+    left: str = ""
+    """What is kept, and why."""
+
+
+class RespondentErasedV1(_Message, frozen=True, kw_only=True):
+    """Somebody is forgotten; each service erases its own, adds its line and passes it on."""
+
+    erasure: UUID
+    customer: str
+    respondent: str
+    before: datetime
+    """What was said until then is erased, also if it arrives later."""
+    done: list[ErasedV1] = []
 
 
 class SlaV1(_Message, frozen=True, kw_only=True):

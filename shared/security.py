@@ -71,6 +71,11 @@ class Signer:
             raise ExpiredToken(known)
         return known
 
+    def digests(self, purpose: Literal["erasure"], text: str) -> list[str]:
+        """Return what is kept of a text that must be recognised and not be known, for each secret, the newest first."""
+        message = f"fiilis.{purpose}\0{text}".encode()
+        return [hmac.new(secret.encode(), message, hashlib.sha256).hexdigest() for secret in self._secrets]
+
     def webhook_secret(self, url: str) -> str:
         """Return the signing secret (`whsec_...`) of a webhook contact that names none of its own."""
         key = hmac.new(self._secrets[0].encode(), b"fiilis.webhook\0" + url.encode(), hashlib.sha256).digest()

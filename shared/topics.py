@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from shared.events import AlertV1, FeedbackReceivedV1, PageV1, TicketV1
+from shared.events import AlertV1, FeedbackReceivedV1, PageV1, RespondentErasedV1, ScoreDailyV1, TicketV1
 
 DAY_MS = 86_400_000
 PARTITIONS = 8
@@ -35,11 +35,21 @@ class Topic:
         return self.name + DEAD
 
 
-FEEDBACK = Topic("feedback.v1", "ingest", {"feedback.received": FeedbackReceivedV1}, 7 * DAY_MS)
+ERASED = "respondent.erased"
+"""Goes the way of the answers, through every service."""
+FEEDBACK = Topic(
+    "feedback.v1", "ingest", {"feedback.received": FeedbackReceivedV1, ERASED: RespondentErasedV1}, 7 * DAY_MS
+)
 ALERTS = Topic(
     "alerts.v1",
     "scoring",
-    {"alert.opened": AlertV1, "alert.updated": AlertV1, "alert.cleared": AlertV1},
+    {
+        "alert.opened": AlertV1,
+        "alert.updated": AlertV1,
+        "alert.cleared": AlertV1,
+        "score.daily": ScoreDailyV1,
+        ERASED: RespondentErasedV1,
+    },
     30 * DAY_MS,
 )
 TICKETS = Topic(

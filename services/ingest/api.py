@@ -10,24 +10,27 @@ import time
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import parse_qs
 from uuid import UUID
 
 import msgspec
+from fastapi import APIRouter, Path, Query, Response
+from pydantic import BaseModel, ConfigDict
 from starlette.types import Receive, Scope, Send
 
 from services.ingest.domain import Let, Posted, accept, not_json, parse
 from shared import metrics
 from shared.clock import Clock
-from shared.directory.access import Access, find_key, known_key
+from shared.directory.access import Access, Caller, find_key, known_key
 from shared.directory.model import Key
 from shared.errors import Problem, Transient
-from shared.events import FeedbackReceivedV1
+from shared.events import FeedbackReceivedV1, RespondentErasedV1
+from shared.ids import uuid7
 from shared.kafka import Headers, Publisher, event_headers
 from shared.logs import Log, new_traceparent, parse_traceparent
-from shared.topics import FEEDBACK
-from shared.web import BODY_LIMIT
+from shared.topics import ERASED, FEEDBACK
+from shared.web import BODY_LIMIT, caller_with, json_response
 
 log = Log("ingest")
 
@@ -78,6 +81,38 @@ def described() -> dict[str, Any]:
             },
         }
     }
+
+
+def build_router(access: Access, publisher: Publisher, clock: Clock) -> APIRouter:
+    """Return what ingest serves through the framework, since nobody asks for it often."""
+    router = APIRouter(prefix="/v1", tags=["ingest"])
+
+    @router.delete("/respondents/{respondent}", status_code=202)
+    async def erase(  # pyright: ignore[reportUnusedFunction]
+        respondent: Annotated[str, Path(min_length=1, max_length=200)],
+        query: Annotated[ErasureQuery, Query()],
+        caller: Caller = caller_with(access, "admin"),
+    ) -> Response:
+        """Erase a person everywhere: what they said until now, also where it arrives later."""
+        caller.customer(query.customer)
+        erasure = RespondentErasedV1(
+            erasure=uuid7(), customer=query.customer, respondent=respondent, before=clock.now()
+        )
+        trace = new_traceparent(erasure.erasure.hex)
+        headers = event_headers(ERASED, str(erasure.erasure), "ingest", erasure.before.isoformat(), trace)
+        await publisher.publish(query.customer.encode(), _encoder.encode(erasure), headers)
+        log.info("erasure accepted", erasure=erasure.erasure)
+        return json_response({"erasure": erasure.erasure}, 202)
+
+    return router
+
+
+class ErasureQuery(BaseModel):
+    """Whose respondent."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    customer: str
 
 
 class FeedbackEndpoint:

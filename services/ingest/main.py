@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.ingest.api import FeedbackEndpoint, described
+from services.ingest.api import FeedbackEndpoint, build_router, described
 from services.ingest.settings import IngestSettings
 from shared.kafka import Producer, Publisher
 from shared.parts import Parts, patiently
@@ -17,6 +17,7 @@ def build(settings: IngestSettings, parts: Parts) -> Service:
     publisher = Publisher(producers, FEEDBACK, wait=settings.ingest_wait_seconds, limit=settings.ingest_waiting)
     return Service(
         name="ingest",
+        router=build_router(parts.access, publisher, parts.clock),
         hot={"/v1/feedback": FeedbackEndpoint(parts.access, publisher, parts.clock)},
         described={"/v1/feedback": described()},
         resources=[

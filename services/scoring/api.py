@@ -2,34 +2,49 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+import csv
+import io
+from collections.abc import AsyncIterator, Iterable
+from datetime import datetime, timedelta
 from typing import Annotated, Literal
+from uuid import UUID
 
 import msgspec
 from fastapi import APIRouter, Query, Response
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi.responses import StreamingResponse
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from services.scoring import store
-from services.scoring.domain.counting import DAY, Series, hour_time, window_start
+from services.scoring.domain.counting import DAY, WIDTH, Series, category_of, hour_time, window_start
+from services.scoring.domain.customer import CustomerState, plan
 from services.scoring.domain.report import (
+    ChannelScore,
+    MetricScore,
     MoodScore,
     NpsScore,
     TouchpointScore,
+    goals_of,
+    metric_scores,
     mood_score,
     nps_score,
     touchpoint_scores,
 )
+from services.scoring.domain.trend import Counted, daily, day_name, day_of, windows
 from services.scoring.domain.windows import ExactWindow
 from shared.clock import Clock
 from shared.db import Connection, Database
 from shared.directory.access import Access, Caller
 from shared.directory.fields import duration_seconds
+from shared.directory.model import Customer
 from shared.errors import FieldError, invalid_fields
-from shared.events import Audience
+from shared.events import Audience, Channel, Kind, ScoreDailyV1
 from shared.lists import Page, page_of
 from shared.web import caller_with, id_in_path, json_response
 
 _LONGEST = 400 * DAY
+_EXPORTED = 2_000
+"""Answers read at a time for an export: what one of them holds in memory."""
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 class CustomersQuery(Page):
@@ -51,6 +66,35 @@ class ScoresQuery(BaseModel):
     window: str = Field(default="30d", max_length=16)
     touchpoint: str | None = None
     audience: Audience = "customer"
+    by: Literal["touchpoint", "channel"] = "touchpoint"
+
+
+class TrendQuery(BaseModel):
+    """What can be asked of a trend."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    window: str = Field(default="30d", max_length=16)
+    days: int = Field(default=180, ge=1, le=400)
+    touchpoint: str | None = None
+    audience: Audience = "customer"
+
+
+class AnswersQuery(BaseModel):
+    """Which answers."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: Kind | None = None
+    touchpoint: str | None = None
+    audience: Audience | None = None
+    channel: Channel | None = None
+    since: AwareDatetime | None = None
+    until: AwareDatetime | None = None
+
+
+class FeedbackQuery(AnswersQuery, Page):
+    """What can be asked of the list of answers."""
 
 
 class CustomerItem(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,7 +124,9 @@ class CustomerScores(msgspec.Struct, frozen=True, kw_only=True):
     touchpoint: str | None
     nps: NpsScore
     mood: MoodScore
-    touchpoints: list[TouchpointScore]
+    metrics: dict[str, MetricScore]
+    touchpoints: list[TouchpointScore] | msgspec.UnsetType = msgspec.UNSET
+    channels: list[ChannelScore] | msgspec.UnsetType = msgspec.UNSET
 
 
 def window_seconds(text: str) -> int:
@@ -124,8 +170,7 @@ def build_router(database: Database, access: Access, clock: Clock) -> APIRouter:
     async def scores(customer: str, query: Annotated[ScoresQuery, Query()], caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Return a customer's scores in a window, its touchpoints weakest first."""
         known = caller.customer(customer)
-        if query.touchpoint is not None and query.touchpoint not in (known.touchpoints or caller.directory.touchpoints):
-            raise invalid_fields(FieldError("touchpoint", f"{customer} has no touchpoint {query.touchpoint!r}"))
+        _touchpoint(caller, known, query.touchpoint)
         length, now = window_seconds(query.window), clock.now()
         async with database.transaction() as tx:
             if length >= DAY:
@@ -134,8 +179,10 @@ def build_router(database: Database, access: Access, clock: Clock) -> APIRouter:
             else:
                 start = now - timedelta(seconds=length)
                 counts = await _exact_counts(tx, customer, length, clock)
+            channels = await _channels(tx, customer, start, query) if query.by == "channel" else msgspec.UNSET
         touchpoints = None if query.touchpoint is None else [query.touchpoint]
-        goals = known.goals
+        goals = goals_of(known, query.touchpoint)
+        better = _better(caller)
         return json_response(
             CustomerScores(
                 customer=customer,
@@ -144,13 +191,92 @@ def build_router(database: Database, access: Access, clock: Clock) -> APIRouter:
                 touchpoint=query.touchpoint,
                 nps=nps_score(counts, query.audience, touchpoints, goals.get("nps")),
                 mood=mood_score(counts, query.audience, touchpoints, goals.get("mood")),
-                touchpoints=[
+                metrics=metric_scores(counts, query.audience, touchpoints, goals, better),
+                touchpoints=msgspec.UNSET
+                if query.by == "channel"
+                else [
                     score
-                    for score in touchpoint_scores(counts, query.audience)
+                    for score in touchpoint_scores(counts, query.audience, known, better)
                     if touchpoints is None or score.touchpoint in touchpoints
                 ],
+                channels=channels,
             )
         )
+
+    @router.get("/customers/{customer}/trend")
+    async def trend(customer: str, query: Annotated[TrendQuery, Query()], caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
+        """Return a customer's scores day by day: what was known when each day ended, as far as that was stored.
+
+        Days and windows that were not stored are counted from the answers that there are now.
+        """
+        known = caller.customer(customer)
+        _touchpoint(caller, known, query.touchpoint)
+        length = window_seconds(query.window)
+        if length % DAY:
+            raise invalid_fields(FieldError("window", "must be whole days"))
+        last = day_of(clock.now()) - 1
+        first = last - query.days + 1
+        stored: dict[str, ScoreDailyV1] = {}
+        counted: list[Counted] = []
+        async with database.transaction() as tx:
+            state = await store.known_customer(tx, customer)
+            if state is not None:
+                counted = await store.days(tx, state.number, (first - length // DAY) * 24)
+                if length == 30 * DAY and query.touchpoint is None and query.audience == "customer":
+                    stored = {point.day: point for point in await store.points(tx, state.number, first)}
+        touchpoints, goals = None if query.touchpoint is None else [query.touchpoint], goals_of(known, query.touchpoint)
+        points = [
+            stored.get(day_name(day))
+            or daily(known, _better(caller), counts, day, audience=query.audience, touchpoints=touchpoints, goals=goals)
+            for day, counts in enumerate(windows(counted, first, last, length // DAY), first)
+        ]
+        return json_response({"customer": customer, "window": query.window, "days": query.days, "items": points})
+
+    @router.get("/customers/{customer}/feedback")
+    async def feedback(customer: str, query: Annotated[FeedbackQuery, Query()], caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
+        """List a customer's answers, newest first."""
+        known, after = caller.customer(customer), query.after()
+        _touchpoint(caller, known, query.touchpoint)
+        found: list[store.Answer] = []
+        async with database.transaction() as tx:
+            state = await store.known_customer(tx, customer)
+            if state is not None:
+                found = await store.feedback(tx, _asked(state.number, query), after=after, limit=query.limit + 1)
+        return json_response(page_of(found, query.limit, lambda answer: (answer.occurred_at, answer.id)))
+
+    @router.get("/customers/{customer}/export.csv")
+    async def export(customer: str, query: Annotated[AnswersQuery, Query()], caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
+        """Stream a customer's answers as CSV, newest first."""
+        known = caller.customer(customer)
+        _touchpoint(caller, known, query.touchpoint)
+        async with database.transaction() as tx:
+            state = await store.known_customer(tx, customer)
+
+        async def lines() -> AsyncIterator[bytes]:
+            yield csv_line(store.Answer.__struct_fields__)
+            after: tuple[datetime, UUID] | None = None
+            while state is not None:
+                async with database.transaction() as tx:
+                    found = await store.feedback(tx, _asked(state.number, query), after=after, limit=_EXPORTED)
+                yield b"".join(csv_line(msgspec.structs.astuple(answer)) for answer in found)
+                if len(found) < _EXPORTED:
+                    return
+                after = found[-1].occurred_at, found[-1].id
+
+        disposition = f'attachment; filename="{customer}.csv"'
+        return StreamingResponse(lines(), media_type="text/csv", headers={"Content-Disposition": disposition})
+
+    @router.get("/customers/{customer}/rules")
+    async def rules(customer: str, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
+        """Return for each rule how near it is to firing, and why it did not."""
+        known, now = caller.customer(customer), clock.now()
+        in_force = plan(caller.directory.rules_of(known))
+        async with database.transaction() as tx:
+            state = await store.known_customer(tx, customer) or CustomerState(customer, 0, 0, now)
+            await store.move_windows(tx, [(state, in_force)], now)
+            for alert in await store.open_alerts(tx, [customer]):
+                state.alerts[alert.dedup_key] = alert
+        return json_response({"customer": customer, "items": state.nearness(in_force, now)})
 
     @router.get("/alerts")
     async def alerts(query: Annotated[AlertsQuery, Query()], caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
@@ -170,14 +296,58 @@ def build_router(database: Database, access: Access, clock: Clock) -> APIRouter:
     return router
 
 
-async def _exact_counts(tx: Connection, customer: str, length: int, clock: Clock) -> dict[Series, list[int]]:
+async def _exact_counts(tx: Connection, customer: str, length: int, clock: Clock) -> dict[Series, list[float]]:
     since = clock.now() - timedelta(seconds=length)
-    series = (await store.series_of_customers(tx, [customer]))[customer]
     window = ExactWindow(since)
-    for of, answers in zip(series, await store.recent(tx, [(id_, since) for id_ in series.values()]), strict=True):
-        for answer in answers:
-            window.add(of, answer.respondent, answer.said)
+    state = await store.known_customer(tx, customer)
+    if state is not None:
+        names = {number: series for series, number in state.series.items()}
+        for answer in (await store.recent(tx, [(state.number, since)]))[0]:
+            window.add(names[answer.series], answer.respondent, answer.said)
     return window.counts
+
+
+async def _channels(tx: Connection, customer: str, since: datetime, query: ScoresQuery) -> list[ChannelScore]:
+    state = await store.known_customer(tx, customer)
+    counts: dict[str, dict[Series, list[float]]] = {}
+    for channel, series, score in [] if state is None else await store.channels(tx, state.number, since):
+        if query.touchpoint is None or series.touchpoint == query.touchpoint:
+            counted = counts.setdefault(channel, {}).setdefault(series, [0] * WIDTH)
+            counted[category_of(series.kind, score)] += 1
+    return [
+        ChannelScore(
+            channel=channel,
+            nps=nps_score(of, query.audience, None, None),
+            mood=mood_score(of, query.audience, None, None),
+        )
+        for channel, of in sorted(counts.items())
+    ]
+
+
+def _touchpoint(caller: Caller, known: Customer, touchpoint: str | None) -> None:
+    if touchpoint is not None and touchpoint not in (known.touchpoints or caller.directory.touchpoints):
+        raise invalid_fields(FieldError("touchpoint", f"{known.id} has no touchpoint {touchpoint[:63]!r}"))
+
+
+def _better(caller: Caller) -> dict[str, str]:
+    return {name: metric.better for name, metric in caller.directory.metrics.items()}
+
+
+def _asked(customer: int, query: AnswersQuery) -> store.Asked:
+    return store.Asked(customer, query.kind, query.touchpoint, query.audience, query.channel, query.since, query.until)
+
+
+def csv_line(values: Iterable[object]) -> bytes:
+    """Return a line of CSV (RFC 4180); a text that a spreadsheet would take for a formula gets an apostrophe."""
+    line = io.StringIO()
+    csv.writer(line).writerow([_cell(value) for value in values])
+    return line.getvalue().encode()
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, datetime):
+        return _utc(value)
+    return f"'{value}" if isinstance(value, str) and value[:1] in _FORMULA else value
 
 
 def _utc(at: object) -> str:

@@ -6,29 +6,45 @@ Memory is changed while the transaction runs; when it does not commit, the loop 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import groupby
+from typing import cast
+
+from msgspec.structs import replace
 
 from services.scoring import store
-from services.scoring.domain.counting import DAY, WIDTH, Change, Said, Series, changes, series_of, window_start
-from services.scoring.domain.customer import CustomerState, Plan, plan
+from services.scoring.domain.counting import (
+    DAY,
+    HOUR,
+    Change,
+    Said,
+    Series,
+    changes,
+    neighbours,
+    series_of,
+    window_start,
+)
+from services.scoring.domain.customer import CustomerState, Plan, midnight_after, plan
 from services.scoring.domain.decide import Decision
-from services.scoring.domain.report import alert_message, alert_scores
-from services.scoring.domain.rules import kind_of, window_of
-from services.scoring.domain.windows import ExactWindow, HourWindow
+from services.scoring.domain.report import alert_message, alert_scores, without
+from services.scoring.domain.shift import DEFAULT_PRIOR, Prior
+from services.scoring.domain.trend import daily, day_of
 from shared import metrics, outbox
 from shared.clock import Clock
 from shared.consume import AfterCommit, Record
 from shared.db import Connection
 from shared.directory.follower import Follower
-from shared.events import AlertV1, FeedbackReceivedV1
+from shared.directory.rules.base import OnWindow
+from shared.events import AlertV1, ErasedV1, FeedbackReceivedV1, Kind, RespondentErasedV1, ScoreDailyV1
+from shared.ids import uuid7
 from shared.kafka import Outgoing, cloud_event
 from shared.logs import Log, tracing
-from shared.topics import ALERTS
+from shared.topics import ALERTS, ERASED
 
 log = Log("scoring")
 
-_FAR = 2**31 - 1
 _DUE = 500
 SCORES_WINDOW = 30 * DAY
 
@@ -36,14 +52,30 @@ Told = tuple[Decision, str | None]
 """A decision and the trace of the answer that led to it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Erasing:
+    """How people are forgotten."""
+
+    digests: Callable[[str], Sequence[str]]
+    """What is kept of a respondent's name, the newest first. Raises Misconfigured without a secret."""
+    keeps_counts: bool
+    """Their answers stay counted, as somebody's."""
+
+
 class FeedbackHandler:
     """Counts answers and decides on alerts for the partitions that this process owns."""
 
     sweep_seconds: float | None
+    takes: Collection[str] | None = None
 
-    def __init__(self, directory: Follower, clock: Clock, *, remembered: int, sweep_seconds: float) -> None:
+    def __init__(
+        self, directory: Follower, clock: Clock, erasing: Erasing, *, remembered: int, sweep_seconds: float
+    ) -> None:
         """`remembered`: customers kept in memory; the others are read again when they answer."""
         self.sweep_seconds = sweep_seconds
+        self._erasing = erasing
+        self.priors: Mapping[Kind, Prior] = {}
+        """How the company's answers are spread, by kind."""
         self._directory = directory
         self._clock = clock
         self._remembered = remembered
@@ -52,40 +84,65 @@ class FeedbackHandler:
         self._company_plan: Plan | None = None
         directory.listen(lambda _: self._forget_plans())
 
-    async def handle(self, tx: Connection, records: Sequence[Record[FeedbackReceivedV1]]) -> AfterCommit | None:
-        """Count each answer once and tell of what it broke."""
+    async def handle(
+        self, tx: Connection, records: Sequence[Record[FeedbackReceivedV1 | RespondentErasedV1]]
+    ) -> AfterCommit | None:
+        """Count each answer once and tell of what it broke; forget whom we are told to, in the order that it came."""
+        then: list[AfterCommit | None] = []
+        for erases, some in groupby(records, lambda record: isinstance(record.message, RespondentErasedV1)):
+            if erases:
+                for record in cast("Iterable[Record[RespondentErasedV1]]", some):
+                    await self._erase(tx, record)
+            else:
+                then.append(await self._count(tx, cast("list[Record[FeedbackReceivedV1]]", list(some))))
+        return _all(then)
+
+    async def _count(self, tx: Connection, records: Sequence[Record[FeedbackReceivedV1]]) -> AfterCommit | None:
         now = self._clock.now()
-        fresh = await self._fresh(tx, records)
+        states = await self._states_of(tx, {r.message.customer: r.partition for r in records}, now)
+        fresh = await self._fresh(tx, records, states)
         if not fresh:
             return None
-        states = await self._states_of(tx, {r.message.customer: r.partition for r in fresh}, now)
-        ids = await self._series_ids(tx, fresh, states)
-        latest = await self._latest(tx, fresh, ids)
-        await store.store_answers(tx, [r.message for r in fresh], ids)
-        counted: list[tuple[int, Change]] = []
+        places = await self._places(tx, fresh, states)
+        said_by = [_said(record.message) for record in fresh]
+        around = await self._around(tx, fresh, places, said_by)
+        await store.store_answers(tx, [(r.message, place) for r, place in zip(fresh, places, strict=True)])
+        counted: list[tuple[store.Place, Change]] = []
         told: list[Told] = []
-        for record, series in zip(fresh, ids, strict=True):
+        plans = {customer: self._plan(customer) for customer in states}
+        for record, place, said, others in zip(fresh, places, said_by, around, strict=True):
             answer = record.message
-            said = Said(answer.occurred_at, answer.received_at, answer.id, answer.score)
-            made = self._changes(answer, said, series, latest)
-            counted += [(series, change) for change in made]
-            decisions = states[answer.customer].take(self._plan(answer.customer), answer, said, made, now)
+            previous = following = None
+            if others is not None:
+                previous, following = neighbours(said, others)
+                others.append(said)
+            made = changes(answer.kind, said, previous, following)
+            for change in made:
+                counted.append((place, change))  # noqa: PERF401 (usually one: a comprehension costs more)
+            state = states[answer.customer]
+            prior = self.priors.get(answer.kind, DEFAULT_PRIOR)
+            decisions = state.take(plans[answer.customer], answer, said, previous, made, now, prior)
             told += [(decision, record.traceparent) for decision in decisions]
         await store.count(tx, counted)
+        await store.save_customers(tx, [states[customer] for customer in {r.message.customer for r in fresh}])
         return await self._tell(tx, told, states, now)
 
     async def sweep(self, tx: Connection, partitions: Sequence[int]) -> AfterCommit | None:
-        """Look at the open alerts that are due by time alone."""
+        """Look at the open alerts, and at the customers, that are due by time alone."""
         now = self._clock.now()
         due = await store.due_alerts(tx, now, partitions, _DUE)
-        if not due:
+        quiet = await store.due_customers(tx, now, partitions, _DUE)
+        if not due and not quiet:
             return None
-        partition_of = {row.alert.customer: row.partition for row in due}
-        states = await self._states_of(tx, partition_of, now)
+        states = await self._states_of(tx, {row.alert.customer: row.partition for row in due} | quiet, now)
         told = [
             (states[row.alert.customer].look(self._plan(row.alert.customer), row.alert, now), row.traceparent)
             for row in due
         ]
+        for customer in quiet:
+            told += [(decision, None) for decision in states[customer].listen(self._plan(customer), now)]
+        await self._end_day(tx, [states[customer] for customer in quiet], now)
+        await store.save_customers(tx, [states[customer] for customer in quiet])
         return await self._tell(tx, told, states, now)
 
     def forget(self, partitions: Sequence[int]) -> None:
@@ -97,35 +154,35 @@ class FeedbackHandler:
     # ---- load
 
     async def _fresh(
-        self, tx: Connection, records: Sequence[Record[FeedbackReceivedV1]]
+        self, tx: Connection, records: Sequence[Record[FeedbackReceivedV1]], states: Mapping[str, CustomerState]
     ) -> list[Record[FeedbackReceivedV1]]:
         """Leave out what was counted before, or comes twice in this batch: the first one wins."""
         known = await store.known_ids(tx, [r.message.id for r in records])
         fresh: list[Record[FeedbackReceivedV1]] = []
         for record in records:
-            key = (record.message.id, record.message.customer)
-            if key not in known:
+            state = states[record.message.customer]
+            key = (record.message.id, state.number)
+            if key not in known and not (state.erased and self._is_erased(state, record.message)):
                 known.add(key)
                 fresh.append(record)
         return fresh
 
     async def _states_of(self, tx: Connection, partitions: dict[str, int], now: datetime) -> dict[str, CustomerState]:
         """Return the states of some customers, every window moved to now."""
-        missing = [customer for customer in partitions if customer not in self._states]
+        missing = {customer: p for customer, p in partitions.items() if customer not in self._states}
         if missing:
-            series = await store.series_of_customers(tx, missing)
-            for customer in missing:
-                self._states[customer] = CustomerState(partitions[customer], series[customer])
-            for alert in await store.open_alerts(tx, missing):
+            for state in await store.customers(tx, missing, midnight_after(now)):
+                self._states[state.name] = state
+            names = list(missing)
+            for alert in await store.open_alerts(tx, names):
                 self._states[alert.customer].alerts[alert.dedup_key] = alert
-            await self._load_cooling(tx, missing, now)
+            await self._load_cooling(tx, names, now)
         states = {customer: self._states[customer] for customer in partitions}
         for customer in partitions:
             self._states.move_to_end(customer)
         while len(self._states) > max(self._remembered, len(states)):
             self._states.popitem(last=False)
-        await self._move_hours(tx, states, now)
-        await self._move_exact(tx, states, now)
+        await store.move_windows(tx, [(state, self._plan(customer)) for customer, state in states.items()], now)
         return states
 
     async def _load_cooling(self, tx: Connection, customers: Sequence[str], now: datetime) -> None:
@@ -135,77 +192,106 @@ class FeedbackHandler:
             for customer, problem, cleared_at in await store.cleared_since(tx, cooling, since):
                 self._states[customer].cleared[problem] = cleared_at
 
-    async def _move_hours(self, tx: Connection, states: dict[str, CustomerState], now: datetime) -> None:
-        """Build windows that are new and slide those whose first hour is past, in one statement."""
-        asked: list[store.Hours] = []
-        then: list[tuple[HourWindow, Series, int]] = []
-        starts: dict[int, int] = {}
-        for customer, state in states.items():
-            for length in self._plan(customer).hour_lengths:
-                start = starts.get(length)
-                if start is None:
-                    start = starts[length] = window_start(now, length)
-                window = state.hours.get(length)
-                if window is not None and window.start >= start:
-                    continue
-                sign, first, after = 1, start, _FAR
-                if window is None:
-                    window = state.hours[length] = HourWindow(start, {s: [0] * WIDTH for s in state.series})
-                else:
-                    sign, first, after = -1, window.start, start
-                    window.start = start
-                for series in window.counts:
-                    asked.append((state.series[series], first, after))
-                    then.append((window, series, sign))
-        for sums, (window, series, sign) in zip(await store.sum_hours(tx, asked), then, strict=True):
-            window.add(series, sums, sign)
+    async def _places(
+        self, tx: Connection, fresh: Sequence[Record[FeedbackReceivedV1]], states: Mapping[str, CustomerState]
+    ) -> list[store.Place]:
+        """Return where each answer is counted; series that are new get the customer's next number."""
+        new: list[tuple[int, int, Series]] = []
+        places: list[store.Place] = []
+        for record in fresh:
+            state, series = states[record.message.customer], series_of(record.message)
+            number = state.series.get(series)
+            if number is None:
+                number = state.series[series] = len(state.series)
+                new.append((state.number, number, series))
+            places.append((state.number, number))
+        await store.add_series(tx, new)
+        return places
 
-    async def _move_exact(self, tx: Connection, states: dict[str, CustomerState], now: datetime) -> None:
-        asked: list[tuple[int, datetime]] = []
-        then: list[tuple[ExactWindow, Series]] = []
-        for customer, state in states.items():
-            for length in self._plan(customer).exact_lengths:
-                since = now - timedelta(seconds=length)
-                window = state.exact.get(length)
-                if window is None:
-                    window = state.exact[length] = ExactWindow(since)
-                    for series, id_ in state.series.items():
-                        asked.append((id_, since))
-                        then.append((window, series))
-                window.move(since)
-        for answers, (window, series) in zip(await store.recent(tx, asked), then, strict=True):
-            for answer in answers:
-                window.add(series, answer.respondent, answer.said)
+    async def _around(
+        self,
+        tx: Connection,
+        fresh: Sequence[Record[FeedbackReceivedV1]],
+        places: Sequence[store.Place],
+        said_by: Sequence[Said],
+    ) -> list[list[Said] | None]:
+        """Return for each answer others of its respondent, its neighbours among them; None: nobody is named.
 
-    async def _series_ids(
-        self, tx: Connection, fresh: Sequence[Record[FeedbackReceivedV1]], states: dict[str, CustomerState]
-    ) -> list[int]:
-        keys = [(r.message.customer, series_of(r.message)) for r in fresh]
-        new = {key for key in keys if key[1] not in states[key[0]].series}
-        if new:
-            for (customer, series), id_ in (await store.add_series(tx, new)).items():
-                states[customer].series[series] = id_
-        return [states[customer].series[series] for customer, series in keys]
-
-    async def _latest(
-        self, tx: Connection, fresh: Sequence[Record[FeedbackReceivedV1]], ids: Sequence[int]
-    ) -> dict[tuple[int, str], Said]:
-        asked = {
-            (series, respondent)
-            for record, series in zip(fresh, ids, strict=True)
+        Answers of one respondent in one batch share the list, so that each finds those before it.
+        """
+        asked = [
+            (place, respondent, said)
+            for record, place, said in zip(fresh, places, said_by, strict=True)
             if (respondent := record.message.respondent) is not None
-        }
-        return await store.latest_of_respondents(tx, list(asked)) if asked else {}
+        ]
+        shared: dict[tuple[store.Place, str], list[Said]] = {}
+        for (place, respondent, _), found in zip(asked, await store.neighbours(tx, asked), strict=True):
+            shared.setdefault((place, respondent), []).extend(found)
+        return [
+            None if (respondent := record.message.respondent) is None else shared[place, respondent]
+            for record, place in zip(fresh, places, strict=True)
+        ]
 
-    def _changes(
-        self, answer: FeedbackReceivedV1, said: Said, series: int, latest: dict[tuple[int, str], Said]
-    ) -> list[Change]:
+    # ---- forget
+
+    async def _erase(self, tx: Connection, record: Record[RespondentErasedV1]) -> None:
+        """Forget a person's answers up to a moment, also in what alerts show, and pass the word on."""
+        wanted, now = record.message, self._clock.now()
+        states = await self._states_of(tx, {wanted.customer: record.partition}, now)
+        number = states[wanted.customer].number
+        removed = await store.erase(
+            tx,
+            number,
+            wanted.respondent,
+            # The same for all answers of the person, so that it still counts once; nobody can tell whom it stands for.
+            pseudonym=f"erased-{uuid7()}" if self._erasing.keeps_counts else None,
+            before=wanted.before,
+            digest=self._erasing.digests(wanted.respondent)[0],
+        )
+        shown = await store.alerts_that_name(tx, wanted.customer, wanted.respondent)
+        await store.scrub(tx, [without(alert, wanted.respondent, wanted.before) for alert in shown])
+        del self._states[wanted.customer]  # its windows and answers may have changed
+        left = "scores, without the person" if self._erasing.keeps_counts else ""
+        line = ErasedV1(service="scoring", removed=removed, left=left)
+        passed_on = replace(wanted, done=[*wanted.done, line])
+        id_ = f"{wanted.erasure}:scoring"
+        with tracing(record.traceparent):
+            event = cloud_event(ALERTS, ERASED, key=wanted.customer, id=id_, at=now, message=passed_on)
+            log.info("respondent erased", erasure=wanted.erasure, removed=removed)
+        await outbox.add(tx, [event])
+
+    def _is_erased(self, state: CustomerState, answer: FeedbackReceivedV1) -> bool:
         if answer.respondent is None:
-            return changes(answer.kind, said, None)
-        before = latest.get((series, answer.respondent))
-        if before is None or before < said:
-            latest[series, answer.respondent] = said
-        return changes(answer.kind, said, before)
+            return False
+        befores = (state.erased.get(digest) for digest in self._erasing.digests(answer.respondent))
+        return any(before is not None and answer.occurred_at < before for before in befores)
+
+    # ---- the day's end
+
+    async def _end_day(self, tx: Connection, states: Sequence[CustomerState], now: datetime) -> None:
+        """Store the scores of the day that ended, once, and tell them."""
+        revision = self._directory.current
+        if revision is None:
+            return
+        better = {name: metric.better for name, metric in revision.directory.metrics.items()}
+        day = day_of(now) - 1
+        after = (day + 1) * DAY // HOUR
+        first = after - SCORES_WINDOW // HOUR
+        sums = await store.sum_hours(tx, [(state.number, first, after) for state in states], replaced=True)
+        points: dict[int, ScoreDailyV1] = {}
+        for state, of in zip(states, sums, strict=True):
+            known = revision.directory.customers.get(state.name)
+            if of and known is not None:
+                points[state.number] = daily(known, better, store.by_series(state, of), day)
+        new = await store.add_points(tx, [(number, day, point) for number, point in points.items()])
+        told = [points[number] for number in sorted(new)]
+        await outbox.add(
+            tx,
+            [
+                cloud_event(ALERTS, "score.daily", key=p.customer, id=f"{p.customer}:{p.day}", at=now, message=p)
+                for p in told
+            ],
+        )
 
     # ---- save
 
@@ -242,13 +328,14 @@ class FeedbackHandler:
 
     def _evidence_of(self, decision: Decision, now: datetime) -> store.EvidenceOf:
         alert = decision.alert
-        rule = self._plan(alert.customer).rule(alert.rule)
-        length = None if rule is None else window_of(rule.when)
+        rule = self._plan(alert.customer).rules.get(alert.rule)
+        length = rule.when.seconds if rule is not None and isinstance(rule.when, OnWindow) else None
         since = now - timedelta(seconds=length or SCORES_WINDOW)
         return store.EvidenceOf(
             customer=alert.customer,
             audience="customer" if rule is None else rule.audience,
-            kind="nps" if rule is None else kind_of(rule.when),
+            kind=(None if rule is None else rule.when.kind) or "nps",
+            metric=None if rule is None else rule.when.metric,
             touchpoint=alert.touchpoint,
             since=datetime.fromtimestamp(0, since.tzinfo) if alert.answer is not None else since,
             answer=alert.answer,
@@ -276,6 +363,20 @@ class FeedbackHandler:
     def _forget_plans(self) -> None:
         self._plans.clear()
         self._company_plan = None
+
+
+def _said(answer: FeedbackReceivedV1) -> Said:
+    return Said(answer.occurred_at, answer.received_at, answer.id, answer.score)
+
+
+def _all(then: Sequence[AfterCommit | None]) -> AfterCommit | None:
+    wanted = [one for one in then if one is not None]
+
+    def each() -> None:
+        for one in wanted:
+            one()
+
+    return each if wanted else None
 
 
 def _outgoing(decision: Decision, message: AlertV1, now: datetime) -> Outgoing:

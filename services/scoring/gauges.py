@@ -1,24 +1,38 @@
-"""The figures that Prometheus is told: open alerts, and each customer's score where this process owns it."""
+"""What is measured now and then: figures for Prometheus, and how the answers of the whole company are spread."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Protocol
 
 from services.scoring import store
 from services.scoring.domain.counting import DAY, window_start
 from services.scoring.domain.report import mood_score, nps_score
+from services.scoring.domain.shift import Prior
 from shared import metrics
 from shared.clock import Clock
 from shared.consume import Consumer
 from shared.db import Database
 from shared.directory.follower import Follower
 from shared.directory.model import SEVERITIES
+from shared.events import Kind
 from shared.kafka import partition_of
 from shared.topics import FEEDBACK
 
 CUSTOMERS = 1_000
 """With more of them, gauges per customer would cost Prometheus more than they tell."""
+
+
+SAMPLE = 500
+"""Customers; their answers of 90 days give each share within about a point."""
+
+
+class Knowing(Protocol):
+    """Who is told how the company's answers are spread."""
+
+    priors: Mapping[Kind, Prior]
 
 
 class Gauges:
@@ -65,3 +79,23 @@ class Gauges:
             for customer in revision.directory.customers
             if partition_of(customer.encode(), FEEDBACK.partitions) in owned
         ]
+
+
+class Company:
+    """Keeps how the company's answers are spread: what a customer of short history is compared to."""
+
+    def __init__(self, database: Database, clock: Clock, handlers: Sequence[Knowing]) -> None:
+        self._database = database
+        self._clock = clock
+        self._handlers = handlers
+
+    async def measure(self) -> None:
+        """Read it, and measure it anew once a day, over a sample, so that the cost does not grow. Raises Transient."""
+        now = self._clock.now()
+        async with self._database.transaction() as tx:
+            measured_at = await store.levels_at(tx)
+            if measured_at is None or now - measured_at >= timedelta(days=1):
+                await store.measure_levels(tx, now, customers=SAMPLE, chance=now.toordinal())
+            levels = await store.levels(tx)
+        for handler in self._handlers:
+            handler.priors = levels

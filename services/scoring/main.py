@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from services.scoring.api import build_router
-from services.scoring.consumer import FeedbackHandler
-from services.scoring.gauges import Gauges
+from services.scoring.consumer import Erasing, FeedbackHandler
+from services.scoring.gauges import Company, Gauges
 from services.scoring.settings import ScoringSettings
 from shared.consume import Consumer
 from shared.db import Database
 from shared.due import periodically
 from shared.kafka import Producer
 from shared.outbox import Relay
-from shared.parts import Parts, database_ready
+from shared.parts import Parts, database_ready, signer
 from shared.service import Service, opened
 from shared.topics import FEEDBACK
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 _FIGURES_SECONDS = 15
+_COMPANY_SECONDS = 3600
 
 
 def build(settings: ScoringSettings, parts: Parts) -> Service:
     """Return scoring, ready to run."""
     database = Database(parts.database_url, "scoring")
     producer = Producer(parts.kafka)
-    consumers = [_consumer(settings, parts, database) for _ in range(settings.scoring_workers)]
+    handlers = [_handler(settings, parts) for _ in range(settings.scoring_workers)]
+    consumers = [_consumer(settings, parts, database, handler) for handler in handlers]
+    company = Company(database, parts.clock, handlers)
     gauges = Gauges(database, parts.directory, parts.clock, consumers)
     return Service(
         name="scoring",
@@ -35,17 +39,25 @@ def build(settings: ScoringSettings, parts: Parts) -> Service:
         tasks={
             **{f"feedback.v1 {n}": consumer.run for n, consumer in enumerate(consumers, 1)},
             "outbox": Relay(database, producer).run,
+            "company": partial(periodically, _COMPANY_SECONDS, company.measure),
             "gauges": partial(periodically, _FIGURES_SECONDS, gauges.measure),
         },
         checks={f"feedback.v1 {n}": consumer.ready for n, consumer in enumerate(consumers, 1)},
     )
 
 
-def _consumer(settings: ScoringSettings, parts: Parts, database: Database) -> Consumer:
-    handler = FeedbackHandler(
+def _handler(settings: ScoringSettings, parts: Parts) -> FeedbackHandler:
+    def digests(respondent: str) -> Sequence[str]:
+        return signer(settings).digests("erasure", respondent)
+
+    return FeedbackHandler(
         parts.directory,
         parts.clock,
+        Erasing(digests, keeps_counts=settings.scoring_erasure == "keep-counts"),
         remembered=settings.scoring_customers // settings.scoring_workers,
         sweep_seconds=settings.scoring_sweep_seconds,
     )
+
+
+def _consumer(settings: ScoringSettings, parts: Parts, database: Database, handler: FeedbackHandler) -> Consumer:
     return Consumer(parts.kafka, database, FEEDBACK, handler, max_records=settings.scoring_batch)

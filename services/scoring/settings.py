@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from shared.service import Settings
@@ -18,3 +20,5 @@ class ScoringSettings(Settings):
     """Customers whose windows are kept in memory (about 1 KB each); the others are read again when they answer."""
     scoring_sweep_seconds: float = Field(default=1.0, gt=0)
     """How often alerts that are due by time alone are looked for."""
+    scoring_erasure: Literal["keep-counts", "remove-counts"] = "keep-counts"
+    """What becomes of scores when a respondent is erased: the answers stay counted as somebody's, or go too."""

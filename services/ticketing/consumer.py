@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -56,6 +56,8 @@ async def save(tx: Connection, happened: Sequence[Happened], now: datetime) -> N
 
 class AlertHandler(Memoryless):
     """One ticket per problem, whatever comes twice."""
+
+    takes: Collection[str] | None = ("alert.opened", "alert.updated", "alert.cleared")
 
     def __init__(self, directory: Follower, clock: Clock, *, reopen_within: timedelta) -> None:
         self._directory = directory

@@ -22,7 +22,7 @@ from yaml.reader import ReaderError
 from shared.directory.document import Document
 from shared.directory.model import Directory
 from shared.directory.resolve import resolve
-from shared.directory.rule_document import RULE_TYPES, rule_type
+from shared.directory.rules.conditions import parameters, rule_type
 
 LARGEST = 32 * 1024 * 1024
 """Bytes of directory.yaml; 100,000 customers of one record's 16 MiB are about this much text."""
@@ -162,7 +162,7 @@ def _problem(error: ErrorDetails, sections: Mapping[str, object]) -> _Problem:
     place = tuple(part for part in error["loc"] if part != "[key]")
     if "ctx" in error and "error" in error["ctx"]:
         return _Problem(place, str(error["ctx"]["error"]))
-    if error["type"] == "extra_forbidden" and place[-2:-1] == ("when",) and isinstance(place[-3], int):
+    if error["type"] == "extra_forbidden" and "when" in place[-3:-1] and "rules" in place:
         return _Problem(place, _not_a_parameter(place, sections))
     given = f", not {error['input']!r}" if error["type"] in _SHOWN else ""
     return _Problem(place, _MESSAGES.get(error["type"], error["msg"].replace("Input should be", "must be")) + given)
@@ -170,10 +170,10 @@ def _problem(error: ErrorDetails, sections: Mapping[str, object]) -> _Problem:
 
 def _not_a_parameter(place: Place, sections: Mapping[str, object]) -> str:
     here: object = sections
-    for part in place[:-1]:
+    for part in place[: place.index("when") + 1]:
         here = _sequence(here)[part] if isinstance(part, int) else _mapping(here)[part]
     kind = rule_type(_mapping(here)) or ""
-    takes = ", ".join(list(RULE_TYPES[kind].model_fields)[1:]) or "nothing else"
+    takes = ", ".join(parameters(kind)) or "nothing else"
     return f"{kind} takes no '{place[-1]}'; it takes {takes}"
 
 

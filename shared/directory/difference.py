@@ -13,11 +13,12 @@ from urllib.parse import urlsplit
 import msgspec
 
 from shared.directory.model import Condition, Contact, Directory, Key, Rule, Step
+from shared.directory.rules.conditions import written
 
 _FOLDED = 4
 """Entries from which on one same change is one line: a new company touchpoint would else be a line per customer."""
 
-_DURATIONS = {"retention", "window", "max_age", "cooldown"}
+_DURATIONS = {"retention", "window", "max_age", "cooldown", "no_feedback_for"}
 """Fields of seconds, told as directory.yaml has them."""
 
 Path = tuple[str, ...]
@@ -102,7 +103,7 @@ def _changed(path: Path, old: object, new: object) -> Iterator[Change]:
         yield Change("~", ".".join(path), "(a secret)", "(another secret)")
         return
     if path[-1] in _DURATIONS:
-        old, new = _duration(cast("float", old)), _duration(cast("float", new))
+        old, new = _duration(old), _duration(new)
     before, after = _shown(old), _shown(new)
     if before == after:
         before, after = None, None
@@ -113,6 +114,8 @@ def _entries(value: object) -> dict[str, object] | None:
     """Return the named parts of a value, or None when it has none and changes as a whole."""
     if isinstance(value, Mapping):
         return dict(cast("Mapping[str, object]", value))
+    if isinstance(value, Condition):
+        return written(value)
     if isinstance(value, msgspec.Struct) and not isinstance(value, Contact):
         return {field: getattr(value, field) for field in value.__struct_fields__}
     if isinstance(value, tuple):
@@ -137,14 +140,17 @@ def _shown(value: object) -> str | None:
     if isinstance(value, Step):
         return f"{value.page} {_duration(value.ack_within)}"
     if isinstance(value, Condition):
-        return f"{value.__struct_config__.tag} {value.threshold:g}"
+        word, first = next(iter(written(value).items()))
+        return f"{value.word} {_duration(first) if word in _DURATIONS else _shown(first)}"
     if isinstance(value, (tuple, list)):
         parts = [_shown(item) for item in cast("Sequence[object]", value)]
         return f"[{', '.join(part for part in parts if part is not None)}]" if None not in parts else None
     return None
 
 
-def _duration(seconds: float) -> str:
+def _duration(seconds: object) -> str:
+    if not isinstance(seconds, (int, float)):
+        return str(seconds)
     sizes = ((86400, "d"), (3600, "h"), (60, "m"))
     size, unit = next((size for size in sizes if seconds and seconds % size[0] == 0), (1, "s"))
     return f"{seconds / size:.10g}{unit}"

@@ -45,7 +45,7 @@ from shared.directory.fields import (
     declared_names,
     distinct,
 )
-from shared.directory.rule_document import Rule, built_in_rules
+from shared.directory.rules.document import Rule
 
 
 class Company(Section):
@@ -142,6 +142,7 @@ class Customer(Section):
     holidays: Holidays | None = None
     touchpoints: Annotated[list[Touchpoint], Field(min_length=1), AfterValidator(distinct)] | None = None
     goals: Goals = {}
+    touchpoint_goals: dict[Touchpoint, Goals] = {}
     check_in: Literal["weekly", "monthly", "quarterly", "yearly"] | None = None
     rules: list[Rule] = []
     desk: DeskName | None = None
@@ -233,7 +234,8 @@ class Document(Section):
     people: dict[NewPersonId, Person] = {}
     schedules: dict[Slug, Schedule] = {}
     escalations: Annotated[dict[Slug, Escalation], AfterValidator(_enough)] = Field({}, validate_default=True)
-    rules: list[Rule] = Field(default_factory=built_in_rules)
+    rules: list[Rule] | None = None
+    """None: the built-in ones."""
     customers: dict[Slug, Customer] = {}
     root_causes: Annotated[list[Text], AfterValidator(distinct)] = []
     sla: dict[model.Severity, Sla] = {}

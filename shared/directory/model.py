@@ -11,6 +11,28 @@ from typing import Literal
 
 import msgspec
 
+from shared.directory.rules.conditions import Condition
+from shared.directory.rules.metric import MetricMean as MetricMean
+from shared.directory.rules.mood import MoodBelow as MoodBelow
+from shared.directory.rules.mood import UnhappyShareAbove as UnhappyShareAbove
+from shared.directory.rules.nps import DetractorsAtLeast as DetractorsAtLeast
+from shared.directory.rules.nps import NpsBelow as NpsBelow
+from shared.directory.rules.nps import NpsDrop as NpsDrop
+from shared.directory.rules.sequence import NoFeedbackFor as NoFeedbackFor
+from shared.directory.rules.sequence import Shift as Shift
+from shared.directory.rules.single import (
+    FollowUpAtMost as FollowUpAtMost,
+)
+from shared.directory.rules.single import (
+    MoodAtLeast as MoodAtLeast,
+)
+from shared.directory.rules.single import (
+    MoodAtMost as MoodAtMost,
+)
+from shared.directory.rules.single import (
+    ScoreAtMost as ScoreAtMost,
+)
+
 Severity = Literal["critical", "high", "medium", "low", "info"]
 Audience = Literal["customer", "employee"]
 Scope = Literal["feedback", "scores", "tickets", "oncall", "admin"]
@@ -26,38 +48,6 @@ def severity_rank(severity: Severity) -> int:
 
 class _Fact(msgspec.Struct, frozen=True, forbid_unknown_fields=False, omit_defaults=True):
     """A reader ignores fields that a newer writer has added."""
-
-
-class MoodAtMost(_Fact, frozen=True, tag="mood_at_most"):
-    """One mood answer at or under the threshold (1-4)."""
-
-    threshold: int
-
-
-class NpsBelow(_Fact, frozen=True, tag="nps_below"):
-    """NPS of a window under the threshold (-100..100): by the interval's high end (strict) or by the score (simple)."""
-
-    threshold: float
-    window: int
-    """Seconds; whole hours from a day on."""
-    min_responses: int = 10
-    certainty: Literal["strict", "simple"] = "strict"
-    clear_margin: float = 5.0
-    """Points above the threshold that clear the alert."""
-
-
-class UnhappyShareAbove(_Fact, frozen=True, tag="unhappy_share_above"):
-    """Share of the faces 1 and 2 in a window over the threshold (0-1)."""
-
-    threshold: float
-    window: int
-    """Seconds."""
-    min_responses: int = 4
-    clear_margin: float = 0.05
-    """Share under the threshold that clears the alert."""
-
-
-Condition = MoodAtMost | NpsBelow | UnhappyShareAbove
 
 
 class Rule(_Fact, frozen=True):
@@ -134,6 +124,9 @@ class Customer(_Fact, frozen=True):
     business_hours: str | None = None
     holidays: str | None = None
     goals: Mapping[str, float] = {}
+    """By nps, mood, or a key metric."""
+    touchpoint_goals: Mapping[str, Mapping[str, float]] = {}
+    """The same, by touchpoint."""
     check_in: str | None = None
     rules: tuple[Rule, ...] = ()
     """Override the company's rules of the same name, or add to them."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from shared.directory import model
+from shared.directory.rules.document import built_in_rules
 
 if TYPE_CHECKING:
-    from shared.directory import document, rule_document
+    from shared.directory import document
+    from shared.directory.rules.document import Rule
 
 
 def resolve(checked: document.Document) -> model.Directory:
@@ -23,7 +25,7 @@ def resolve(checked: document.Document) -> model.Directory:
         escalations={name: _escalation(name, escalation) for name, escalation in checked.escalations.items()},
         touchpoints=tuple(checked.touchpoints),
         metrics={name: model.Metric(metric.unit, metric.better) for name, metric in checked.metrics.items()},
-        rules=tuple(map(_rule, checked.rules)),
+        rules=tuple(built_in_rules() if checked.rules is None else map(_rule, checked.rules)),
         keys=tuple(map(_key, checked.keys)),
         root_causes=tuple(checked.root_causes),
         retention=checked.retention,
@@ -56,10 +58,10 @@ def _escalation(name: str, escalation: document.Escalation) -> model.Escalation:
     return model.Escalation(name, steps, escalation.catch_all, escalation.repeat)
 
 
-def _rule(rule: rule_document.Rule) -> model.Rule:
+def _rule(rule: Rule) -> model.Rule:
     return model.Rule(
         name=rule.name,
-        when=rule.when.fact(),
+        when=rule.when,
         severity=rule.severity,
         touchpoint=rule.touchpoint,
         per_touchpoint=rule.per is not None,
@@ -86,6 +88,7 @@ def _customers(checked: document.Document) -> dict[str, model.Customer]:
             business_hours=customer.business_hours,
             holidays=customer.holidays,
             goals=customer.goals,
+            touchpoint_goals=customer.touchpoint_goals,
             check_in=customer.check_in,
             rules=tuple(map(_rule, customer.rules)),
             desk=customer.desk,

@@ -195,7 +195,7 @@ async def _settled(kafka: Kafka, sql: Any) -> bool:
 
 
 async def _prove(sql: Any, flow: Flow, phone: Phone) -> None:
-    stored = {str(row["id"]): row for row in await sql.fetch("SELECT id, customer, score FROM scoring.answer")}
+    stored = {str(row["id"]): row for row in await sql.fetch("SELECT id, score FROM scoring.answer")}
     assert stored.keys() == flow.accepted.keys(), "every accepted answer is stored, once"
     counted = await sql.fetch(_COUNTED)
     recounted = await sql.fetch(_RECOUNTED)
@@ -218,20 +218,20 @@ async def _prove(sql: Any, flow: Flow, phone: Phone) -> None:
 
 
 _COUNTED = """
-SELECT series, sum(c1), sum(c2), sum(c3), sum(c4) FROM scoring.bucket GROUP BY series ORDER BY series
+SELECT customer, series, sum(c1), sum(c2), sum(c3), sum(c4) FROM scoring.bucket GROUP BY 1, 2 ORDER BY 1, 2
 """
 _RECOUNTED = """
 WITH latest AS (
-    SELECT DISTINCT ON (series, coalesce(respondent, id::text)) series, score FROM scoring.answer
-    ORDER BY series, coalesce(respondent, id::text), occurred_at DESC, received_at DESC, id DESC
+    SELECT DISTINCT ON (customer, series, coalesce(respondent, id::text)) customer, series, score FROM scoring.answer
+    ORDER BY customer, series, coalesce(respondent, id::text), occurred_at DESC, received_at DESC, id DESC
 ), category AS (
-    SELECT latest.series,
+    SELECT latest.customer, latest.series,
         CASE WHEN kind = 'mood' THEN score WHEN score <= 6 THEN 1 WHEN score <= 8 THEN 2 ELSE 3 END AS c
-    FROM latest JOIN scoring.series ON series.id = latest.series
+    FROM latest JOIN scoring.series ON series.customer = latest.customer AND series.number = latest.series
 )
-SELECT series, count(*) FILTER (WHERE c = 1), count(*) FILTER (WHERE c = 2), count(*) FILTER (WHERE c = 3),
-    count(*) FILTER (WHERE c = 4)
-FROM category GROUP BY series ORDER BY series
+SELECT customer, series, count(*) FILTER (WHERE c = 1), count(*) FILTER (WHERE c = 2),
+    count(*) FILTER (WHERE c = 3), count(*) FILTER (WHERE c = 4)
+FROM category GROUP BY 1, 2 ORDER BY 1, 2
 """
 
 

@@ -76,7 +76,8 @@ def test_one_type_means_one_message() -> None:
     """No two topics share a `ce_type` for different things, and each topic has one writer."""
     for topic in TOPICS:
         assert topic.dead == f"{topic.name}.dead"
-        assert all(OF_TOPIC[ce_type] is topic for ce_type in topic.messages)
+        # respondent.erased goes the way of the answers, through every topic, as the same message
+        assert all(OF_TOPIC[ce_type].messages[ce_type] is message for ce_type, message in topic.messages.items())
     assert len({topic.name for topic in TOPICS}) == len({topic.owner for topic in TOPICS}) == len(TOPICS)
 
 

@@ -581,8 +581,8 @@ async def test_trust_is_the_keys(ingest: Ingest) -> None:
     await ingest.send(nps(id=str(ids[0])), key=ingest.keys.public)
     await ingest.send(nps(id=str(ids[1])))
     trust = (
-        "SELECT answer.id, trust FROM scoring.answer JOIN scoring.series ON series.id = series"
-        " WHERE answer.id = ANY($1)"
+        "SELECT answer.id, trust FROM scoring.answer JOIN scoring.series"
+        " ON (series.customer, series.number) = (answer.customer, answer.series) WHERE answer.id = ANY($1)"
     )
 
     async def told() -> list[str | None]:

@@ -16,6 +16,7 @@ from shared.directory import model
 from shared.directory.check import Findings, parse
 from shared.directory.difference import difference, render
 from shared.directory.record import RecordTooLarge, decode, encode
+from shared.directory.rules.conditions import CONDITIONS, parameters
 
 T = TypeVar("T")
 
@@ -35,11 +36,27 @@ def several(of: st.SearchStrategy[T]) -> st.SearchStrategy[tuple[T, ...]]:
     return st.lists(of, max_size=2).map(tuple)
 
 
-conditions = (
-    st.builds(model.MoodAtMost, st.integers(1, 4))
-    | st.builds(model.NpsBelow, numbers, seconds, seconds, st.sampled_from(["strict", "simple"]), numbers)
-    | st.builds(model.UnhappyShareAbove, numbers, seconds, seconds, numbers)
-)
+shares = st.floats(0, 1, exclude_max=True)
+counts = st.integers(1, 10**6)
+of_type: dict[type[model.Condition], st.SearchStrategy[model.Condition]] = {
+    model.MoodAtMost: st.builds(model.MoodAtMost, st.integers(1, 4)),
+    model.NpsBelow: st.builds(model.NpsBelow, numbers, seconds, counts, st.sampled_from(["strict", "simple"]), numbers),
+    model.NpsDrop: st.builds(model.NpsDrop, numbers, seconds, shares, counts, numbers),
+    model.MoodBelow: st.builds(model.MoodBelow, numbers, seconds, counts, numbers),
+    model.UnhappyShareAbove: st.builds(model.UnhappyShareAbove, numbers, seconds, counts, numbers),
+    model.DetractorsAtLeast: st.builds(model.DetractorsAtLeast, counts, seconds),
+    model.ScoreAtMost: st.builds(
+        model.ScoreAtMost, st.integers(0, 10), st.sampled_from(["nps", "mood", "csat", "ces"])
+    ),
+    model.MetricMean: st.builds(
+        model.MetricMean, slugs, seconds, st.none() | numbers, st.none() | numbers, counts, numbers
+    ),
+    model.NoFeedbackFor: st.builds(model.NoFeedbackFor, st.just("auto") | seconds),
+    model.Shift: st.builds(model.Shift, shares, st.sampled_from(["nps", "mood"])),
+    model.MoodAtLeast: st.builds(model.MoodAtLeast, st.integers(1, 4), st.booleans()),
+    model.FollowUpAtMost: st.builds(model.FollowUpAtMost, st.integers(1, 4)),
+}
+conditions = st.one_of(*of_type.values())
 rules = st.builds(
     model.Rule,
     name=slugs,
@@ -68,6 +85,7 @@ customers = st.builds(
     deputy=st.none() | slugs,
     touchpoints=several(slugs),
     goals=st.dictionaries(slugs, numbers, max_size=2),
+    touchpoint_goals=st.dictionaries(slugs, st.dictionaries(slugs, numbers, max_size=2), max_size=2),
     rules=several(rules),
 )
 keys = st.builds(
@@ -103,6 +121,19 @@ def test_record_round_trip(directory: model.Directory) -> None:
     assert decode(encode(directory)) == directory
 
 
+@given(st.lists(conditions, min_size=1, max_size=4))
+def test_a_rule_of_every_type_comes_out_as_it_went_in(of: list[model.Condition]) -> None:
+    """A rule that a service reads as another type, or with another limit, would judge what nobody asked for."""
+    told = tuple(model.Rule(f"r-{n}", when, "low") for n, when in enumerate(of))
+    read = decode(encode(model.Directory("Example Oy", "UTC", "en", {}, {}, {}, rules=told))).rules
+    assert [(type(rule.when), rule.when) for rule in read] == [(type(when), when) for when in of]
+
+
+def test_every_type_of_rule_is_tried_here() -> None:
+    """A type that is added to the directory is added above."""
+    assert set(of_type) == set(CONDITIONS.values())
+
+
 @given(directories)
 def test_no_difference_to_itself(directory: model.Directory) -> None:
     assert difference(directory, directory) == []
@@ -124,6 +155,40 @@ def test_wrong_document_is_findings_and_nothing_else(data: dict[str, object]) ->
     with pytest.raises(Findings) as caught:
         _ = parse(yaml.safe_dump(data, allow_unicode=True))
     assert caught.value.findings
+
+
+fields = st.sampled_from(sorted({"window", "kind", *CONDITIONS, *(f for word in CONDITIONS for f in parameters(word))}))
+limits = json | st.sampled_from(["1d", "30d", "auto", "csat", "speed", "strict", -100, 0, 1, 4, {}, {"kind": "mood"}])
+
+
+@given(st.sampled_from(sorted(CONDITIONS)), limits, st.dictionaries(fields, limits, max_size=4), st.booleans())
+def test_any_rule_is_taken_or_refused_with_its_place(
+    word: str, first: object, more: dict[str, object], of_customer: bool
+) -> None:
+    """Whatever stands under `when`, it is a rule that can be published, or findings that name it."""
+    when = {word: first} | {name: value for name, value in more.items() if name != word}
+    rule = {"name": "a", "severity": "low", "when": when}
+    ann = {"name": "Ann", "contacts": [{"email": "ann@example.test"}]}
+    data = {
+        "company": {"name": "Example Oy"},
+        "metrics": {"speed": {}},
+        "people": {"ann": ann},
+        "escalations": {"standard": {"steps": [{"page": "ann", "ack_within": "5m"}], "catch_all": "ann"}},
+        "customers": {"acme": {"name": "Acme", "architect": "ann", "rules": [rule] if of_customer else []}},
+        "rules": [] if of_customer else [rule],
+    }
+    read, places = None, [""]
+    try:
+        read = parse(yaml.safe_dump(data, allow_unicode=True, sort_keys=False))
+    except Findings as refused:
+        places = [finding.path for finding in refused.findings]
+    if read is None:
+        start = ("customers.acme." if of_customer else "") + "rules[0].when"
+        assert all(place.startswith(start) for place in places), places
+        return
+    (taken,) = read.rules_of(read.customers["acme"])
+    assert taken.when.word == word
+    assert decode(encode(read)) == read
 
 
 @given(st.text(st.sampled_from("ab:-[]{}&*!|>'\"#%@?,~ \n\t\r\0\udc80é<")))

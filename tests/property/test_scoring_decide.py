@@ -8,16 +8,28 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 from uuid import UUID
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.scoring.domain.counting import DAY, WIDTH, Said, Series, category_of, changes, hour_of, series_of
-from services.scoring.domain.customer import CustomerState, plan
+from services.scoring.domain.counting import (
+    DAY,
+    WIDTH,
+    Said,
+    Series,
+    category_of,
+    changes,
+    hour_of,
+    neighbours,
+    series_of,
+)
+from services.scoring.domain.customer import CustomerState, Memory, midnight_after, plan
 from services.scoring.domain.decide import Alert, Decision, dedup_key
-from services.scoring.domain.figures import nps_of
 from services.scoring.domain.windows import ExactWindow, HourWindow
 from shared.directory.model import SEVERITIES, MoodAtMost, NpsBelow, Rule, UnhappyShareAbove, severity_rank
+from shared.directory.rules.base import SUM
+from shared.directory.rules.figures import nps_of
 from shared.events import FeedbackReceivedV1
 from tests.support.build import NOW, answer, rule
 
@@ -39,54 +51,78 @@ class Watched:
 
     rules: Sequence[Rule]
     stored: list[FeedbackReceivedV1] = field(default_factory=list[FeedbackReceivedV1])
-    alerts: dict[str, Alert] = field(default_factory=dict[str, Alert])
+    state: CustomerState = field(default_factory=lambda: CustomerState("acme", 0, 1, midnight_after(NOW)))
     told: list[Decision] = field(default_factory=list[Decision])
 
     @property
     def next_id(self) -> UUID:
         return UUID(int=len(self.stored) + 1)
 
+    @property
+    def alerts(self) -> dict[str, Alert]:
+        return self.state.alerts
+
     def take(self, said: FeedbackReceivedV1, now: datetime) -> list[Decision]:
-        state = self._state(now)
+        self._rebuild(now)
         earlier = [
             said_of(a)
             for a in self.stored
             if said.respondent is not None and (series_of(a), a.respondent) == (series_of(said), said.respondent)
         ]
-        made = changes(said.kind, said_of(said), max(earlier, default=None))
-        decisions = state.take(plan(self.rules), said, said_of(said), made, now)
+        previous, following = neighbours(said_of(said), earlier)
+        made = changes(said.kind, said_of(said), previous, following)
         self.stored.append(said)
-        return self._keep(state, decisions)
+        return self._keep(self.state.take(plan(self.rules), said, said_of(said), previous, made, now))
 
     def look(self, now: datetime, alert: Alert | None = None) -> list[Decision]:
         """Look at the alerts that are due, or at the given one."""
-        state = self._state(now)
-        due = [alert] if alert else [a for a in state.alerts.values() if a.due_at <= now]
-        return self._keep(state, [state.look(plan(self.rules), a, now) for a in due])
+        self._rebuild(now)
+        due = [alert] if alert else [a for a in self.alerts.values() if a.due_at <= now]
+        return self._keep([self.state.look(plan(self.rules), a, now) for a in due])
 
-    def _keep(self, state: CustomerState, decisions: list[Decision]) -> list[Decision]:
-        self.alerts = state.alerts
+    def listen(self, now: datetime) -> list[Decision]:
+        """Ask whether the customer has fallen silent, if it is time to."""
+        self._rebuild(now)
+        return self._keep(self.state.listen(plan(self.rules), now) if self.state.due_at <= now else [])
+
+    def _keep(self, decisions: list[Decision]) -> list[Decision]:
         self.told += decisions
         return decisions
 
-    def _state(self, now: datetime) -> CustomerState:
-        state = CustomerState(0, {series_of(a): 0 for a in self.stored}, alerts=dict(self.alerts))
+    def _rebuild(self, now: datetime) -> None:
+        """Take the state as another owner of the partition would read it, every window counted afresh."""
+        old = self.state
+        state = self.state = CustomerState("acme", 0, 1, old.due_at, alerts=old.alerts, cleared=old.cleared)
+        state.recall(msgspec.msgpack.decode(msgspec.msgpack.encode(old.memory()), type=Memory))
         planned = plan(self.rules)
-        for length in planned.hour_lengths:
-            inside = self.inside(length, now)
-            state.hours[length] = HourWindow(hour_of(since_of(length, now)), counts_of(inside))
+        for length, of_touchpoints in planned.hour_lengths.items():
+            start = hour_of(since_of(length, now))
+            state.hours[length] = HourWindow(start, of_touchpoints=of_touchpoints)
+            for series, counts in counts_of(self.inside(length, now)).items():
+                state.hours[length].add(series, counts, 1)
+            if length in planned.compared:
+                before = state.before[length] = HourWindow(start - length // 3600, start, of_touchpoints=of_touchpoints)
+                for series, counts in counts_of(self.inside_before(length, now)).items():
+                    before.add(series, counts, 1)
         for length in planned.exact_lengths:
             state.exact[length] = ExactWindow(since_of(length, now))
             for said in self.stored:
-                state.exact[length].add(series_of(said), said.respondent, said_of(said))
-        return state
+                _ = state.exact[length].add(series_of(said), said.respondent, said_of(said))
+
+    def inside_before(self, length: int, now: datetime) -> list[FeedbackReceivedV1]:
+        """Return the answers that count in the window before."""
+        end = since_of(length, now)
+        return self._within(end - timedelta(seconds=length), end)
 
     def inside(self, length: int, now: datetime) -> list[FeedbackReceivedV1]:
         """Return the answers that count in a window: of each respondent the latest."""
+        return self._within(since_of(length, now), None)
+
+    def _within(self, start: datetime, end: datetime | None) -> list[FeedbackReceivedV1]:
         named: dict[tuple[Series, str], FeedbackReceivedV1] = {}
         counted: list[FeedbackReceivedV1] = []
         for said in sorted(self.stored, key=said_of):
-            if said.occurred_at < since_of(length, now):
+            if said.occurred_at < start or (end is not None and said.occurred_at >= end):
                 continue
             if said.respondent is None:
                 counted.append(said)
@@ -134,12 +170,12 @@ def said_of(said: FeedbackReceivedV1) -> Said:
     return Said(said.occurred_at, said.received_at, said.id, said.score)
 
 
-def counts_of(answers: Sequence[FeedbackReceivedV1]) -> dict[Series, list[int]]:
-    counts: dict[Series, list[int]] = {}
+def counts_of(answers: Sequence[FeedbackReceivedV1]) -> dict[Series, list[float]]:
+    counts: dict[Series, list[float]] = {}
     for said in answers:
-        category = category_of(said.kind, said.score)
-        assert category is not None
-        counts.setdefault(series_of(said), [0] * WIDTH)[category] += 1
+        of = counts.setdefault(series_of(said), [0] * WIDTH)
+        of[category_of(said.kind, said.score)] += 1
+        of[SUM] += said.score if said.kind == "kpi" else 0
     return counts
 
 

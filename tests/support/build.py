@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 from services.notify.domain import Page, Turn
 from shared.directory.model import (
@@ -19,6 +19,7 @@ from shared.directory.model import (
     Rule,
     Step,
 )
+from shared.directory.rules import base
 from shared.events import AlertScoresV1, AlertV1, EvidenceV1, FeedbackReceivedV1, PageV1, TicketV1
 from shared.ids import uuid7
 
@@ -153,9 +154,9 @@ def page_message(**fields: Any) -> PageV1:
     return PageV1(**{**told, **fields})
 
 
-def rule(when: Condition | None = None, **fields: Any) -> Rule:
+def rule(when: base.Condition | None = None, **fields: Any) -> Rule:
     """Return the rule on one unhappy face, or on another condition."""
-    return Rule(when=when or MoodAtMost(1), **{"name": "mood-one", "severity": "critical", **fields})
+    return Rule(when=cast("Condition", when or MoodAtMost(1)), **{"name": "mood-one", "severity": "critical", **fields})
 
 
 def person(id: str = "architect-1", **fields: Any) -> Person:

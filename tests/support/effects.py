@@ -26,6 +26,7 @@ class Effects:
     """Writes (partition, offset) for each record it handles; `effect` has no key, so a second effect would show."""
 
     sweep_seconds: float | None = None
+    takes = None
 
     def __init__(self, pause: float = 0.0) -> None:
         self.pause = pause

@@ -52,6 +52,8 @@ class House:
     database_url: str
     clock: MovableClock
     phone: Phone
+    company: Directory
+    """As it was at the start."""
     address: str = ""
     key: str = ""
     public_key: str = ""
@@ -136,19 +138,20 @@ def company(phone: Phone, *keys: Key, repeat: int = 2) -> Directory:
 async def house(kafka: Kafka, database_url: str) -> AsyncIterator[House]:
     """Run the house until the test ends; whatever ends a task fails the test."""
     phone = await Phone().start()
-    made = House(kafka, database_url, MovableClock(), phone, key=new_key("secret"), public_key=new_key("publishable"))
+    key, public_key = new_key("secret"), new_key("publishable")
     keys = (
-        Key("ops", "secret", key_hash(made.key), scopes=("admin", "feedback", "scores", "tickets", "oncall")),
+        Key("ops", "secret", key_hash(key), scopes=("admin", "feedback", "scores", "tickets", "oncall")),
         Key(
             "widget",
             "publishable",
-            key_hash(made.public_key),
+            key_hash(public_key),
             customers=("acme",),
             origins=("https://www.acme.example",),
         ),
     )
+    made = House(kafka, database_url, MovableClock(), phone, company(phone, *keys), key=key, public_key=public_key)
     await kafka.ensure_topics(TOPICS)
-    await publish(kafka, company(phone, *keys))
+    await publish(kafka, made.company)
     settings = Settings(
         kafka=kafka.bootstrap,
         topic_prefix=kafka.prefix,

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 from uuid import UUID
 
+from shared.directory.rules.base import SUM
 from shared.events import Audience, FeedbackReceivedV1, Kind, Trust
 
 HOUR = 3600
 DAY = 24 * HOUR
 
-CATEGORIES: dict[Kind, int] = {"nps": 3, "mood": 4, "csat": 5, "ces": 7}
-"""How many categories are counted of each kind; NPS has detractors, passives, promoters, the others one per score."""
-WIDTH = max(CATEGORIES.values())
+CATEGORIES: dict[Kind, int] = {"nps": 3, "mood": 4, "csat": 5, "ces": 7, "kpi": 1}
+"""How many categories are counted of each kind; NPS has detractors, passives, promoters, a key metric only one."""
+WIDTH = SUM + 1
+"""Columns of a bucket: seven categories, then the sum of the scores of a key metric."""
 
 
 class Series(NamedTuple):
@@ -23,18 +26,31 @@ class Series(NamedTuple):
     audience: Audience
     kind: Kind
     trust: Trust
+    metric: str | None = None
+
+
+_seen: dict[tuple[str | None, ...], Series] = {}
+
+
+def series(touchpoint: str | None, audience: Audience, kind: Kind, trust: Trust, metric: str | None) -> Series:
+    """Return a series; there are few, and all customers share the objects."""
+    key = (touchpoint, audience, kind, trust, metric)
+    found = _seen.get(key)
+    if found is None:
+        found = _seen[key] = Series(touchpoint, audience, kind, trust, metric)
+    return found
 
 
 def series_of(answer: FeedbackReceivedV1) -> Series:
     """Return the series that an answer belongs to."""
-    return Series(answer.touchpoint, answer.audience, answer.kind, answer.trust)
+    return series(answer.touchpoint, answer.audience, answer.kind, answer.trust, answer.metric)
 
 
-def category_of(kind: Kind, score: float) -> int | None:
-    """Return the place of a score in its kind's counts, from the worst; None for kinds that are not counted."""
+def category_of(kind: Kind, score: float) -> int:
+    """Return the place of a score in its kind's counts, from the worst."""
     if kind == "nps":
         return 0 if score <= 6 else 1 if score <= 8 else 2
-    return int(score) - 1 if kind in CATEGORIES else None
+    return 0 if kind == "kpi" else int(score) - 1
 
 
 def hour_of(at: datetime) -> int:
@@ -62,25 +78,42 @@ class Said(NamedTuple):
 
 
 class Change(NamedTuple):
-    """What to add to one series in one hour: a category gains or loses answers."""
+    """What to add to one series in one hour: a category gains or loses answers, and their scores if they are summed."""
 
     hour: int
     category: int
     by: int
+    amount: float = 0.0
+    until: int | None = None
+    """Of an answer that was replaced: the hour of the one that took its place. It counts in windows that end by then,
+    and in none that ends now."""
 
 
-def changes(kind: Kind, new: Said, latest: Said | None) -> list[Change]:
-    """Return how the counts change when `new` arrives and `latest` was the same respondent's latest until now.
+def changes(kind: Kind, new: Said, previous: Said | None, following: Said | None) -> list[Change]:
+    """Return how the counts change when `new` arrives between a respondent's previous and following answer.
 
-    A window that ends now holds every later answer than any it holds, so in it only the latest counts: an older answer
-    that arrives late changes nothing, a newer one takes the place of the one before.
+    A window holds of a respondent the latest answer within it. One that ends now therefore holds the latest of all; one
+    that ended earlier still holds an answer that was replaced after its end.
     """
-    if latest is not None and new < latest:
-        return []
-    category = category_of(kind, new.score)
-    if category is None:
-        return []
-    found = [Change(hour_of(new.occurred_at), category, 1)]
-    if latest is not None and (before := category_of(kind, latest.score)) is not None:
-        found.append(Change(hour_of(latest.occurred_at), before, -1))
-    return found
+    if previous is None and following is None:
+        return [_place(kind, new, None, 1)]
+    found = [_place(kind, new, following, 1)]
+    if previous is not None:
+        found.append(_place(kind, previous, following, -1))
+        found.append(_place(kind, previous, new, 1))
+    return [change for change in found if change.until is None or change.until > change.hour]
+
+
+def _place(kind: Kind, said: Said, replaced_by: Said | None, by: int) -> Change:
+    until = None if replaced_by is None else hour_of(replaced_by.occurred_at)
+    amount = by * said.score if kind == "kpi" else 0.0
+    return Change(hour_of(said.occurred_at), category_of(kind, said.score), by, amount, until)
+
+
+def neighbours(new: Said, others: Sequence[Said]) -> tuple[Said | None, Said | None]:
+    """Return the answers right before and right after a new one, among some of the same respondent."""
+    if not others:
+        return None, None
+    before = max((said for said in others if said < new), default=None)
+    after = min((said for said in others if said > new), default=None)
+    return before, after

@@ -3,153 +3,429 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple, cast
+from uuid import UUID
+
+import msgspec
 
 from services.scoring.domain.counting import DAY, Change, Said, Series, category_of, series_of
 from services.scoring.domain.decide import (
     Alert,
     Decision,
-    Tally,
+    Seen,
+    age_of,
+    capped,
+    cleared,
     decide_answer,
     decide_by_time,
     decide_window,
     dedup_key,
     is_cooling,
+    next_look,
+    opened,
+    told,
 )
-from services.scoring.domain.rules import is_best, kind_of, window_of
-from services.scoring.domain.windows import ExactWindow, Gain, HourWindow, tally
-from shared.directory.model import Rule
+from services.scoring.domain.shift import DEFAULT_PRIOR, Detector, Prior, Signal
+from services.scoring.domain.silence import Pulse
+from services.scoring.domain.windows import ExactWindow, Gain, HourWindow, Measure, View
+from shared.directory.model import Rule, severity_rank
+from shared.directory.rules.base import OnAnswer, OnSequence, OnTime, OnWindow, Reason, length
+from shared.directory.rules.sequence import Shift
 from shared.events import Audience, FeedbackReceivedV1, Kind
+
+NEWS_AFTER = timedelta(days=7)
+"""A detector takes a respondent's answer again after so long: one loud person is not the customer's voice."""
 
 
 class Planned(NamedTuple):
-    """A rule in force, with what is asked of it for every answer."""
+    """A rule on a window, with what is asked of it for every answer."""
 
     rule: Rule
-    length: int | None
-    """Window in seconds; None for a rule on a single answer."""
+    condition: OnWindow
+    length: int
+    """Of its window, in seconds."""
     of_touchpoint: bool
     """It judges one touchpoint by itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A customer's rules, sorted by what they need."""
+    """A customer's rules, sorted by what they look at."""
 
-    by_kind: Mapping[tuple[Kind, Audience], tuple[Planned, ...]]
-    hour_lengths: tuple[int, ...]
-    """Windows of a day or more, in seconds: kept in whole hours."""
+    rules: Mapping[str, Rule]
+    answers: Mapping[tuple[Kind, Audience], tuple[Rule, ...]]
+    windows: Mapping[tuple[Kind, str | None, Audience], tuple[Planned, ...]]
+    """By measure."""
+    sequences: Mapping[tuple[Kind, Audience], tuple[Rule, ...]]
+    silences: tuple[Rule, ...]
+    hour_lengths: Mapping[int, bool]
+    """Windows of a day or more, in seconds, kept in whole hours: whether a rule judges touchpoints in it."""
+    compared: tuple[int, ...]
+    """Windows of which the one before is needed too."""
     exact_lengths: tuple[int, ...]
-    """Shorter ones, kept to the second."""
+    """Windows shorter than a day, kept to the second."""
     cooldown: int
     """The longest cooldown, in seconds."""
 
-    def rule(self, name: str) -> Rule | None:
-        """Return a rule in force by its name."""
-        return next((p.rule for planned in self.by_kind.values() for p in planned if p.rule.name == name), None)
 
-
-def _planned(rule: Rule) -> Planned:
-    return Planned(rule, window_of(rule.when), rule.per_touchpoint or rule.touchpoint is not None)
+_KINDS: tuple[Kind, ...] = ("nps", "mood", "csat", "ces", "kpi")
 
 
 def plan(rules: Sequence[Rule]) -> Plan:
     """Sort the rules in force."""
-    by_kind: dict[tuple[Kind, Audience], list[Planned]] = {}
+    answers: dict[tuple[Kind, Audience], list[Rule]] = {}
+    windows: dict[tuple[Kind, str | None, Audience], list[Planned]] = {}
+    sequences: dict[tuple[Kind, Audience], list[Rule]] = {}
+    lengths: dict[int, bool] = {}
+    compared: set[int] = set()
     for rule in rules:
-        by_kind.setdefault((kind_of(rule.when), rule.audience), []).append(_planned(rule))
-    lengths = sorted({length for rule in rules if (length := window_of(rule.when)) is not None})
+        when = rule.when
+        if isinstance(when, OnWindow):
+            assert when.kind is not None
+            of_touchpoint = rule.per_touchpoint or rule.touchpoint is not None
+            measure = Measure(when.kind, when.metric, rule.audience)
+            windows.setdefault(measure, []).append(Planned(rule, when, when.seconds, of_touchpoint))
+            lengths[when.seconds] = lengths.get(when.seconds, False) or of_touchpoint
+            if when.compares:
+                compared.add(when.seconds)
+        elif isinstance(when, OnAnswer | OnSequence):
+            into = answers if isinstance(when, OnAnswer) else sequences
+            for kind in _KINDS if when.kind is None else (when.kind,):
+                into.setdefault((kind, rule.audience), []).append(rule)
     return Plan(
-        by_kind={key: tuple(planned) for key, planned in by_kind.items()},
-        hour_lengths=tuple(length for length in lengths if length >= DAY),
+        rules={rule.name: rule for rule in rules},
+        answers={key: tuple(found) for key, found in answers.items()},
+        windows={key: tuple(found) for key, found in windows.items()},
+        sequences={key: tuple(found) for key, found in sequences.items()},
+        silences=tuple(rule for rule in rules if isinstance(rule.when, OnTime)),
+        hour_lengths={length: of for length, of in lengths.items() if length >= DAY},
+        compared=tuple(compared),
         exact_lengths=tuple(length for length in lengths if length < DAY),
         cooldown=max((rule.cooldown for rule in rules), default=0),
     )
+
+
+class Nearness(msgspec.Struct, frozen=True, kw_only=True):
+    """How near a rule is to firing."""
+
+    rule: str
+    kind: str
+    severity: str
+    audience: str
+    touchpoint: str | None
+    alert: UUID | None
+    """The alert that it has open."""
+    why_not: str | None
+    """Why it does not fire now; null while its alert is open."""
+    reason: Reason
+    """The numbers that it looks at."""
+
+
+class Memory(msgspec.Struct, array_like=True):
+    """What is kept of a customer beside its counts: what the answers' order and times have told."""
+
+    pulses: dict[str, Pulse] = {}
+    """By dedup_key of a rule on silence."""
+    detectors: dict[str, Any] = {}
+    """`Detector.dump()` by dedup_key of a rule on a sequence; with `#verified` of verified answers alone, once there
+    were others."""
+
+
+_VERIFIED = "#verified"
 
 
 @dataclass(slots=True)
 class CustomerState:
     """What the owner remembers; all of it can be read again from the store."""
 
+    name: str
     partition: int
-    series: dict[Series, int]
-    """Ids of the customer's series."""
+    number: int
+    """What the store calls it."""
+    due_at: datetime
+    """When to look at it without an answer: for the daily scores, and silence."""
+    series: dict[Series, int] = field(default_factory=dict[Series, int])
+    """Numbers of the customer's series."""
     hours: dict[int, HourWindow] = field(default_factory=dict[int, HourWindow])
     """By length in seconds."""
+    before: dict[int, HourWindow] = field(default_factory=dict[int, HourWindow])
+    """The window before, of the same length."""
     exact: dict[int, ExactWindow] = field(default_factory=dict[int, ExactWindow])
     alerts: dict[str, Alert] = field(default_factory=dict[str, Alert])
-    """Open alerts of rules on a window, by dedup_key."""
+    """Open alerts but those of single answers, by dedup_key."""
     cleared: dict[str, datetime] = field(default_factory=dict[str, datetime])
     """When problems cleared whose rules have a cooldown."""
+    pulses: dict[str, Pulse] = field(default_factory=dict[str, Pulse])
+    detectors: dict[str, Detector] = field(default_factory=dict[str, Detector])
+    stored: tuple[datetime, int] | None = None
+    """`due_at` and `partition` as the store has them."""
+    erased: dict[str, datetime] = field(default_factory=dict[str, datetime])
+    """Digests of who is to be forgotten, and until when they had spoken."""
 
-    def tally(self, planned: Planned, touchpoint: str | None) -> Tally:
-        """Return what a rule on a window looks at now; `touchpoint` is the one it judges, if it judges one."""
-        rule, length, of_touchpoint = planned
-        assert length is not None
-        window = self.hours.get(length) or self.exact.get(length)
-        return tally(
-            {} if window is None else window.counts,
-            kind=kind_of(rule.when),
-            audience=rule.audience,
-            touchpoints=(touchpoint,) if of_touchpoint else None,
-        )
+    # ---- memory
+
+    def recall(self, memory: Memory) -> None:
+        """Take over what was kept."""
+        self.pulses = memory.pulses
+        self.detectors = {key: Detector.load(stored) for key, stored in memory.detectors.items()}
+
+    def memory(self) -> Memory:
+        """Return what to keep."""
+        return Memory(self.pulses, {key: detector.dump() for key, detector in self.detectors.items()})
+
+    # ---- an answer
 
     def take(
-        self, rules: Plan, answer: FeedbackReceivedV1, said: Said, changes: Sequence[Change], now: datetime
+        self,
+        rules: Plan,
+        answer: FeedbackReceivedV1,
+        said: Said,
+        previous: Said | None,
+        changes: Sequence[Change],
+        now: datetime,
+        prior: Prior = DEFAULT_PRIOR,
     ) -> list[Decision]:
-        """Count an answer and decide what follows from it."""
+        """Count an answer and decide what follows from it. `previous`: the same respondent's answer before it."""
         series = series_of(answer)
-        gains = {length: window.apply(series, changes) for length, window in self.hours.items()}
+        age = age_of(answer, now)
+        gains: dict[int, list[Gain]] = {}
+        for length, window in self.hours.items():
+            gains[length] = window.apply(series, changes)
         for length, window in self.exact.items():
             gains[length] = window.add(series, answer.respondent, said)
+        for window in self.before.values():
+            window.apply(series, changes)
         decisions: list[Decision] = []
-        category = category_of(answer.kind, answer.score)
-        for planned in rules.by_kind.get((answer.kind, answer.audience), ()):
-            rule, length, _ = planned
+        key = (answer.kind, answer.audience)
+        for rule in rules.answers.get(key, ()):
+            if rule.touchpoint is None or rule.touchpoint == answer.touchpoint:
+                self._keep(decisions, rule, decide_answer(rule, answer, age, now), now)
+        for planned in rules.windows.get((answer.kind, answer.metric, answer.audience), ()):
+            rule = planned.rule
             if rule.touchpoint is not None and rule.touchpoint != answer.touchpoint:
                 continue
-            if length is None:
-                decision = decide_answer(rule, answer, now)
-            elif category is None or not gains.get(length):
-                continue
-            else:
-                decision = self._take_window(planned, answer, category, gains[length], now)
-            if decision is not None and not self._cools(rule, decision, now):
-                self.remember(decision)
-                decisions.append(decision)
+            gained = gains.get(planned.length)
+            if gained:
+                self._keep(decisions, rule, self._window(planned, answer, age, gained, now), now)
+        for rule in rules.sequences.get(key, ()):
+            news = previous is None or said.occurred_at - previous.occurred_at >= NEWS_AFTER
+            if news and rule.touchpoint in (None, answer.touchpoint) and age <= rule.max_age:
+                self._keep(decisions, rule, self._sequence(rule, answer, prior, now), now)
+        for rule in rules.silences:
+            if (
+                rule.audience == answer.audience
+                and rule.touchpoint in (None, answer.touchpoint)
+                and age <= rule.max_age
+            ):
+                self._keep(decisions, rule, self._spoke(rule, answer, now), now)
         return decisions
 
-    def _cools(self, rule: Rule, decision: Decision, now: datetime) -> bool:
-        opened = decision.happening == "opened"
-        return opened and is_cooling(rule, self.cleared.get(decision.alert.dedup_key), now)
+    def _keep(self, decisions: list[Decision], rule: Rule, decision: Decision | None, now: datetime) -> None:
+        if decision is None:
+            return
+        if decision.happening == "opened" and is_cooling(rule, self.cleared.get(decision.alert.dedup_key), now):
+            return
+        self.remember(decision)
+        decisions.append(decision)
 
-    def _take_window(
-        self, planned: Planned, answer: FeedbackReceivedV1, category: int, gains: Sequence[Gain], now: datetime
+    def _window(
+        self, planned: Planned, answer: FeedbackReceivedV1, age: float, gains: Sequence[Gain], now: datetime
     ) -> Decision | None:
-        rule = planned.rule
+        rule, condition, length, of_touchpoint = planned
+        alert = None
+        if self.alerts:
+            touchpoint = answer.touchpoint if rule.per_touchpoint else rule.touchpoint
+            alert = self.alerts.get(dedup_key(self.name, rule, touchpoint))
+        if alert is None and len(gains) == 1 and gains[0][0] >= condition.harmless:
+            return None  # most answers: nothing to judge
+        measure = Measure(answer.kind, answer.metric, answer.audience)
+        seen = self._seen(length, measure, answer.touchpoint, of_touchpoint=of_touchpoint)
+        return decide_window(rule, answer, age, gains, seen, alert, now)
+
+    def _seen(self, length: int, measure: Measure, touchpoint: str | None, *, of_touchpoint: bool) -> Seen:
+        window = self.hours.get(length) or self.exact.get(length)
+        before = self.before.get(length)
+        now = View(measure.kind) if window is None else window.view(measure, touchpoint, of_touchpoint=of_touchpoint)
+        then = None if before is None else before.view(measure, touchpoint, of_touchpoint=of_touchpoint)
+        return Seen(now, then)
+
+    # ---- sequences
+
+    def _sequence(self, rule: Rule, answer: FeedbackReceivedV1, prior: Prior, now: datetime) -> Decision | None:
         touchpoint = answer.touchpoint if rule.per_touchpoint else rule.touchpoint
-        alert = self.alerts.get(dedup_key(answer.customer, rule, touchpoint)) if self.alerts else None
-        if alert is None and len(gains) == 1 and is_best(rule.when, category):
-            return None  # most answers: nothing to sum up
-        sums = self.tally(planned, touchpoint)
-        before = sums.total
-        for changed, by in gains:
-            before[changed] -= by
-        return decide_window(rule, answer, category, before, sums, alert, now)
+        key = dedup_key(self.name, rule, touchpoint)
+        detector = self.detectors.get(key)
+        if detector is None:
+            detector = self.detectors[key] = Detector()
+        verified = self.detectors.get(key + _VERIFIED)
+        if verified is None and answer.trust == "anonymous":
+            verified = self.detectors[key + _VERIFIED] = Detector.load(detector.dump())
+        place = _third(answer.kind, category_of(answer.kind, answer.score))
+        budget = cast("Shift", rule.when).false_alarms_per_year
+        day = answer.occurred_at.timestamp() / DAY
+        signal = detector.take(place, answer.touchpoint, day, prior, budget)
+        confirmed = None
+        if verified is not None and answer.trust == "verified":
+            confirmed = verified.take(place, answer.touchpoint, day, prior, budget)
+        if signal is None and confirmed is None:
+            return None
+        alert = self.alerts.get(key)
+        if signal is not None and signal.happening == "worse":
+            if alert is not None:
+                return None
+            trust = "verified" if verified is None or verified.is_shifted else "anonymous"
+            new = opened(rule, self.name, touchpoint, trust, answer.received_at, next_look(rule, now), now)
+            return Decision("opened", new, *told(rule, _reason(rule, signal, prior), touchpoint))
+        if alert is None:
+            return None
+        if signal is not None:
+            return cleared(alert, _reason(rule, signal, prior), *_ENDS[signal.happening], now)
+        assert confirmed is not None
+        if confirmed.happening != "worse" or alert.trust == "verified":
+            return None
+        severity = max(alert.severity, capped(rule.severity, "verified", rule), key=severity_rank)
+        raised = replace(alert, version=alert.version + 1, trust="verified", severity=severity, updated_at=now)
+        return Decision("updated", raised, *told(rule, _reason(rule, confirmed, prior), touchpoint))
+
+    # ---- silence
+
+    def _spoke(self, rule: Rule, answer: FeedbackReceivedV1, now: datetime) -> Decision | None:
+        touchpoint = answer.touchpoint if rule.per_touchpoint else rule.touchpoint
+        key = dedup_key(self.name, rule, touchpoint)
+        at = answer.occurred_at.timestamp()
+        pulse = self.pulses.get(key)
+        if pulse is None:
+            self.pulses[key] = pulse = Pulse(at)
+        else:
+            pulse.beat(at)
+        breaks = pulse.breaks_at(cast("OnTime", rule.when)) if _is_short(rule) else None
+        if breaks is not None and breaks < self.due_at:
+            self.due_at = breaks
+        alert = self.alerts.get(key) if self.alerts else None
+        if alert is None:
+            return None
+        breaks = pulse.breaks_at(cast("OnTime", rule.when))
+        if breaks is not None and breaks <= now:
+            return None  # it was given before, or in, the silence that still lasts
+        reason = pulse.reason(cast("OnTime", rule.when), now)
+        return cleared(alert, reason, "Answers come again", "Vastauksia tulee taas", now)
+
+    # ---- time
 
     def look(self, rules: Plan, alert: Alert, now: datetime) -> Decision:
         """Decide on an alert that is due by time alone."""
-        rule = rules.rule(alert.rule)
-        single = alert.answer is not None
-        if rule is not None and single != (window_of(rule.when) is None):
+        rule = rules.rules.get(alert.rule)
+        if rule is not None and (alert.answer is not None) != isinstance(rule.when, OnAnswer):
             rule = None  # the name now belongs to a rule of another sort
-        decision = decide_by_time(
-            rule, None if single or rule is None else self.tally(_planned(rule), alert.touchpoint), alert, now
-        )
+        seen = None
+        if rule is not None and isinstance(rule.when, OnWindow):
+            assert rule.when.kind is not None
+            measure = Measure(rule.when.kind, rule.when.metric, rule.audience)
+            of_touchpoint = rule.per_touchpoint or rule.touchpoint is not None
+            seen = self._seen(rule.when.seconds, measure, alert.touchpoint, of_touchpoint=of_touchpoint)
+        decision = decide_by_time(rule, seen, alert, now)
         self.remember(decision)
         return decision
+
+    def listen(self, rules: Plan, now: datetime) -> list[Decision]:
+        """Decide by time alone whether the customer fell silent, or a new level has lasted, and when to ask again."""
+        decisions: list[Decision] = []
+        due = midnight_after(now)
+        for rule in rules.silences:
+            condition = cast("OnTime", rule.when)
+            for touchpoint in self._heard(rule):
+                key = dedup_key(self.name, rule, touchpoint)
+                breaks = self.pulses[key].breaks_at(condition)
+                if breaks is None or key in self.alerts:
+                    continue
+                if breaks > now:
+                    due = min(due, breaks)
+                    continue
+                reason = self.pulses[key].reason(condition, now)
+                new = opened(rule, self.name, touchpoint, "verified", now, next_look(rule, now), now)
+                self._keep(decisions, rule, Decision("opened", new, *told(rule, reason, touchpoint)), now)
+        decisions += self._settled(rules, now)
+        self.due_at = due
+        return decisions
+
+    def _settled(self, rules: Plan, now: datetime) -> list[Decision]:
+        """Clear the shifts whose new level has lasted."""
+        decisions: list[Decision] = []
+        for key, detector in self.detectors.items():
+            signal = detector.look(now.timestamp() / DAY) if detector.is_shifted else None
+            alert = self.alerts.get(key)
+            rule = None if alert is None else rules.rules.get(alert.rule)
+            if signal is not None and alert is not None and rule is not None:
+                reason = _reason(rule, signal, DEFAULT_PRIOR)
+                self._keep(decisions, rule, cleared(alert, reason, *_ENDS[signal.happening], now), now)
+        return decisions
+
+    # ---- how near
+
+    def nearness(self, rules: Plan, now: datetime) -> list[Nearness]:
+        """Return for each rule where it stands, and in a few words why it does not fire."""
+        found: list[Nearness] = []
+        for rule in rules.rules.values():
+            for touchpoint in self._judged(rule):
+                key = dedup_key(self.name, rule, touchpoint)
+                reason, why = self._near(rule, touchpoint, key, now)
+                found.append(
+                    Nearness(
+                        rule=rule.name,
+                        kind=rule.when.word,
+                        severity=rule.severity,
+                        audience=rule.audience,
+                        touchpoint=touchpoint,
+                        alert=self.alerts[key].id if key in self.alerts else None,
+                        why_not=None if key in self.alerts or not why else why,
+                        reason=reason,
+                    )
+                )
+        return found
+
+    def _judged(self, rule: Rule) -> list[str | None]:
+        """Return what a rule judges by itself: the customer, or each touchpoint that has answers."""
+        if not rule.per_touchpoint or isinstance(rule.when, OnAnswer):
+            return [rule.touchpoint]
+        of_kind = rule.when.kind
+        places = {s.touchpoint for s in self.series if s.audience == rule.audience and of_kind in (None, s.kind)}
+        return sorted(places, key=lambda place: place or "") or [None]
+
+    def _near(self, rule: Rule, touchpoint: str | None, key: str, now: datetime) -> tuple[Reason, str]:
+        when = rule.when
+        if isinstance(when, OnAnswer):
+            return {"threshold": getattr(when, "threshold", None)}, "fires on a single answer"
+        if isinstance(when, OnWindow):
+            assert when.kind is not None
+            of_touchpoint = rule.per_touchpoint or rule.touchpoint is not None
+            measure = Measure(when.kind, when.metric, rule.audience)
+            counts = self._seen(when.seconds, measure, touchpoint, of_touchpoint=of_touchpoint).of(verified=False)
+            return when.reason(*counts), when.nearness(*counts) or "waits for a live answer that makes it worse"
+        if isinstance(when, OnTime):
+            pulse = self.pulses.get(key)
+            if pulse is None:
+                return {}, "waits for the first live answer"
+            reason = pulse.reason(when, now)
+            limit = pulse.limit(when)
+            return reason, "needs more answers to know the rate" if limit is None else f"fires after {length(limit)}"
+        detector = self.detectors.get(key)
+        if detector is None:
+            return {}, "waits for the first live answer"
+        near = detector.nearness()
+        why = (
+            f"evidence is {near.statistic:.1f} of {near.threshold:.1f}" if near.threshold else "learns the usual level"
+        )
+        return dict(near._asdict()), why
+
+    def _heard(self, rule: Rule) -> list[str | None]:
+        """Return the touchpoints whose silence a rule watches: those that have ever answered."""
+        if not rule.per_touchpoint:
+            return [rule.touchpoint] if dedup_key(self.name, rule, rule.touchpoint) in self.pulses else []
+        start = f"{self.name}/{rule.name}/"
+        places = [key.removeprefix(start) for key in self.pulses if key.startswith(start)]
+        return [None if place == "*" else place for place in places]
 
     def remember(self, decision: Decision) -> None:
         """Take over what a decision made of an alert."""
@@ -162,3 +438,37 @@ class CustomerState:
             self.alerts.pop(alert.dedup_key, None)
         else:
             self.alerts[alert.dedup_key] = alert
+
+
+def midnight_after(now: datetime) -> datetime:
+    """Return the end of the UTC day."""
+    return datetime.fromtimestamp((now.timestamp() // DAY + 1) * DAY, UTC)
+
+
+def _is_short(rule: Rule) -> bool:
+    """Tell whether a silence rule can be due before the next daily look."""
+    after: object = getattr(rule.when, "after", None)
+    return isinstance(after, int) and after < DAY
+
+
+def _third(kind: Kind, category: int) -> int:
+    """Return bad, middling or good: faces 1 and 2 are bad, 4 is good."""
+    return category if kind == "nps" else max(0, category - 1)
+
+
+_ENDS = {
+    "recovered": ("Answers are back at their old level", "Vastaukset ovat palanneet ennalleen"),
+    "settled": (
+        "The new level has lasted and is what answers are compared to now",
+        "Uudesta tasosta on tullut tavallinen",
+    ),
+}
+
+
+def _reason(rule: Rule, signal: Signal, prior: Prior) -> Reason:
+    kind = (rule.when.kind or "nps").upper()
+    place = signal.reason.get("touchpoint")
+    reason: Reason = {"subject": kind if place is None else f"{kind} ({place})", **signal.reason}
+    if reason["baseline_nps"] is None:
+        reason["baseline_nps"] = 100 * (prior.promoters - prior.detractors)
+    return reason

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from operator import add
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 from uuid import UUID
 
-from services.scoring.domain.counting import DAY, HOUR
-from services.scoring.domain.rules import (
-    Explanation,
-    Reason,
-    answer_fires,
-    explain,
-    explain_answer,
-    judge,
-    type_of,
-    window_of,
-    worsens,
-)
+from services.scoring.domain.counting import DAY, HOUR, category_of
+from services.scoring.domain.windows import Gain, View
 from shared.directory.model import Rule, severity_rank
+from shared.directory.rules.base import SUM, Counts, OnAnswer, OnWindow, Reason
+from shared.directory.rules.single import FollowUpAtMost
 from shared.events import FeedbackReceivedV1, Severity, Trust
 from shared.ids import uuid7_at
 
@@ -67,30 +59,38 @@ class Decision:
     alert: Alert
     reason: Reason
     summary: str
-
-
-class Tally(NamedTuple):
-    """Counts per category of what a rule looks at, apart by trust."""
-
-    verified: list[int]
-    anonymous: list[int]
+    finnish: str = ""
 
     @property
-    def total(self) -> list[int]:
-        """All answers."""
-        return list(map(add, self.verified, self.anonymous))
+    def sentences(self) -> dict[str, str]:
+        """Why, in one sentence, by language."""
+        return {"en": self.summary, "fi": self.finnish or self.summary} if self.summary else {}
+
+
+class Seen(NamedTuple):
+    """What a rule on a window looks at: its counts, and those of the window before where it compares them."""
+
+    now: View
+    before: View | None
+
+    def of(self, *, verified: bool) -> tuple[Counts, Counts]:
+        """Return the counts of now and before, of all answers or of verified ones alone."""
+        if verified:
+            return self.now.verified, () if self.before is None else self.before.verified
+        return self.now.all, () if self.before is None else self.before.all
 
 
 def dedup_key(customer: str, rule: Rule, touchpoint: str | None) -> str:
     """Return the name of the problem: answers that share it belong to one ticket."""
-    of_touchpoint = rule.per_touchpoint or rule.touchpoint is not None or window_of(rule.when) is None
+    of_touchpoint = rule.per_touchpoint or rule.touchpoint is not None or isinstance(rule.when, OnAnswer)
     return f"{customer}/{rule.name}/{(touchpoint if of_touchpoint else None) or '*'}"
 
 
-def is_live(answer: FeedbackReceivedV1, rule: Rule, now: datetime) -> bool:
-    """Tell whether an answer may open an alert: not imported, and not older than the rule allows."""
-    fresh = now - answer.occurred_at <= timedelta(seconds=rule.max_age)
-    return fresh and not answer.backfill and answer.channel != "import"
+def age_of(answer: FeedbackReceivedV1, now: datetime) -> float:
+    """Return how many seconds ago an answer was given; infinite for one that was imported, which opens nothing."""
+    if answer.backfill or answer.channel == "import":
+        return math.inf
+    return (now - answer.occurred_at).total_seconds()
 
 
 def is_cooling(rule: Rule, cleared_at: datetime | None, now: datetime) -> bool:
@@ -105,72 +105,92 @@ def capped(severity: Severity, trust: Trust, rule: Rule) -> Severity:
     return ANONYMOUS_SEVERITY
 
 
-def decide_answer(rule: Rule, answer: FeedbackReceivedV1, now: datetime) -> Decision | None:
-    """Decide on a single answer: it opens an alert of its own, which clears after the rule's `max_age`."""
-    if not (answer_fires(rule.when, answer.score) and is_live(answer, rule, now)):
-        return None
-    alert = Alert(
-        id=_new_id(now),
+def opened(
+    rule: Rule,
+    customer: str,
+    touchpoint: str | None,
+    trust: Trust,
+    caused_at: datetime,
+    due_at: datetime,
+    now: datetime,
+) -> Alert:
+    """Return a new alert of a rule."""
+    return Alert(
+        id=uuid7_at(int(now.timestamp() * 1000)),
         version=1,
-        customer=answer.customer,
+        customer=customer,
         rule=rule.name,
-        kind=type_of(rule.when),
-        touchpoint=answer.touchpoint,
-        dedup_key=dedup_key(answer.customer, rule, answer.touchpoint),
-        severity=capped(rule.severity, answer.trust, rule),
-        trust=answer.trust,
+        kind=rule.when.word,
+        touchpoint=touchpoint,
+        dedup_key=dedup_key(customer, rule, touchpoint),
+        severity=capped(rule.severity, trust, rule),
+        trust=trust,
         opened_at=now,
         updated_at=now,
-        caused_at=answer.received_at,
-        due_at=now + timedelta(seconds=rule.max_age),
-        answer=answer.id,
+        caused_at=caused_at,
+        due_at=due_at,
     )
-    reason, summary = explain_answer(rule.when, answer.score)
-    place = "" if answer.touchpoint is None else f" at {answer.touchpoint}"
-    return Decision("opened", alert, reason, summary + place)
+
+
+def decide_answer(rule: Rule, answer: FeedbackReceivedV1, age: float, now: datetime) -> Decision | None:
+    """Decide on a single answer: it opens an alert of its own, which clears after the rule's `max_age`."""
+    condition = cast("OnAnswer", rule.when)
+    if age > rule.max_age or not condition.fires(answer):
+        return None
+    due = now + timedelta(seconds=rule.max_age)
+    alert = opened(rule, answer.customer, answer.touchpoint, answer.trust, answer.received_at, due, now)
+    alert = replace(alert, answer=answer.id)
+    if isinstance(condition, FollowUpAtMost) and answer.follow_up is not None:
+        alert = replace(alert, dedup_key=answer.follow_up)
+    return Decision("opened", alert, *told(rule, condition.reason(answer), answer.touchpoint))
+
+
+def told(rule: Rule, reason: Reason, touchpoint: str | None) -> tuple[Reason, str, str]:
+    """Return the numbers of a decision, and the sentence in English and Finnish."""
+    english, finnish = rule.when.sentence(reason), rule.when.sentence(reason, "fi")
+    if touchpoint is not None:
+        english, finnish = f"{english} at {touchpoint}", f"{finnish} ({touchpoint})"
+    return reason, english, finnish
+
+
+def explained(rule: Rule, seen: Seen, touchpoint: str | None) -> tuple[Reason, str, str]:
+    """Return the numbers of a judgement, and the sentence in English and Finnish."""
+    counts, before = seen.of(verified=False)
+    reason = cast("OnWindow", rule.when).reason(counts, before)
+    if reason.get("responses") == 0:
+        return reason, "No answers in the window", "Ei vastauksia aikaikkunassa"
+    return told(rule, reason, touchpoint)
 
 
 def decide_window(
     rule: Rule,
     answer: FeedbackReceivedV1,
-    category: int,
-    before: Sequence[int],
-    tally: Tally,
+    age: float,
+    gains: Sequence[Gain],
+    seen: Seen,
     alert: Alert | None,
     now: datetime,
 ) -> Decision | None:
-    """Decide on a window after one answer: `before` are all counts without it, `tally` those with it."""
-    total = tally.total
-    worse = worsens(rule.when, category, before, total) and is_live(answer, rule, now)
-    if alert is None and not worse:
+    """Decide on a window after one answer, which made these gains; `age` as `age_of` says."""
+    condition = cast("OnWindow", rule.when)
+    counts, before = seen.of(verified=False)
+    verdict = condition.verdict(counts, before)
+    if alert is None and not verdict.fires:
         return None
-    verdict = judge(rule.when, total)
+    category = category_of(answer.kind, answer.score)
+    worse = age <= rule.max_age and condition.worsens(category, answer.score, _without(counts, gains), counts)
     if alert is None:
-        if not verdict.fires:
+        if not worse:
             return None
-        trust = _trust(rule, tally)
         touchpoint = answer.touchpoint if rule.per_touchpoint else rule.touchpoint
-        opened = Alert(
-            id=_new_id(now),
-            version=1,
-            customer=answer.customer,
-            rule=rule.name,
-            kind=type_of(rule.when),
-            touchpoint=touchpoint,
-            dedup_key=dedup_key(answer.customer, rule, touchpoint),
-            severity=capped(rule.severity, trust, rule),
-            trust=trust,
-            opened_at=now,
-            updated_at=now,
-            caused_at=answer.received_at,
-            due_at=next_look(rule, now),
-        )
-        return Decision("opened", opened, *explain(rule.when, total))
+        trust = _trust(condition, seen)
+        new = opened(rule, answer.customer, touchpoint, trust, answer.received_at, next_look(rule, now), now)
+        return Decision("opened", new, *explained(rule, seen, touchpoint))
     if verdict.clears:
-        return _cleared(alert, explain(rule.when, total), now)
+        return cleared(alert, *explained(rule, seen, alert.touchpoint), now)
     if not worse:
         return None
-    trust = "verified" if alert.trust == "verified" or _trust(rule, tally) == "verified" else "anonymous"
+    trust = "verified" if alert.trust == "verified" or _trust(condition, seen) == "verified" else "anonymous"
     severity = max(alert.severity, capped(rule.severity, trust, rule), key=severity_rank)
     told_lately = now - alert.updated_at < timedelta(seconds=UPDATE_SECONDS)
     if severity == alert.severity and told_lately:
@@ -187,44 +207,55 @@ def decide_window(
         due_at=next_look(rule, now),
         pending=False,
     )
-    return Decision("updated", updated, *explain(rule.when, total))
+    return Decision("updated", updated, *explained(rule, seen, alert.touchpoint))
 
 
-def decide_by_time(rule: Rule | None, tally: Tally | None, alert: Alert, now: datetime) -> Decision:
+def _without(counts: Counts, gains: Sequence[Gain]) -> Counts:
+    was = list(counts)
+    for category, by, amount in gains:
+        was[category] -= by
+        if amount:
+            was[SUM] -= amount
+    return was
+
+
+def decide_by_time(rule: Rule | None, seen: Seen | None, alert: Alert, now: datetime) -> Decision:
     """Decide on an open alert that is due, without an answer; it clears, or waits for its next look.
 
-    `rule` is None where it is no longer in force; `tally` is None for a rule on a single answer.
+    `rule` is None where it is no longer in force; `seen` is None for a rule that is not on a window.
     """
     if rule is None:
-        return _cleared(alert, Explanation({}, "The rule is no longer in force"), now)
-    if tally is None:
-        return _cleared(alert, Explanation({"max_age_seconds": rule.max_age}, "Its time is over"), now)
-    if judge(rule.when, tally.total).clears:
-        return _cleared(alert, explain(rule.when, tally.total), now)
+        return cleared(alert, {}, "The rule is no longer in force", "Sääntö ei ole enää voimassa", now)
+    if isinstance(rule.when, OnAnswer):
+        return cleared(alert, {"max_age_seconds": rule.max_age}, "Its time is over", "Sen aika on ohi", now)
     waiting = replace(alert, due_at=next_look(rule, now), pending=False)
-    if alert.pending:
-        waiting = replace(waiting, version=alert.version + 1, updated_at=now)
-        return Decision("updated", waiting, *explain(rule.when, tally.total))
+    if seen is not None and isinstance(rule.when, OnWindow):
+        if rule.when.verdict(*seen.of(verified=False)).clears:
+            return cleared(alert, *explained(rule, seen, alert.touchpoint), now)
+        if alert.pending:
+            waiting = replace(waiting, version=alert.version + 1, updated_at=now)
+            return Decision("updated", waiting, *explained(rule, seen, alert.touchpoint))
     return Decision("deferred", waiting, {}, "")
 
 
 def next_look(rule: Rule, now: datetime) -> datetime:
-    """Return when a window may have changed by time alone: at the next hour, or soon for one shorter than a day."""
-    window = window_of(rule.when) or DAY
+    """Return when a window may have changed by time alone: at the next hour, or soon for one shorter than a day.
+
+    What only an answer ends is looked at daily, in case that the rule goes.
+    """
+    if not isinstance(rule.when, OnWindow):
+        return now + timedelta(seconds=DAY)
+    window = rule.when.seconds
     if window < DAY:
         return now + timedelta(seconds=max(1.0, min(60.0, window / 10)))
-    seconds = HOUR - now.timestamp() % HOUR
-    return now + timedelta(seconds=seconds)
+    return now + timedelta(seconds=HOUR - now.timestamp() % HOUR)
 
 
-def _trust(rule: Rule, tally: Tally) -> Trust:
-    return "verified" if judge(rule.when, tally.verified).fires else "anonymous"
+def cleared(alert: Alert, reason: Reason, summary: str, finnish: str, now: datetime) -> Decision:
+    """Return the end of an alert."""
+    ended = replace(alert, version=alert.version + 1, updated_at=now, pending=False)
+    return Decision("cleared", ended, reason, summary, finnish)
 
 
-def _cleared(alert: Alert, why: Explanation, now: datetime) -> Decision:
-    cleared = replace(alert, version=alert.version + 1, updated_at=now, pending=False)
-    return Decision("cleared", cleared, *why)
-
-
-def _new_id(now: datetime) -> UUID:
-    return uuid7_at(int(now.timestamp() * 1000))
+def _trust(condition: OnWindow, seen: Seen) -> Trust:
+    return "verified" if condition.verdict(*seen.of(verified=True)).fires else "anonymous"

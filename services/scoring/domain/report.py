@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 
 import msgspec
+from msgspec.structs import replace
 
 from services.scoring.domain.counting import Series
 from services.scoring.domain.decide import Decision
-from services.scoring.domain.figures import RELIABLE_RESPONSES, Mood, Nps, mood_of, nps_of
-from services.scoring.domain.windows import tally
+from services.scoring.domain.windows import Measure, view_of
+from shared.directory.model import Customer
+from shared.directory.rules.base import SUM
+from shared.directory.rules.figures import RELIABLE_RESPONSES, Mood, Nps, mood_of, nps_of
 from shared.events import AlertScoresV1, AlertV1, Audience, EvidenceV1, Kind
 
-Counts = Mapping[Series, Sequence[int]]
+Counts = Mapping[Series, Sequence[float]]
+Touchpoints = Sequence[str | None] | None
+"""None: all of them."""
 
 
 class NpsScore(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,17 +50,34 @@ class MoodScore(msgspec.Struct, frozen=True, kw_only=True):
     """Goal - average."""
 
 
+class MetricScore(msgspec.Struct, frozen=True, kw_only=True):
+    """A key metric of the customer's own, in its own unit."""
+
+    mean: float
+    responses: int
+    goal: float | None
+    gap: float | None
+    """How far the mean is on the bad side of the goal; below 0 it is beyond it."""
+
+
 class TouchpointScore(msgspec.Struct, frozen=True, kw_only=True):
     """One touchpoint; `touchpoint` is null for answers that named none."""
 
     touchpoint: str | None
     nps: NpsScore
     mood: MoodScore
+    metrics: dict[str, MetricScore] = {}
 
 
-def nps_score(
-    counts: Counts, audience: Audience, touchpoints: Sequence[str | None] | None, goal: float | None
-) -> NpsScore:
+class ChannelScore(msgspec.Struct, frozen=True, kw_only=True):
+    """The answers that came one way."""
+
+    channel: str
+    nps: NpsScore
+    mood: MoodScore
+
+
+def nps_score(counts: Counts, audience: Audience, touchpoints: Touchpoints, goal: float | None) -> NpsScore:
     """Return the NPS of some counts."""
     nps = nps_of(_total(counts, "nps", audience, touchpoints))
     interval = nps.interval()
@@ -75,9 +98,7 @@ def nps_score(
     )
 
 
-def mood_score(
-    counts: Counts, audience: Audience, touchpoints: Sequence[str | None] | None, goal: float | None
-) -> MoodScore:
+def mood_score(counts: Counts, audience: Audience, touchpoints: Touchpoints, goal: float | None) -> MoodScore:
     """Return the mood of some counts."""
     mood = mood_of(_total(counts, "mood", audience, touchpoints))
     average = None if mood.average is None else round(mood.average, 2)
@@ -91,17 +112,45 @@ def mood_score(
     )
 
 
-def touchpoint_scores(counts: Counts, audience: Audience) -> list[TouchpointScore]:
+def metric_scores(
+    counts: Counts, audience: Audience, touchpoints: Touchpoints, goals: Mapping[str, float], better: Mapping[str, str]
+) -> dict[str, MetricScore]:
+    """Return every key metric that has answers. `better`: up or down, by metric."""
+    found: dict[str, MetricScore] = {}
+    for metric in sorted({series.metric for series in counts if series.metric is not None}):
+        view = view_of(counts, Measure("kpi", metric, audience), touchpoints)
+        responses = int(view.all[0])
+        if responses:
+            mean, goal = float(f"{view.all[SUM] / responses:.6g}"), goals.get(metric)
+            gap = _gap(goal, mean, 6)
+            if gap is not None and better.get(metric) == "down":
+                gap = -gap
+            found[metric] = MetricScore(mean=mean, responses=responses, goal=goal, gap=gap)
+    return found
+
+
+def goals_of(known: Customer, touchpoint: str | None) -> Mapping[str, float]:
+    """Return the goals of a customer, or of one of its touchpoints: its own, else the customer's."""
+    own = known.touchpoint_goals.get(touchpoint or "")
+    return {**known.goals, **own} if own else known.goals
+
+
+def touchpoint_scores(
+    counts: Counts, audience: Audience, known: Customer, better: Mapping[str, str]
+) -> list[TouchpointScore]:
     """Return every touchpoint that has answers, the weakest first."""
     touchpoints = {series.touchpoint for series in counts if series.audience == audience}
-    scores = [
-        TouchpointScore(
-            touchpoint=touchpoint,
-            nps=nps_score(counts, audience, [touchpoint], None),
-            mood=mood_score(counts, audience, [touchpoint], None),
+    scores: list[TouchpointScore] = []
+    for touchpoint in touchpoints:
+        goals = goals_of(known, touchpoint)
+        scores.append(
+            TouchpointScore(
+                touchpoint=touchpoint,
+                nps=nps_score(counts, audience, [touchpoint], goals.get("nps")),
+                mood=mood_score(counts, audience, [touchpoint], goals.get("mood")),
+                metrics=metric_scores(counts, audience, [touchpoint], goals, better),
+            )
         )
-        for touchpoint in touchpoints
-    ]
     return sorted(scores, key=_strength)
 
 
@@ -115,8 +164,8 @@ def _strength(score: TouchpointScore) -> tuple[float, str]:
     return min(parts, default=2.0), score.touchpoint or ""
 
 
-def _total(counts: Counts, kind: Kind, audience: Audience, touchpoints: Sequence[str | None] | None) -> list[int]:
-    return tally(counts, kind=kind, audience=audience, touchpoints=touchpoints).total
+def _total(counts: Counts, kind: Kind, audience: Audience, touchpoints: Touchpoints) -> list[float]:
+    return view_of(counts, Measure(kind, None, audience), touchpoints).all
 
 
 def _gap(goal: float | None, value: float | None, digits: int) -> float | None:
@@ -160,4 +209,16 @@ def alert_message(decision: Decision, evidence: list[EvidenceV1], scores: AlertS
         evidence=evidence,
         dedup_key=alert.dedup_key,
         trust=alert.trust,
+        sentences=dict(decision.sentences),
     )
+
+
+def without(alert: AlertV1, respondent: str, before: datetime) -> AlertV1:
+    """Return an alert that no longer says who gave an answer, nor what they wrote."""
+    shown = [
+        replace(one, respondent=None, comment=None)
+        if one.respondent == respondent and one.occurred_at < before
+        else one
+        for one in alert.evidence
+    ]
+    return replace(alert, evidence=shown)

@@ -5,56 +5,129 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from typing import NamedTuple, cast
 
 from services.scoring.domain.counting import CATEGORIES, WIDTH, Change, Said, Series, category_of
-from services.scoring.domain.decide import Tally
+from shared.directory.rules.base import SUM
 from shared.events import Audience, Kind
 
-Gain = tuple[int, int]
-"""A category and how many answers it gained (or lost, below 0)."""
+Gain = tuple[int, int, float]
+"""A category, how many answers it gained (or lost, below 0), and their scores if they are summed."""
 
 
-def tally(
-    counts: Mapping[Series, Sequence[int]], *, kind: Kind, audience: Audience, touchpoints: Sequence[str | None] | None
-) -> Tally:
-    """Sum the series of a kind and audience; `touchpoints` None means all."""
-    width = CATEGORIES[kind]
-    verified, anonymous = [0] * width, [0] * width
-    for (touchpoint, of_audience, of_kind, trust), counted in counts.items():
-        if of_kind == kind and of_audience == audience and (touchpoints is None or touchpoint in touchpoints):
-            into = verified if trust == "verified" else anonymous
-            for category in range(width):
-                into[category] += counted[category]
-    return Tally(verified, anonymous)
+class Measure(NamedTuple):
+    """Whose answers to what are counted together."""
+
+    kind: Kind
+    metric: str | None
+    audience: Audience
+
+
+class View:
+    """Counts per category of what a rule looks at; `anonymous` is None while there are none."""
+
+    __slots__ = ("all", "anonymous")
+
+    def __init__(self, kind: Kind) -> None:
+        self.all: list[float] = [0] * (WIDTH if kind == "kpi" else CATEGORIES[kind])
+        self.anonymous: list[float] | None = None
+
+    def gain(self, category: int, by: int, amount: float, *, anonymous: bool) -> None:
+        """Count answers."""
+        self.all[category] += by
+        if amount:
+            self.all[SUM] += amount
+        if anonymous:
+            counts = self._touched(anonymous=True)[1]
+            counts[category] += by
+            if amount:
+                counts[SUM] += amount
+
+    def add(self, counts: Sequence[float], sign: int, *, anonymous: bool) -> None:
+        """Add whole counts (sign 1), or take them away (-1)."""
+        for into in self._touched(anonymous=anonymous):
+            for category in range(len(into)):
+                into[category] += sign * counts[category]
+
+    def _touched(self, *, anonymous: bool) -> tuple[list[float], ...]:
+        if not anonymous:
+            return (self.all,)
+        counts = self.anonymous
+        if counts is None:
+            counts = self.anonymous = cast("list[float]", [0] * len(self.all))
+        return self.all, counts
+
+    @property
+    def verified(self) -> list[float]:
+        """Counts of verified answers alone."""
+        if self.anonymous is None:
+            return self.all
+        return [count - less for count, less in zip(self.all, self.anonymous, strict=True)]
 
 
 class HourWindow:
-    """Counts over whole hours up to now, per series."""
+    """Counts over whole hours, of the customer and, where a rule asks, of each touchpoint."""
 
-    __slots__ = ("counts", "start")
+    __slots__ = ("_of_series", "_views", "end", "of_touchpoints", "start")
 
-    def __init__(self, start: int, counts: dict[Series, list[int]]) -> None:
-        """`start` is the first hour inside; `counts` are per category."""
+    def __init__(self, start: int, end: int | None = None, *, of_touchpoints: bool) -> None:
+        """`start` is the first hour inside, `end` the first after it; None: it ends now."""
         self.start = start
-        self.counts = counts
+        self.end = end
+        self.of_touchpoints = of_touchpoints
+        self._views: dict[tuple[Measure, str | None, bool], View] = {}
+        self._of_series: dict[Series, tuple[View, ...]] = {}
 
     def apply(self, series: Series, changes: Iterable[Change]) -> list[Gain]:
-        """Count changes whose hour is inside, and return what they did to the counts."""
-        counts = self.counts.get(series)
-        if counts is None:
-            counts = self.counts[series] = [0] * WIDTH
+        """Count changes that lie inside, and return what they did to the counts."""
         gains: list[Gain] = []
-        for hour, category, by in changes:
-            if hour >= self.start:
-                counts[category] += by
-                gains.append((category, by))
+        end = self.end
+        views, anonymous = self._views_of(series), series.trust == "anonymous"
+        for hour, category, by, amount, until in changes:
+            if hour >= self.start and (
+                until is None if end is None else hour < end and (until is None or until >= end)
+            ):
+                for view in views:
+                    view.gain(category, by, amount, anonymous=anonymous)
+                gains.append((category, by, amount))
         return gains
 
-    def add(self, series: Series, counts: Sequence[int], sign: int) -> None:
+    def add(self, series: Series, counts: Sequence[float], sign: int) -> None:
         """Add the counts of hours that came in (sign 1), or take away those of hours that are now outside (-1)."""
-        into = self.counts[series]
-        for category, count in enumerate(counts):
-            into[category] += sign * count
+        for view in self._views_of(series):
+            view.add(counts, sign, anonymous=series.trust == "anonymous")
+
+    def view(self, measure: Measure, touchpoint: str | None, *, of_touchpoint: bool) -> View:
+        """Return the counts of the customer, or of one touchpoint (None: of answers that named none)."""
+        key = (measure, touchpoint if of_touchpoint else None, of_touchpoint)
+        found = self._views.get(key)
+        if found is None:
+            found = self._views[key] = View(measure.kind)
+        return found
+
+    def _views_of(self, series: Series) -> tuple[View, ...]:
+        found = self._of_series.get(series)
+        if found is None:
+            touchpoint, audience, kind, _, metric = series
+            measure = Measure(kind, metric, audience)
+            found = (self.view(measure, None, of_touchpoint=False),)
+            if self.of_touchpoints:
+                found += (self.view(measure, touchpoint, of_touchpoint=True),)
+            self._of_series[series] = found
+        return found
+
+
+def view_of(
+    counts: Mapping[Series, Sequence[float]], measure: Measure, touchpoints: Sequence[str | None] | None
+) -> View:
+    """Sum up the series of a measure; `touchpoints` None means all."""
+    found = View(measure.kind)
+    for series, counted in counts.items():
+        if Measure(series.kind, series.metric, series.audience) == measure and (
+            touchpoints is None or series.touchpoint in touchpoints
+        ):
+            found.add(counted, 1, anonymous=series.trust == "anonymous")
+    return found
 
 
 class ExactWindow:
@@ -64,7 +137,7 @@ class ExactWindow:
 
     def __init__(self, since: datetime) -> None:
         self._since = since
-        self.counts: dict[Series, list[int]] = {}
+        self.counts: dict[Series, list[float]] = {}
         self._by_time: list[tuple[Said, Series, str | None]] = []
         self._latest: dict[tuple[Series, str], Said] = {}
 
@@ -73,22 +146,17 @@ class ExactWindow:
 
         It takes the place of the respondent's earlier one; one that comes late or lies outside changes nothing.
         """
-        category = category_of(series.kind, said.score)
-        if category is None or said.occurred_at < self._since:
+        if said.occurred_at < self._since:
             return []
-        counts = self.counts.setdefault(series, [0] * WIDTH)
-        gains: list[Gain] = [(category, 1)]
+        gains: list[Gain] = [_gain(series.kind, said, 1)]
         if respondent is not None:
             before = self._latest.get((series, respondent))
             if before is not None:
                 if said < before:
                     return []
-                old = category_of(series.kind, before.score)
-                assert old is not None
-                counts[old] -= 1
-                gains.append((old, -1))
+                gains.append(_gain(series.kind, before, -1))
             self._latest[series, respondent] = said
-        counts[category] += 1
+        self._count(series, gains)
         heapq.heappush(self._by_time, (said, series, respondent))
         return gains
 
@@ -101,6 +169,18 @@ class ExactWindow:
                 if self._latest.get((series, respondent)) != said:
                     continue  # a later answer took its place and its count
                 del self._latest[series, respondent]
-            category = category_of(series.kind, said.score)
-            assert category is not None
-            self.counts[series][category] -= 1
+            self._count(series, [_gain(series.kind, said, -1)])
+
+    def view(self, measure: Measure, touchpoint: str | None, *, of_touchpoint: bool) -> View:
+        """Return the counts of the customer, or of one touchpoint."""
+        return view_of(self.counts, measure, (touchpoint,) if of_touchpoint else None)
+
+    def _count(self, series: Series, gains: Sequence[Gain]) -> None:
+        counts = self.counts.setdefault(series, [0] * WIDTH)
+        for category, by, amount in gains:
+            counts[category] += by
+            counts[SUM] += amount
+
+
+def _gain(kind: Kind, said: Said, by: int) -> Gain:
+    return category_of(kind, said.score), by, by * said.score if kind == "kpi" else 0.0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 Z95 = 1.959964
 """Standard normal quantile of a two-sided 95 % interval."""
@@ -44,16 +44,30 @@ class Nps(NamedTuple):
         """Return margin, low and high of the 95 % interval in points; None without responses."""
         if not self.responses:
             return None
-        n = self.responses + 3
-        p, d = (self.promoters + 0.75) / n, (self.detractors + 0.75) / n
-        margin = 100 * Z95 * math.sqrt((p + d - (p - d) ** 2) / n)
-        centre = 100 * (p - d)
+        centre, variance = self.adjusted()
+        margin = Z95 * math.sqrt(variance)
         return margin, max(-100.0, centre - margin), min(100.0, centre + margin)
 
+    def adjusted(self) -> tuple[float, float]:
+        """Return the adjusted score in points and its variance, the three added responses included."""
+        n = self.promoters + self.passives + self.detractors + 3
+        p, d = (self.promoters + 0.75) / n, (self.detractors + 0.75) / n
+        return 100 * (p - d), 10_000 * (p + d - (p - d) ** 2) / n
 
-def nps_of(counts: Sequence[int]) -> Nps:
+
+def nps_of(counts: Sequence[float]) -> Nps:
     """Return the NPS of counts per category (detractors, passives, promoters)."""
-    return Nps(promoters=counts[2], passives=counts[1], detractors=counts[0])
+    detractors, passives, promoters = cast("Sequence[int]", counts[:3])
+    return Nps(promoters, passives, detractors)
+
+
+def adjusted_difference(before: Nps, after: Nps) -> tuple[float, float]:
+    """Return how much lower the second score is, in points, and the standard error of that: both adjusted Wald.
+
+    J. Sauro, J. R. Lewis, "Comparing Two Net Promoter Scores" (MeasuringU, 2021): the samples' variances add up.
+    """
+    (then, of_then), (now, of_now) = before.adjusted(), after.adjusted()
+    return then - now, math.sqrt(of_then + of_now)
 
 
 class Mood(NamedTuple):
@@ -79,6 +93,7 @@ class Mood(NamedTuple):
         return (self.counts[0] + self.counts[1]) / self.responses if self.responses else None
 
 
-def mood_of(counts: Sequence[int]) -> Mood:
+def mood_of(counts: Sequence[float]) -> Mood:
     """Return the mood of counts per face."""
-    return Mood((counts[0], counts[1], counts[2], counts[3]))
+    one, two, three, four = cast("Sequence[int]", counts[:4])
+    return Mood((one, two, three, four))

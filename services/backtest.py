@@ -1,0 +1,264 @@
+"""What the rules of a directory would have done on past answers: `python -m services backtest`."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+from rich.console import Console
+from rich.progress import Progress
+
+from services.ingest.domain import Let, Posted, accept
+from services.scoring import store
+from services.scoring.domain.customer import plan
+from services.scoring.domain.replay import Replay, Told
+from services.scoring.domain.shift import DEFAULT_PRIOR, Prior
+from shared.db import Database
+from shared.directory.model import Customer, Directory, Key, severity_rank
+from shared.errors import Problem
+from shared.events import FeedbackReceivedV1
+
+_out = Console(highlight=False, soft_wrap=True)
+_err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+SHOWN_FAULTS = 20
+SHOWN_CUSTOMERS = 20
+ONE_TICKET = timedelta(days=7)
+"""A problem that comes again so soon reopens its ticket."""
+PAGES = severity_rank("high")
+"""From this severity on a ticket pages somebody."""
+
+_KEY = Key("backtest", "secret", "", scopes=("feedback",))
+_ALSO = frozenset({"trust", "received_at"})
+"""Columns of an export that nobody can post."""
+
+
+class WrongFile(Exception):
+    """The file as a whole cannot be read."""
+
+
+def read_csv(file: Path, directory: Directory) -> Iterator[FeedbackReceivedV1 | str]:
+    """Yield each row's answer, or what is wrong with it as `FILE:LINE: column: what`. Raises WrongFile, OSError."""
+    allowed = {*Posted.__struct_fields__, *_ALSO}
+    with file.open(newline="", encoding="utf-8", errors="replace") as lines:
+        rows = csv.reader(lines)
+        columns = next(rows, list[str]())
+        unknown = [column for column in columns if column not in allowed]
+        missing = [column for column in ("kind", "score", "customer", "occurred_at") if column not in columns]
+        if unknown or missing:
+            wrong = [f"unknown column {c!r}" for c in unknown] + [f"no column {c!r}" for c in missing]
+            raise WrongFile(f"{file}:1: {', '.join(wrong)}; columns are {', '.join(sorted(allowed))}")
+        for row in rows:
+            if not row:
+                continue
+            if len(row) != len(columns):
+                yield f"{file}:{rows.line_num}: row: has {len(row)} cells and the header {len(columns)}"
+                continue
+            try:
+                yield _answer({c: v for c, v in zip(columns, row, strict=True) if v}, directory)
+            except Problem as problem:
+                wrong = "; ".join(f"{error.path}: {error.detail}" for error in problem.errors) or problem.title
+                yield f"{file}:{rows.line_num}: {wrong}"
+            except (msgspec.ValidationError, msgspec.DecodeError) as error:
+                yield f"{file}:{rows.line_num}: {error}"
+
+
+def _answer(cells: dict[str, Any], directory: Directory) -> FeedbackReceivedV1:
+    trust = cells.pop("trust", "verified")
+    _ = cells.pop("received_at", None)
+    if "context" in cells:
+        cells["context"] = msgspec.json.decode(cells["context"])
+    posted = msgspec.convert(cells, Posted, strict=False)
+    # Judged as on the day: what is old now was new then.
+    at = posted.occurred_at
+    accepted = accept(posted, Let(_KEY, directory, datetime.now(UTC) if at is None or at.tzinfo is None else at))
+    return replace(accepted, trust="anonymous" if trust == "anonymous" else "verified")
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What rules told of one customer, or of all."""
+
+    opened: Counter[str] = field(default_factory=Counter[str])
+    tickets: Counter[str] = field(default_factory=Counter[str])
+    pages: Counter[str] = field(default_factory=Counter[str])
+
+    def add(self, other: Outcome) -> None:
+        """Take over the counts of another."""
+        self.opened += other.opened
+        self.tickets += other.tickets
+        self.pages += other.pages
+
+
+def replay(
+    directory: Directory,
+    known: Customer,
+    answers: Iterable[FeedbackReceivedV1],
+    since: datetime,
+    until: datetime,
+    prior: Prior,
+) -> list[Told]:
+    """Return what the rules would have told of a customer since a moment; earlier answers are its history."""
+    player = Replay(known.id, plan(directory.rules_of(known)), prior)
+    told = [one for answer in answers for one in player.take(answer)]
+    told += player.until(until)
+    return [one for one in told if one.at >= since and one.decision.happening in ("opened", "cleared")]
+
+
+def outcome_of(told: Sequence[Told]) -> Outcome:
+    """Count alerts, the tickets that they would have been, and the pages."""
+    found = Outcome()
+    last: dict[str, datetime] = {}
+    for at, decision in told:
+        alert = decision.alert
+        if decision.happening == "cleared":
+            continue
+        found.opened[alert.rule] += 1
+        if alert.severity == "info":
+            continue
+        before = last.get(alert.dedup_key)
+        last[alert.dedup_key] = at
+        if before is None or at - before > ONE_TICKET:
+            found.tickets[alert.rule] += 1
+            found.pages[alert.rule] += severity_rank(alert.severity) >= PAGES
+    return found
+
+
+def line_of(told: Told) -> bytes:
+    """Return an alert event as one line of JSON."""
+    alert = told.decision.alert
+    return msgspec.json.encode(
+        {
+            "at": told.at,
+            "customer": alert.customer,
+            "touchpoint": alert.touchpoint,
+            "rule": alert.rule,
+            "severity": alert.severity,
+            "event": told.decision.happening,
+            "reason": told.decision.reason,
+        }
+    )
+
+
+def prior_of(answers: Mapping[str, Sequence[FeedbackReceivedV1]]) -> Prior:
+    """Return how the NPS answers of all customers are spread."""
+    counts = [1.0, 1.0, 1.0]
+    for said in answers.values():
+        for answer in said:
+            if answer.kind == "nps":
+                counts[0 if answer.score <= 6 else 1 if answer.score <= 8 else 2] += 1
+    total = sum(counts)
+    return Prior(counts[0] / total, counts[1] / total, counts[2] / total, DEFAULT_PRIOR.strength)
+
+
+class Backtest:
+    """Replays answers, customer by customer, against one directory and perhaps another."""
+
+    def __init__(self, directory: Directory, against: Directory | None, *, days: int, as_json: bool) -> None:
+        self._directory = directory
+        self._against = against
+        self._days = days
+        self._as_json = as_json
+        self._found: dict[str, Outcome] = {}
+        self._before = Outcome()
+
+    def customer(self, name: str, answers: Sequence[FeedbackReceivedV1], newest: datetime, prior: Prior) -> None:
+        """Replay one customer's answers, the oldest first."""
+        since = newest - timedelta(days=self._days)
+        known = self._directory.customers.get(name)
+        if known is not None:
+            told = replay(self._directory, known, answers, since, newest, prior)
+            if self._as_json:
+                for one in told:
+                    sys.stdout.write(line_of(one).decode() + "\n")
+            self._found[name] = outcome_of(told)
+        known = None if self._against is None else self._against.customers.get(name)
+        if known is not None and self._against is not None:
+            self._before.add(outcome_of(replay(self._against, known, answers, since, newest, prior)))
+
+    def report(self) -> None:
+        """Print the counts."""
+        if self._as_json:
+            return
+        total = Outcome()
+        for outcome in self._found.values():
+            total.add(outcome)
+        rules = [rule.name for rule in self._directory.rules]
+        rules += sorted({*total.opened, *self._before.opened} - set(rules))
+        _out.print(f"The last {self._days} days of {len(self._found)} customers:")
+        then = f"{'today':>9}" if self._against is not None else ""
+        _out.print(f"  {'rule':<28}{'alerts':>9}{then}{'tickets':>9}{'pages':>9}")
+        for rule in [*rules, ""]:
+            then = f"{_count(self._before.opened, rule):>9}" if self._against is not None else ""
+            after = f"{_count(total.tickets, rule):>9}{_count(total.pages, rule):>9}"
+            numbers = f"{_count(total.opened, rule):>9}{then}{after}"
+            _out.print(f"  {rule or 'all':<28}{numbers}", markup=False)
+        most = sorted(self._found, key=lambda name: (-self._found[name].opened.total(), name))
+        busy = [name for name in most if self._found[name].opened.total()][:SHOWN_CUSTOMERS]
+        if busy:
+            _out.print(f"\n  {'customer':<28}{'alerts':>9}{'tickets':>9}{'pages':>9}  by rule")
+        for name in busy:
+            of = self._found[name]
+            by = ", ".join(f"{rule} {count}" for rule, count in of.opened.most_common())
+            numbers = f"{of.opened.total():>9}{of.tickets.total():>9}{of.pages.total():>9}"
+            _out.print(f"  {name:<28}{numbers}  {by}", markup=False)
+
+
+def _count(counts: Counter[str], rule: str) -> int:
+    return counts[rule] if rule else counts.total()
+
+
+def of_csv(test: Backtest, file: Path, directory: Directory, progress: Progress) -> None:
+    """Replay the answers of a file. Raises WrongFile, OSError."""
+    answers: dict[str, list[FeedbackReceivedV1]] = defaultdict(list)
+    faults: list[str] = []
+    reading = progress.add_task("reading", total=None)
+    for count, found in enumerate(read_csv(file, directory), 1):
+        if isinstance(found, str):
+            faults.append(found)
+        else:
+            answers[found.customer].append(_as_live(found))
+        if count % 5_000 == 0:
+            progress.update(reading, completed=count)
+    progress.update(reading, total=1, completed=1)
+    for fault in faults[:SHOWN_FAULTS]:
+        _err.print(fault, markup=False)
+    if len(faults) > SHOWN_FAULTS:
+        _err.print(f"... and {len(faults) - SHOWN_FAULTS} more rows that do not parse", markup=False)
+    if not answers:
+        raise WrongFile(f"{file}: no row can be used")
+    newest = max(answer.occurred_at for said in answers.values() for answer in said)
+    prior = prior_of(answers)
+    for name in progress.track(sorted(answers), description="replaying"):
+        answers[name].sort(key=lambda answer: (answer.occurred_at, answer.id))
+        test.customer(name, answers.pop(name), newest, prior)
+
+
+async def of_database(test: Backtest, url: str, newest: datetime, progress: Progress) -> None:
+    """Replay the stored answers. Raises Transient."""
+    database = Database(url, "scoring", pool=1)
+    try:
+        async with database.transaction() as tx:
+            names = await store.customer_names(tx)
+            prior = (await store.levels(tx)).get("nps") or DEFAULT_PRIOR
+        for name in progress.track(names, description="replaying"):
+            async with database.transaction() as tx:
+                answers = [_as_live(answer) for answer in await store.past(tx, name)]
+            test.customer(name, answers, newest, prior)
+    finally:
+        await database.close()
+
+
+def _as_live(answer: FeedbackReceivedV1) -> FeedbackReceivedV1:
+    """Return an answer as if it had come when it was given: an import would open nothing."""
+    if answer.backfill or answer.channel == "import":
+        return replace(answer, backfill=False, channel="api")
+    return answer

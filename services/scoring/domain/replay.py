@@ -1,0 +1,191 @@
+"""One customer's past answers, given to the rules again: what they would have told, and when. No store, no clock."""
+
+from __future__ import annotations
+
+import heapq
+from bisect import bisect_left, insort
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+from services.scoring.domain.counting import (
+    DAY,
+    HOUR,
+    WIDTH,
+    Change,
+    Said,
+    Series,
+    changes,
+    hour_of,
+    neighbours,
+    series_of,
+    window_start,
+)
+from services.scoring.domain.customer import CustomerState, Plan, midnight_after
+from services.scoring.domain.decide import Alert, Decision
+from services.scoring.domain.shift import DEFAULT_PRIOR, Prior
+from services.scoring.domain.windows import ExactWindow, HourWindow
+from shared.directory.rules.base import OnWindow
+from shared.events import FeedbackReceivedV1
+
+
+class Told(NamedTuple):
+    """What the rules would have told, and when."""
+
+    at: datetime
+    decision: Decision
+
+
+class Replay:
+    """Takes one customer's answers in the order in which they were given."""
+
+    def __init__(self, customer: str, rules: Plan, prior: Prior = DEFAULT_PRIOR) -> None:
+        self._rules = rules
+        self._prior = prior
+        self._state = CustomerState(customer, 0, 0, datetime.min.replace(tzinfo=UTC))
+        self._buckets: dict[int, dict[Series, list[float]]] = {}
+        self._hours: list[int] = []
+        self._replaced: list[tuple[Series, Change]] = []
+        self._said: dict[tuple[Series, str], list[Said]] = {}
+        self._next: dict[int, int] = {}
+        """By window: the place in `_hours` of the first that is inside."""
+        self._single: list[tuple[datetime, int, Alert]] = []
+        self._hour = -1
+
+    def take(self, answer: FeedbackReceivedV1) -> Iterator[Told]:
+        """Let time pass until the answer, then take it; it counts as received when it was given."""
+        now = answer.occurred_at
+        state = self._state
+        if self._hour < 0:
+            state.due_at = midnight_after(now)
+        yield from self.until(now)
+        self._move(now)
+        series = series_of(answer)
+        said = Said(now, now, answer.id, answer.score)
+        previous = following = None
+        if answer.respondent is not None:
+            others = self._said.setdefault((series, answer.respondent), [])
+            previous, following = neighbours(said, others)
+            others[:] = [said] if following is None else [*others, said]
+        made = changes(answer.kind, said, previous, following)
+        for change in made:
+            self._count(series, change)
+        for decision in state.take(self._rules, answer, said, previous, made, now, self._prior):
+            if decision.alert.answer is not None:
+                heapq.heappush(self._single, (decision.alert.due_at, len(self._single), decision.alert))
+            yield Told(now, decision)
+
+    def until(self, now: datetime) -> Iterator[Told]:
+        """Let time pass: alerts clear, silence is heard."""
+        state = self._state
+        while self._hour >= 0:
+            due = state.due_at
+            if self._single and self._single[0][0] < due:
+                due = self._single[0][0]
+            alert = min(state.alerts.values(), key=lambda alert: alert.due_at) if state.alerts else None
+            if alert is not None and alert.due_at < due:
+                due = alert.due_at
+            if due > now:
+                return
+            if self._single and self._single[0][0] == due:
+                yield Told(due, state.look(self._rules, heapq.heappop(self._single)[2], due))
+            elif alert is not None and alert.due_at == due:
+                self._move(due)
+                decision = state.look(self._rules, alert, due)
+                if decision.happening == "deferred":
+                    self._defer(decision.alert)
+                else:
+                    yield Told(due, decision)
+            else:
+                yield from (Told(due, decision) for decision in state.listen(self._rules, due))
+
+    def _defer(self, alert: Alert) -> None:
+        """Look again when something leaves the window: until then time alone changes nothing."""
+        rule = self._rules.rules.get(alert.rule)
+        if rule is None or not isinstance(rule.when, OnWindow) or rule.when.seconds < DAY or rule.when.compares:
+            return
+        place = self._next[rule.when.seconds]
+        if place < len(self._hours):
+            leaves = datetime.fromtimestamp((self._hours[place] + 1) * HOUR + rule.when.seconds, UTC)
+            if leaves > alert.due_at:
+                self._state.alerts[alert.dedup_key] = replace(alert, due_at=leaves)
+
+    def _count(self, series: Series, change: Change) -> None:
+        hour, category, by, amount, until = change
+        if until is not None:
+            if self._rules.compared:
+                self._replaced.append((series, change))
+            return
+        bucket = self._buckets.get(hour)
+        if bucket is None:
+            bucket = self._buckets[hour] = {}
+            if self._hours and hour < self._hours[-1]:
+                insort(self._hours, hour)
+                self._next = {length: place + (hour < self._start(length)) for length, place in self._next.items()}
+            else:
+                self._hours.append(hour)
+        counts = bucket.get(series)
+        if counts is None:
+            counts = bucket[series] = [0] * WIDTH
+        counts[category] += by
+        counts[-1] += amount
+
+    def _start(self, length: int) -> int:
+        return self._state.hours[length].start
+
+    def _move(self, now: datetime) -> None:
+        """Move every window to now, as its owner does from the store."""
+        state, rules = self._state, self._rules
+        for length in rules.exact_lengths:
+            window = state.exact.get(length)
+            since = now - timedelta(seconds=length)
+            if window is None:
+                window = state.exact[length] = ExactWindow(since)
+            window.move(since)
+        hour = hour_of(now)
+        if hour == self._hour:
+            return
+        self._hour = hour
+        hours = self._hours
+        for length, of_touchpoints in rules.hour_lengths.items():
+            start = window_start(now, length)
+            window = state.hours.get(length)
+            if window is None:
+                window = state.hours[length] = HourWindow(start, of_touchpoints=of_touchpoints)
+                self._next[length] = 0
+            place = self._next[length]
+            while place < len(hours) and hours[place] < start:
+                for series, counts in self._buckets[hours[place]].items():
+                    window.add(series, counts, -1)
+                place += 1
+            self._next[length] = place
+            window.start = start
+        for length in rules.compared:
+            after = window_start(now, length)
+            state.before[length] = self._before(after - length // HOUR, after, rules.hour_lengths[length])
+        self._drop()
+
+    def _before(self, first: int, after: int, of_touchpoints: bool) -> HourWindow:
+        window = HourWindow(first, after, of_touchpoints=of_touchpoints)
+        for hour in self._hours[bisect_left(self._hours, first) : bisect_left(self._hours, after)]:
+            for series, counts in self._buckets[hour].items():
+                window.add(series, counts, 1)
+        for series, change in self._replaced:
+            window.apply(series, [change])
+        return window
+
+    def _drop(self) -> None:
+        """Forget the hours that no window can hold any more."""
+        if not self._rules.hour_lengths:
+            reach = self._hour
+        else:
+            longest = max(self._rules.hour_lengths)
+            reach = self._hour - (2 if self._rules.compared else 1) * longest // HOUR - 2
+        gone = bisect_left(self._hours, reach)
+        if gone > 100:
+            for hour in self._hours[:gone]:
+                del self._buckets[hour]
+            del self._hours[:gone]
+            self._next = {length: max(0, place - gone) for length, place in self._next.items()}
+            self._replaced = [(series, change) for series, change in self._replaced if change.hour >= reach]

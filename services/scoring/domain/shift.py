@@ -1,0 +1,558 @@
+"""Have the answers become worse than this customer's own baseline? A sequential test, one answer at a time.
+
+Every answer is compared with what the baseline expects. The evidence of a lasting fall is the Shiryaev-Roberts
+statistic: the sum, over every moment the fall may have begun, of the likelihood ratio "fallen since then" against "as
+always", R = (R + w) L with L the ratio of the one answer. Sources:
+
+- The statistic and its optimal delay: A. N. Shiryaev, "On Optimum Methods in Quickest Detection Problems", Theory of
+  Probability and Its Applications 8 (1963); S. W. Roberts, "A Comparison of Some Control Chart Procedures",
+  Technometrics 8 (1966); M. Pollak and A. G. Tartakovsky, "Optimality Properties of the Shiryaev-Roberts Procedure",
+  Statistica Sinica 19 (2009).
+- The mixture over how far it fell: M. Pollak, "Average Run Lengths of an Optimal Method of Detecting a Change in
+  Distribution", The Annals of Statistics 15 (1987). A fall by theta tilts the shares exponentially: detractors by
+  exp(theta), promoters by exp(-theta), so L = exp(theta s) / Z with Z = d exp(theta) + p + r exp(-theta).
+- The budget: without a change R minus the sum of all w has mean 0 (Pollak 1987). With w = budget times the time since
+  the answer before, R reaches a limit of 1 at most `budget` times a year, at any answer rate and without estimating it.
+  The limits below 1 and above correct for the overshoot: D. Siegmund, "Sequential Analysis" (1985), chapter VIII.
+- The baseline: shares under a Dirichlet prior (A. Gelman et al., "Bayesian Data Analysis", 3rd ed., 2013, section 3.4).
+  An answer is tested against what was known before it and learned afterwards, changed or not; so a short history costs
+  delay, not false alarms.
+- How far touchpoints are trusted to differ: R. DerSimonian and N. Laird, "Meta-Analysis in Clinical Trials",
+  Controlled Clinical Trials 7 (1986).
+- Since when: the last zero of a CUSUM, E. S. Page, "Continuous Inspection Schemes", Biometrika 41 (1954).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, NamedTuple
+
+
+class Prior(NamedTuple):
+    """The company's distribution that a short history is shrunk to."""
+
+    detractors: float
+    """Share, 0 to 1; the three sum to 1."""
+    passives: float
+    promoters: float
+    strength: float
+    """How many answers of the customer weigh as much as the prior, > 0."""
+
+
+DEFAULT_PRIOR = Prior(0.2, 0.3, 0.5, 3.0)
+"""For a company without history: NPS +30 with the weight of three answers."""
+
+Happening = Literal["worse", "recovered", "settled"]
+
+
+class Signal(NamedTuple):
+    """What a `take` or a `look` tells, rarely."""
+
+    happening: Happening
+    reason: dict[str, str | int | float | None]
+    """Every number of the decision; see `Detector.take`."""
+
+
+class Nearness(NamedTuple):
+    """How near the detector is to telling "worse"."""
+
+    ratio: float
+    """Statistic / threshold, 0 to 1; 0 while it learns; 1 while an alarm is open."""
+    statistic: float
+    """Evidence in nats (natural logarithm of odds), about 0 when all is as always."""
+    threshold: float
+    """In nats; 0 while it learns."""
+    touchpoint: str | None
+    """Of the nearest stream; None is the whole customer."""
+    baseline_nps: float | None
+    """NPS in points of what it learned for that stream; None without answers."""
+    recent_nps: float | None
+    """NPS in points of the answers since the estimated onset; None when there are none."""
+    learned: int
+    """Answers in the baseline of that stream."""
+
+
+THETAS = (0.3, 0.55, 1.1)
+"""How far it may have fallen: about 18, 34 and 69 points of NPS from +40."""
+WHOLE_1, WHOLE_2, WHOLE_3 = 0.1, 0.4, 0.5
+"""The share of the budget for each of THETAS in the whole customer's answers."""
+OWN_2, OWN_3 = 0.12, 0.88
+"""The same for the two larger of THETAS in a touchpoint's own answers."""
+WHOLE_SHARE = 0.15
+"""Share of the budget that the whole customer keeps at least beside its touchpoints."""
+LIMIT_ONE, LIMIT_SHARED = 1.15, 0.9
+"""Limits of R for the whole customer alone and with a touchpoint; measured for 0.09 false alarms of a budget of 0.1."""
+OVERSHOOT = -0.3
+"""The limit goes with the largest likelihood ratio to this power: large steps overshoot more."""
+LEARN, LEARN_TOUCHPOINT, OWN_FROM = 20, 10, 20
+"""Answers before a customer is watched, a further touchpoint counts, a touchpoint is also watched on its own."""
+REFRESH = 64
+"""What was learned is used as soon as the history has grown by 1 / REFRESH."""
+POOL_MIN, POOL_MAX = 10.0, 1000.0
+"""Bounds, in answers, of how strongly a touchpoint is shrunk to its customer."""
+POOL_UNLESS = 1.5
+"""Standard deviations of Q that touchpoints must differ by to be shrunk less than POOL_MAX."""
+LONGEST_GAP = 30.0
+"""Days without answers beyond this add nothing to the budget."""
+MAX_TOUCHPOINTS = 24
+"""Further touchpoints share one stream, that of answers without a touchpoint."""
+FORGET_AFTER, FORGET = 730.0, 365.0
+"""Days: a baseline older than the first is halved, and is then as old as it was less the second."""
+RECOVERY_BUDGET = 4.0
+"""False recoveries a year while answers lie a third of the way from the old to the new level."""
+RECOVERY_SHARE, RECOVERY_LEAST = 0.7, 0.3
+"""Recovery is told from this share of the fall, as theta, and from at least this theta."""
+SETTLE_DAYS, SETTLE_ANSWERS, SETTLE_AT_LAST = 30.0, 30, 180.0
+"""A new level is the baseline after so many days and answers since the alarm, or so many days."""
+SETTLE_UNLESS = 4.5
+"""exp of the recovery's CUSUM: above, answers look like the old baseline, and settling waits."""
+
+YEAR = 365.25
+_TILTS = tuple(tuple(math.exp(theta * sign) for theta in THETAS) for sign in (1, 0, -1))
+"""exp(theta s) per category and theta."""
+_BITS = 30
+_MASK = (1 << _BITS) - 1
+_UNITS = (1, 1 << _BITS, 1 << 2 * _BITS)
+"""Counts per category are packed into one integer: one addition an answer, and a snapshot is an assignment."""
+
+
+def _unpack(counts: int) -> tuple[int, int, int]:
+    """Return detractors, passives, promoters."""
+    return counts & _MASK, counts >> _BITS & _MASK, counts >> 2 * _BITS
+
+
+def _pack(counts: tuple[int, int, int] | list[int]) -> int:
+    """Return the counts as one integer."""
+    return counts[0] + (counts[1] << _BITS) + (counts[2] << 2 * _BITS)
+
+
+def _halved(counts: int) -> int:
+    """Return half of each count, rounded up."""
+    return _pack([(count + 1) // 2 for count in _unpack(counts)])
+
+
+def _less(counts: int, part: int) -> int:
+    """Return the counts without a part of them, at least 0 each."""
+    return _pack([max(0, left - right) for left, right in zip(_unpack(counts), _unpack(part), strict=True)])
+
+
+def _nps(counts: int) -> float | None:
+    """Return the NPS in points, None without answers."""
+    detractors, passives, promoters = _unpack(counts)
+    answers = detractors + passives + promoters
+    return 100 * (promoters - detractors) / answers if answers else None
+
+
+def _shares(counts: int, prior: Prior) -> tuple[float, float, float]:
+    """Return the posterior mean of the shares."""
+    detractors, passives, promoters = _unpack(counts)
+    strength = prior.strength
+    answers = detractors + passives + promoters + strength
+    return (
+        (detractors + strength * prior.detractors) / answers,
+        (passives + strength * prior.passives) / answers,
+        (promoters + strength * prior.promoters) / answers,
+    )
+
+
+def _normaliser(shares: tuple[float, float, float], theta: float) -> float:
+    """Return Z, the sum of the tilted shares."""
+    return shares[0] * math.exp(theta) + shares[1] + shares[2] * math.exp(-theta)
+
+
+def _tilt_between(before: tuple[float, float, float], nps: float) -> float:
+    """Return the theta that tilts shares to an NPS in points, 0 to 3, by bisection."""
+    low, high = 0.0, 3.0
+    for _ in range(20):
+        theta = (low + high) / 2
+        worse, better = before[0] * math.exp(theta), before[2] * math.exp(-theta)
+        if 100 * (better - worse) / (worse + before[1] + better) > nps:
+            low = theta
+        else:
+            high = theta
+    return low
+
+
+class _Stream:
+    """What is known of one touchpoint."""
+
+    __slots__ = ("counts", "left", "limit", "mark", "onset", "r2", "r3", "run", "share", "watched", "z1", "z2", "z3")
+
+    def __init__(self) -> None:
+        self.counts = 0  # all answers, packed
+        self.mark = 0  # those up to the estimated onset, packed
+        self.onset = 0.0  # estimated, days since 1970
+        self.run = 1.0  # exp of the CUSUM that estimates it
+        self.r2 = self.r3 = 0.0  # R of this touchpoint for the two larger thetas
+        self.left = 0  # answers until what was learned is used
+        self.watched = False
+        self.share = 0.0  # of the budget
+        self.limit = math.inf
+        self.z1 = self.z2 = self.z3 = 1.0  # 1 / Z per theta
+
+    def dump(self) -> list[Any]:
+        """Return plain values."""
+        return [
+            *_unpack(self.counts), *_unpack(self.mark), self.onset, self.run, self.r2, self.r3,
+            self.left, self.watched, self.share, self.limit if self.watched else None, self.z1, self.z2, self.z3,
+        ]  # fmt: skip
+
+    @classmethod
+    def load(cls, stored: list[Any]) -> _Stream:
+        """Return what was dumped."""
+        self = cls()
+        self.counts, self.mark = _pack(stored[0:3]), _pack(stored[3:6])
+        self.onset, self.run, self.r2, self.r3, self.left, self.watched, self.share = stored[6:13]
+        self.limit = math.inf if stored[13] is None else stored[13]
+        self.z1, self.z2, self.z3 = stored[14:17]
+        return self
+
+
+class _Shift:
+    """An open alarm."""
+
+    __slots__ = ("answers", "at", "evidence", "mark", "onset", "run", "scale", "theta", "touchpoint", "whole")
+
+    def __init__(self, whole: bool, touchpoint: str | None, at: float, theta: float, scale: float) -> None:
+        self.whole = whole  # or one touchpoint
+        self.touchpoint = touchpoint
+        self.at = at  # day of the alarm
+        self.theta = theta  # from the old baseline to the level that counts as not recovered
+        self.scale = scale  # Z of that
+        self.answers = 0  # since the alarm
+        self.evidence = 0.0  # R of the recovery
+        self.run = 1.0  # exp of the CUSUM that estimates its onset
+        self.onset = at
+        self.mark = 0  # all answers up to that onset, packed
+
+    def dump(self) -> list[Any]:
+        """Return plain values."""
+        return [
+            self.whole, self.touchpoint, self.at, self.theta, self.scale,
+            self.answers, self.evidence, self.run, self.onset, *_unpack(self.mark),
+        ]  # fmt: skip
+
+    @classmethod
+    def load(cls, stored: list[Any]) -> _Shift:
+        """Return what was dumped."""
+        self = cls(*stored[0:5])
+        self.answers, self.evidence, self.run, self.onset = stored[5:9]
+        self.mark = _pack(stored[9:12])
+        return self
+
+
+class Detector:
+    """The sequential test of one customer's answers: one audience, one kind."""
+
+    __slots__ = (
+        "_begun", "_budget", "_counts", "_last", "_mark", "_onset", "_r1", "_r2", "_r3", "_run", "_shift", "_streams",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self._streams: dict[str | None, _Stream] = {}
+        self._counts = 0  # all answers of the baseline and since the onset, packed
+        self._mark = 0  # those up to the estimated onset, packed
+        self._onset = 0.0  # estimated, days since 1970
+        self._run = 1.0  # exp of the CUSUM that estimates it
+        self._r1 = self._r2 = self._r3 = 0.0  # R of the whole customer per theta
+        self._begun = self._last = -math.inf  # day of the baseline's first answer, and of the latest
+        self._budget = 0.0  # as last given
+        self._shift: _Shift | None = None
+
+    @property
+    def is_shifted(self) -> bool:
+        """Whether an alarm is open."""
+        return self._shift is not None
+
+    def take(self, category: int, touchpoint: str | None, day: float, prior: Prior, budget: float) -> Signal | None:
+        """Take one live answer in the order of arrival; return what it makes happen, mostly nothing.
+
+        `category` is 0 detractor, 1 passive, 2 promoter; `day` is when it occurred, in days since 1970, and may go
+        back; `budget` is in false alarms a year for the whole detector. The reason's keys: touchpoint (None: the
+        customer as a whole), baseline_nps and since_nps in points, baseline_answers and since_answers, onset (days
+        since 1970), statistic and threshold in nats, answers_per_month, false_alarms_per_year.
+        """
+        stream = self._streams.get(touchpoint)
+        if stream is None:
+            stream = self._stream_of(touchpoint, day)
+        gap = day - self._last
+        if gap > 0.0:
+            self._last = day
+            if gap > LONGEST_GAP:
+                gap = LONGEST_GAP
+        else:
+            gap = 0.0
+        if self._shift is not None:
+            return self._take_shifted(self._shift, stream, category, gap)
+        if stream.left <= 0:
+            self._refresh(stream, prior, budget)
+        stream.left -= 1
+        unit = _UNITS[category]
+        self._counts += unit
+        stream.counts += unit
+        if not stream.watched:
+            stream.mark = stream.counts
+            stream.onset = day
+            if self._run == 1.0:
+                self._mark = self._counts
+                self._onset = day
+            return None
+        l1, l2, l3 = _TILTS[category]
+        l1 *= stream.z1
+        l2 *= stream.z2
+        l3 *= stream.z3
+        chance = gap * budget / YEAR
+        share = stream.share
+        total = 0.0
+        if share:
+            own = chance * share
+            chance -= own
+            r2 = stream.r2 = (stream.r2 + OWN_2 * own) * l2
+            r3 = stream.r3 = (stream.r3 + OWN_3 * own) * l3
+            total = r2 + r3
+        r1 = self._r1 = (self._r1 + WHOLE_1 * chance) * l1
+        r2 = self._r2 = (self._r2 + WHOLE_2 * chance) * l2
+        r3 = self._r3 = (self._r3 + WHOLE_3 * chance) * l3
+        run = stream.run * l2
+        if run > 1.0:
+            stream.run = run
+        else:
+            stream.run = 1.0
+            stream.mark = stream.counts
+            stream.onset = day
+        run = self._run * l2
+        if run > 1.0:
+            self._run = run
+        else:
+            self._run = 1.0
+            self._mark = self._counts
+            self._onset = day
+        total += r1 + r2 + r3
+        if total < stream.limit:
+            return None
+        return self._worse(stream, touchpoint, total, prior, budget)
+
+    def look(self, day: float) -> Signal | None:
+        """Return "settled" when a new level has lasted long enough by this day (days since 1970), answers or not."""
+        shift = self._shift
+        if shift is None:
+            return None
+        age = day - shift.at
+        if age < SETTLE_AT_LAST and (age < SETTLE_DAYS or shift.answers < SETTLE_ANSWERS or shift.run > SETTLE_UNLESS):
+            return None
+        counts, mark = self._seen(shift)
+        onset = self._onset if shift.whole else self._streams[shift.touchpoint].onset
+        reason = self._reason(shift.touchpoint, mark, counts - mark, onset, self._budget)
+        self._begun = onset if shift.whole else self._begun
+        self._counts = 0 if shift.whole else _less(self._counts, mark)
+        for stream in self._held(shift):
+            stream.counts -= stream.mark
+            self._counts += stream.counts
+        self._restart()
+        return Signal("settled", reason)
+
+    def nearness(self) -> Nearness:
+        """Return how near the nearest stream is to an alarm, with what it knows."""
+        if self._shift is not None:
+            counts, mark = self._seen(self._shift)
+            since = _nps(counts - mark)
+            return Nearness(1.0, 0.0, 0.0, self._shift.touchpoint, _nps(mark), since, sum(_unpack(mark)))
+        all_own = self._r1 + self._r2 + self._r3
+        best = Nearness(
+            0.0, 0.0, 0.0, None, _nps(self._mark), _nps(self._counts - self._mark), sum(_unpack(self._mark))
+        )
+        for touchpoint, stream in self._streams.items():
+            if not stream.watched:
+                continue
+            own = stream.r2 + stream.r3
+            statistic, threshold = self._nats(all_own + own), self._nats(stream.limit)
+            ratio = min(1.0, statistic / threshold) if threshold else 0.0
+            if ratio <= best.ratio and best.threshold:
+                continue
+            best = best._replace(ratio=ratio, statistic=statistic, threshold=threshold)
+            if own > all_own:
+                best = best._replace(
+                    touchpoint=touchpoint,
+                    baseline_nps=_nps(stream.mark),
+                    recent_nps=_nps(stream.counts - stream.mark),
+                    learned=sum(_unpack(stream.mark)),
+                )
+        return best
+
+    def dump(self) -> list[Any]:
+        """Return lists, numbers and strings that `load` makes the same detector of."""
+        streams = [[touchpoint, stream.dump()] for touchpoint, stream in self._streams.items()]
+        started = bool(streams)
+        return [
+            1, *_unpack(self._counts), *_unpack(self._mark), self._onset, self._run, self._r1, self._r2, self._r3,
+            self._begun if started else None, self._last if started else None, self._budget,
+            None if self._shift is None else self._shift.dump(), streams,
+        ]  # fmt: skip
+
+    @classmethod
+    def load(cls, stored: list[Any]) -> Detector:
+        """Return what was dumped."""
+        self = cls()
+        self._counts, self._mark = _pack(stored[1:4]), _pack(stored[4:7])
+        self._onset, self._run, self._r1, self._r2, self._r3 = stored[7:12]
+        if stored[12] is not None:
+            self._begun, self._last = stored[12:14]
+        self._budget = stored[14]
+        self._shift = None if stored[15] is None else _Shift.load(stored[15])
+        self._streams = {touchpoint: _Stream.load(stream) for touchpoint, stream in stored[16]}
+        return self
+
+    def _stream_of(self, touchpoint: str | None, day: float) -> _Stream:
+        """Return the stream of a touchpoint that was not seen before."""
+        if not self._streams:
+            self._begun = self._last = day
+        if len(self._streams) >= MAX_TOUCHPOINTS:
+            touchpoint = None
+        return self._streams.setdefault(touchpoint, _Stream())
+
+    def _refresh(self, stream: _Stream, prior: Prior, budget: float) -> None:
+        """Use what was learned so far for this touchpoint's next answers."""
+        if self._last - self._begun > FORGET_AFTER:
+            self._forget()
+        self._budget = budget
+        answers, own = sum(_unpack(self._counts)), sum(_unpack(stream.counts))
+        several = len(self._streams) > 1
+        stream.left = max(1, own // REFRESH)
+        stream.watched = answers >= LEARN and (own >= LEARN_TOUCHPOINT or not several)
+        if not stream.watched:
+            return
+        shares, limit = _shares(self._counts, prior), LIMIT_ONE
+        stream.share = 0.0
+        if several:
+            shares = _shares(stream.counts, Prior(*shares, self._pooling(shares)))
+            if own >= OWN_FROM:
+                limit = LIMIT_SHARED
+                stream.share = 1.0 - max(WHOLE_SHARE, 1.0 / (len(self._streams) + 1))
+        stream.z1, stream.z2, stream.z3 = (1.0 / _normaliser(shares, theta) for theta in THETAS)
+        stream.limit = limit * (_TILTS[0][2] * stream.z3) ** OVERSHOOT
+
+    def _pooling(self, shares: tuple[float, float, float]) -> float:
+        """Return with how many answers of the customer a touchpoint is shrunk: few where touchpoints really differ.
+
+        The variance between touchpoints is the moment estimate of DerSimonian and Laird (1986), counted only where
+        their Q exceeds its mean under equality by 1.5 standard deviations.
+        """
+        variance = shares[0] + shares[2] - (shares[2] - shares[0]) ** 2
+        mean, excess, answers, squares, touchpoints = shares[2] - shares[0], 0.0, 0, 0, 0
+        for stream in self._streams.values():
+            detractors, passives, promoters = _unpack(stream.counts)
+            count = detractors + passives + promoters
+            if count:
+                excess += count * ((promoters - detractors) / count - mean) ** 2
+                answers += count
+                squares += count * count
+                touchpoints += 1
+        free = touchpoints - 1
+        if free < 1 or variance <= 0.0 or excess <= variance * (free + POOL_UNLESS * math.sqrt(2 * free)):
+            return POOL_MAX
+        between = (excess - free * variance) / (answers - squares / answers)
+        return min(POOL_MAX, max(POOL_MIN, variance / between))
+
+    def _forget(self) -> None:
+        """Halve the baseline; answers since the estimated onset stay."""
+        self._begun += FORGET
+        self._counts, self._mark = _halved(self._mark) + self._counts - self._mark, _halved(self._mark)
+        for stream in self._streams.values():
+            stream.counts, stream.mark = _halved(stream.mark) + stream.counts - stream.mark, _halved(stream.mark)
+
+    def _worse(self, stream: _Stream, touchpoint: str | None, total: float, prior: Prior, budget: float) -> Signal:
+        """Open the alarm."""
+        self._budget = budget
+        whole = self._r1 + self._r2 + self._r3 >= total / 2
+        if whole:
+            touchpoint, counts, mark, onset = None, self._counts, self._mark, self._onset
+        else:
+            touchpoint = touchpoint if touchpoint in self._streams else None
+            counts, mark, onset = stream.counts, stream.mark, stream.onset
+        since = counts - mark
+        reason = self._reason(touchpoint, mark, since, onset, budget)
+        reason["statistic"], reason["threshold"] = self._nats(total), self._nats(stream.limit)
+        before = _shares(mark, prior)
+        fallen = _nps(since + _pack((1, 1, 1)))
+        theta = max(RECOVERY_LEAST, RECOVERY_SHARE * _tilt_between(before, fallen or 0.0))
+        shift = self._shift = _Shift(whole, touchpoint, self._last, theta, _normaliser(before, theta))
+        shift.mark = counts
+        if not whole:
+            self._counts = _less(self._counts, since)
+        return Signal("worse", reason)
+
+    def _take_shifted(self, shift: _Shift, stream: _Stream, category: int, gap: float) -> Signal | None:
+        """Take an answer while an alarm is open; it may have recovered or settled."""
+        unit = _UNITS[category]
+        stream.counts += unit
+        if not shift.whole and stream is not self._streams[shift.touchpoint]:
+            self._counts += unit
+            stream.mark = stream.counts
+            return self.look(self._last)
+        if shift.whole:
+            self._counts += unit
+        ratio = shift.scale / math.exp(shift.theta * (1 - category))
+        shift.answers += 1
+        shift.evidence = (shift.evidence + RECOVERY_BUDGET * gap / YEAR) * ratio
+        shift.run *= ratio
+        counts, mark = self._seen(shift)
+        if shift.run <= 1.0:
+            shift.run, shift.mark, shift.onset = 1.0, counts, self._last
+        if shift.evidence < 1.0:
+            return self.look(self._last)
+        reason = self._reason(shift.touchpoint, mark, counts - shift.mark, shift.onset, self._budget)
+        reason["statistic"] = self._nats(shift.evidence, RECOVERY_BUDGET)
+        reason["threshold"] = self._nats(1.0, RECOVERY_BUDGET)
+        if shift.whole:
+            self._counts = self._mark
+        for held in self._held(shift):
+            held.counts = held.mark
+        self._restart()
+        return Signal("recovered", reason)
+
+    def _held(self, shift: _Shift) -> list[_Stream]:
+        """Return the streams whose answers since the onset are no part of the baseline."""
+        return list(self._streams.values()) if shift.whole else [self._streams[shift.touchpoint]]
+
+    def _seen(self, shift: _Shift) -> tuple[int, int]:
+        """Return all answers and those of the baseline, packed, of what fell."""
+        if shift.whole:
+            return self._counts, self._mark
+        stream = self._streams[shift.touchpoint]
+        return stream.counts, stream.mark
+
+    def _restart(self) -> None:
+        """Watch again, with what the streams have counted as baseline."""
+        self._shift = None
+        self._mark, self._onset, self._run = self._counts, self._last, 1.0
+        self._r1 = self._r2 = self._r3 = 0.0
+        for stream in self._streams.values():
+            stream.mark, stream.onset, stream.run = stream.counts, self._last, 1.0
+            stream.r2 = stream.r3 = 0.0
+            stream.left, stream.watched = 0, False
+
+    def _per_month(self) -> float:
+        """Return answers a month since the baseline began."""
+        return sum(_unpack(self._counts)) / max(1.0, self._last - self._begun) * YEAR / 12
+
+    def _nats(self, evidence: float, budget: float | None = None) -> float:
+        """Return R as natural logarithm of 1 + R in answers, the scale of a CUSUM."""
+        budget = self._budget if budget is None else budget
+        return math.log1p(evidence * 12 * self._per_month() / budget) if budget > 0 else 0.0
+
+    def _reason(
+        self, touchpoint: str | None, mark: int, since: int, onset: float, budget: float
+    ) -> dict[str, str | int | float | None]:
+        """Return the numbers of a decision."""
+        return {
+            "touchpoint": touchpoint,
+            "baseline_nps": _nps(mark),
+            "baseline_answers": sum(_unpack(mark)),
+            "since_nps": _nps(since),
+            "since_answers": sum(_unpack(since)),
+            "onset": onset,
+            "statistic": None,
+            "threshold": None,
+            "answers_per_month": self._per_month(),
+            "false_alarms_per_year": budget,
+        }
