@@ -35,7 +35,13 @@ test: check ## checks and every test, with real Kafka and PostgreSQL; narrow it:
 chaos: $(STAMP) ## the long form of the tests that kill processes
 	@FIILIS_CHAOS=full $(BIN)/python -m pytest tests/chaos $(ARGS)
 
-bench: $(STAMP) ## measure, each figure beside a peer in the same run
+.venv-peers/.ready: bench/peers/requirements.txt
+	@echo "Setting up .venv-peers, with what scoring is measured beside (once)"
+	@$(PYTHON) -m venv .venv-peers
+	@.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r bench/peers/requirements.txt
+	@touch $@
+
+bench: $(STAMP) .venv-peers/.ready ## measure, each figure beside a peer in the same run
 	@$(BIN)/python -m bench $(ARGS)
 
 fmt: $(STAMP) ## format the code
@@ -48,6 +54,8 @@ schemas: $(STAMP) ## write docs/schemas from the messages
 lock: ## make requirements.txt again from pyproject.toml (needs uv)
 	@uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet -o requirements.txt
+	@printf 'quixstreams==3.28.1\nbytewax==0.21.1\n' | uv pip compile - --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet -o bench/peers/requirements.txt
 	@uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet -o deploy/requirements.txt
 

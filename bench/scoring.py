@@ -8,7 +8,9 @@ import os
 import random
 import resource
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -19,6 +21,7 @@ from services.scoring.settings import ScoringSettings
 from shared.clock import SystemClock
 from shared.db import Database
 from shared.directory.follower import revision_of
+from shared.directory.model import NpsBelow, Rule
 from shared.directory.rules.document import built_in_rules
 from shared.events import FeedbackReceivedV1
 from shared.ids import uuid7
@@ -32,6 +35,7 @@ ANSWERS = int(os.environ.get("BENCH_ANSWERS", "300000"))
 RESPONDENT_SHARE = 0.5
 """E-mail and app surveys know who answers, kiosks and open widgets do not."""
 MOODS, MOOD_WEIGHTS = (2, 3, 4), (1, 4, 5)
+PEERS = Path(__file__).parents[1] / ".venv-peers"
 NPS, NPS_WEIGHTS = range(11), (1, 1, 1, 1, 1, 2, 3, 8, 12, 14, 12)
 
 
@@ -73,20 +77,62 @@ async def preload(kafka: Kafka, customers: int, answers: int) -> None:
     await producer.close()
 
 
-async def measure(at: Place, customers: int, answers: int) -> dict[str, Any]:
+def _but_nps_low(days: int) -> list[Rule]:
+    """Return the default rules, with another window for nps-low."""
+    return [Rule(r.name, NpsBelow(0, days * 86400), r.severity) if r.name == "nps-low" else r for r in built_in_rules()]
+
+
+HISTORY = """
+INSERT INTO scoring.customer (name, partition, due_at)
+SELECT 'c' || n, -1, now() + interval '1 day' FROM generate_series(0, $1::int - 1) AS n;
+"""
+HISTORY_SERIES = """
+INSERT INTO scoring.series (customer, number, touchpoint, audience, kind, trust)
+SELECT number, 0, 'support', 'customer', 'nps', 'verified' FROM scoring.customer
+"""
+HISTORY_BUCKETS = """
+INSERT INTO scoring.bucket
+SELECT number, extract(epoch FROM now())::bigint / 3600 - 6 * step, 0, 1, 1, 2, 0, 0, 0, 0, 0
+FROM scoring.customer, generate_series(1, 365 * 4) AS step
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What is measured."""
+
+    name: str
+    customers: int
+    rules: tuple[Rule, ...]
+    history: bool = False
+    """A year of buckets is there already, one each six hours."""
+
+
+DEFAULT = tuple(built_in_rules())
+CASES = [Case(f"{n:,} customers", n, DEFAULT) for n in (1_000, 10_000, 100_000)]
+WINDOWS = [
+    Case(f"1,000 customers, a year's history, window of {days} d", 1_000, (*_but_nps_low(days),), history=True)
+    for days in (1, 30, 365)
+]
+
+
+async def measure(at: Place, case: Case, answers: int) -> dict[str, Any]:
     """Return answers a second, from the start of the consumer to the last commit."""
-    kafka = Kafka(at.kafka, f"bench{customers}.")
+    kafka = Kafka(at.kafka, "bench.")
     await kafka.ensure_topics(TOPICS)
-    await preload(kafka, customers, answers)
+    await preload(kafka, case.customers, answers)
     settings = ScoringSettings(kafka=at.kafka, database_url=at.database_url, topic_prefix=kafka.prefix)
     shared = parts(settings, SystemClock(), ("scoring",))
-    shared.directory.current = revision_of(1, directory(customers, tuple(built_in_rules())))
+    shared.directory.current = revision_of(1, directory(case.customers, case.rules))
     admin = Database(at.database_url, "public")
-    async with admin.transaction() as tx:
-        await tx.execute("DROP SCHEMA IF EXISTS scoring CASCADE")
     service = build(settings, shared)
     for resource_ in service.resources:
         await resource_.__aenter__()
+    if case.history:
+        async with admin.transaction() as tx:
+            await tx.execute(HISTORY, case.customers)
+            await tx.execute(HISTORY_SERIES)
+            await tx.execute(HISTORY_BUCKETS)
     begun, cpu = time.perf_counter(), time.process_time()
     tasks = [asyncio.create_task(task()) for task in service.tasks.values()]  # pyright: ignore[reportArgumentType]
     done = 0
@@ -103,31 +149,52 @@ async def measure(at: Place, customers: int, answers: int) -> dict[str, Any]:
     await asyncio.wait(tasks)
     async with admin.transaction() as tx:
         stored = await tx.fetchval("SELECT count(*) FROM scoring.answer")
-        counted = await tx.fetchval("SELECT sum(c1 + c2 + c3 + c4) FROM scoring.bucket")
     await admin.close()
     assert stored == answers, (stored, answers)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    return {
-        "customers": customers,
-        "per_second": answers / seconds,
-        "cpu": cpu,
-        "seconds": seconds,
-        "counted": counted,
-        "peak_mb": peak,
-    }
+    return {"per_second": answers / seconds, "cpu": cpu, "peak_mb": peak}
+
+
+async def peers(at: Place, answers: int) -> dict[str, float]:
+    """Return the answers a second of other stream processors, on the topic that was loaded for us."""
+    found: dict[str, float] = {}
+    python = PEERS / "bin/python"
+    if not python.exists():
+        print("  (no peers: `make bench` installs them into .venv-peers)")
+        return found
+    for name, script in (("Quix Streams, exactly once", "quix.py"), ("Bytewax, in memory", "bytewax_flow.py")):
+        process = await asyncio.create_subprocess_exec(
+            python,
+            Path(__file__).parent / "peers" / script,
+            at.kafka,
+            "bench.feedback.v1",
+            str(answers),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        told, _ = await asyncio.wait_for(process.communicate(), 300)
+        found[name] = answers / float(told.split()[-1])
+    return found
 
 
 async def main() -> None:
     """Print the table."""
-    print(f"scoring, {ANSWERS} answers, one process, effects exactly once, answers stored:")
-    for customers in (1_000, 50_000):
+    print(f"scoring, {ANSWERS} answers, one process, all default rules, effects exactly once, answers stored:")
+    ours = 0.0
+    for case in (*CASES, *WINDOWS):
         gc.collect()  # what the case before left would be walked in this one
         async with place() as at:
-            found = await measure(at, customers, ANSWERS)
+            found = await measure(at, case, ANSWERS)
+            beside = await peers(at, ANSWERS) if case is CASES[0] else {}
+        ours = ours or found["per_second"]
         print(
-            f"  {customers:>7} customers  {found['per_second']:>8,.0f} answers/s  "
-            f"{found['cpu'] / ANSWERS * 1e6:5.1f} us of our processor each, peak {found['peak_mb']} MB"
+            f"  {case.name:<56}{found['per_second']:>8,.0f} answers/s  "
+            f"{found['cpu'] / ANSWERS * 1e6:5.1f} us of our processor each, peak {found['peak_mb']} MB",
+            flush=True,
         )
+        for name, per_second in beside.items():
+            peer = f"{name}, rolling NPS alone"
+            print(f"    {peer:<54}{per_second:>8,.0f} answers/s  ours is {ours / per_second:.2f} times")
 
 
 if __name__ == "__main__":

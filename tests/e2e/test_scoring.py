@@ -135,9 +135,8 @@ async def test_each_rule_says_how_near_it_is(fiilis: House) -> None:
         Rule("drop", NpsDrop(20, 30 * DAY), "high"),
         Rule("quiet", NoFeedbackFor("auto"), "low"),
     )
-    assert [r["why_not"] for r in (await fiilis.get("/v1/customers/acme/rules"))["items"]][
-        0
-    ] == "needs 3 more detractors"
+    first = (await fiilis.get("/v1/customers/acme/rules"))["items"][0]
+    assert first["why_not"] == "needs 3 more detractors"
     await fiilis.post(answer(fiilis, 3), answer(fiilis, 9))
     await counted(fiilis, 2)
     near = {rule["rule"]: rule["why_not"] for rule in (await fiilis.get("/v1/customers/acme/rules"))["items"]}

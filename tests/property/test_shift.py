@@ -6,6 +6,7 @@ import json
 import math
 import random
 from collections.abc import Iterator
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -71,9 +72,9 @@ def alarmed(rate: float = 300, of: int = 1) -> tuple[Detector, Signal, float]:
     raise AssertionError("no alarm")
 
 
-@given(ANSWERS, st.integers(0, 600))
+@given(ANSWERS, st.integers(200, 800))
 def test_what_is_loaded_behaves_as_what_was_dumped(runs: list[tuple[int, str | None, float, int]], cut: int) -> None:
-    answers = flat([(2, None, 1.0, 40), *runs])
+    answers = stream(8, 300, GOOD, 250, DAY - 40, 2) + flat(runs)
     whole, first = Detector(), Detector()
     cut = min(cut, len(answers))
     expected = list(run(whole, answers))
@@ -105,8 +106,8 @@ def test_a_jump_is_found_soon(rate: int, days: float) -> None:
 
 def test_one_touchpoint_of_five_is_found_and_named() -> None:
     detector = Detector()
-    past = stream(1, 300, GOOD, 3600, of=5)
-    list(run(detector, past))
+    past = stream(3, 300, GOOD, 3600, of=5)
+    assert not list(run(detector, past))
     chance = random.Random(4)
     after = [
         (chance.choices((0, 1, 2), BAD)[0] if touchpoint == "t3" else category, touchpoint, day)
@@ -115,6 +116,7 @@ def test_one_touchpoint_of_five_is_found_and_named() -> None:
     place, signal = next(run(detector, after))
     assert signal.reason["touchpoint"] == "t3"
     assert after[place][2] - past[-1][2] < 40
+    assert sum(detector.dump()[1:4]) + cast(int, signal.reason["since_answers"]) == len(past) + place + 1
 
 
 @pytest.mark.parametrize("of", [1, 5])
@@ -131,6 +133,11 @@ def test_stable_answers_raise_no_alarm(shares: tuple[int, int, int], of: int) ->
 def test_first_answers_raise_no_alarm() -> None:
     assert not list(run(Detector(), [(0, None, DAY + number / 10) for number in range(200)]))
     assert not list(run(Detector(), [(0, f"t{number % 3}", DAY + number / 10) for number in range(200)]))
+
+
+def test_nothing_is_told_against_the_company_alone() -> None:
+    firm = Prior(0.0, 0.1, 0.9, 1000.0)
+    assert not list(run(Detector(), [(0, None, DAY + number) for number in range(20)], firm))
 
 
 @given(st.integers(0, 10_000), st.integers(1, 4), st.integers(20, 60))
@@ -203,9 +210,15 @@ def test_the_numbers_of_an_alarm() -> None:
 
 @pytest.mark.parametrize("of", [1, 5])
 def test_back_at_the_old_level_it_recovers_and_watches_again(of: int) -> None:
-    detector, _, day = alarmed(of=of)
-    signals = list(run(detector, stream(9, 300, GOOD, 1200, day, of)))
-    assert [signal.happening for _, signal in signals] == ["recovered"]
+    detector, alarm, day = alarmed(of=of)
+    (place, signal), *more = run(detector, stream(9, 300, GOOD, 150, day, of))
+    assert not more
+    assert signal.happening == "recovered"
+    learned = cast(int, alarm.reason["baseline_answers"]) + 150 - place - 1
+    assert sum(detector.dump()[1:4]) == learned
+    held = sum(sum(counts[0:3]) for _, counts in detector.dump()[-1])
+    assert abs(learned - held) < (1 if of == 1 else 60)
+    assert not list(run(detector, stream(12, 300, GOOD, 1000, day + 16, of)))
     later = stream(10, 300, BAD, 200, day + 125, of)
     assert next(run(detector, later))[1].happening == "worse"
 

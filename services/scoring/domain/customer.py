@@ -39,10 +39,26 @@ NEWS_AFTER = timedelta(days=7)
 """A detector takes a respondent's answer again after so long: one loud person is not the customer's voice."""
 
 
+class Watched(NamedTuple):
+    """A rule on more than single answers."""
+
+    rule: Rule
+    problem: str | None
+    """What follows the customer's name in the dedup_key; None where that depends on the answer's touchpoint."""
+
+    def key(self, customer: str, touchpoint: str | None) -> str:
+        """Return the dedup_key of an answer at a touchpoint."""
+        return dedup_key(customer, self.rule, touchpoint) if self.problem is None else customer + self.problem
+
+
+def _watched(rule: Rule) -> Watched:
+    return Watched(rule, None if rule.per_touchpoint else dedup_key("", rule, rule.touchpoint))
+
+
 class Planned(NamedTuple):
     """A rule on a window, with what is asked of it for every answer."""
 
-    rule: Rule
+    watched: Watched
     condition: OnWindow
     length: int
     """Of its window, in seconds."""
@@ -58,8 +74,8 @@ class Plan:
     answers: Mapping[tuple[Kind, Audience], tuple[Rule, ...]]
     windows: Mapping[tuple[Kind, str | None, Audience], tuple[Planned, ...]]
     """By measure."""
-    sequences: Mapping[tuple[Kind, Audience], tuple[Rule, ...]]
-    silences: tuple[Rule, ...]
+    sequences: Mapping[tuple[Kind, Audience], tuple[Watched, ...]]
+    silences: tuple[Watched, ...]
     hour_lengths: Mapping[int, bool]
     """Windows of a day or more, in seconds, kept in whole hours: whether a rule judges touchpoints in it."""
     compared: tuple[int, ...]
@@ -70,14 +86,11 @@ class Plan:
     """The longest cooldown, in seconds."""
 
 
-_KINDS: tuple[Kind, ...] = ("nps", "mood", "csat", "ces", "kpi")
-
-
 def plan(rules: Sequence[Rule]) -> Plan:
     """Sort the rules in force."""
     answers: dict[tuple[Kind, Audience], list[Rule]] = {}
     windows: dict[tuple[Kind, str | None, Audience], list[Planned]] = {}
-    sequences: dict[tuple[Kind, Audience], list[Rule]] = {}
+    sequences: dict[tuple[Kind, Audience], list[Watched]] = {}
     lengths: dict[int, bool] = {}
     compared: set[int] = set()
     for rule in rules:
@@ -86,20 +99,22 @@ def plan(rules: Sequence[Rule]) -> Plan:
             assert when.kind is not None
             of_touchpoint = rule.per_touchpoint or rule.touchpoint is not None
             measure = Measure(when.kind, when.metric, rule.audience)
-            windows.setdefault(measure, []).append(Planned(rule, when, when.seconds, of_touchpoint))
+            windows.setdefault(measure, []).append(Planned(_watched(rule), when, when.seconds, of_touchpoint))
             lengths[when.seconds] = lengths.get(when.seconds, False) or of_touchpoint
             if when.compares:
                 compared.add(when.seconds)
-        elif isinstance(when, OnAnswer | OnSequence):
-            into = answers if isinstance(when, OnAnswer) else sequences
-            for kind in _KINDS if when.kind is None else (when.kind,):
-                into.setdefault((kind, rule.audience), []).append(rule)
+        elif isinstance(when, OnAnswer):
+            for kind in when.kinds:
+                answers.setdefault((kind, rule.audience), []).append(rule)
+        elif isinstance(when, OnSequence):
+            for kind in when.kinds:
+                sequences.setdefault((kind, rule.audience), []).append(_watched(rule))
     return Plan(
         rules={rule.name: rule for rule in rules},
         answers={key: tuple(found) for key, found in answers.items()},
         windows={key: tuple(found) for key, found in windows.items()},
         sequences={key: tuple(found) for key, found in sequences.items()},
-        silences=tuple(rule for rule in rules if isinstance(rule.when, OnTime)),
+        silences=tuple(_watched(rule) for rule in rules if isinstance(rule.when, OnTime)),
         hour_lengths={length: of for length, of in lengths.items() if length >= DAY},
         compared=tuple(compared),
         exact_lengths=tuple(length for length in lengths if length < DAY),
@@ -191,10 +206,10 @@ class CustomerState:
         series = series_of(answer)
         age = age_of(answer, now)
         gains: dict[int, list[Gain]] = {}
-        for length, window in self.hours.items():
-            gains[length] = window.apply(series, changes)
-        for length, window in self.exact.items():
-            gains[length] = window.add(series, answer.respondent, said)
+        for seconds, window in self.hours.items():
+            gains[seconds] = window.apply(series, changes)
+        for seconds, window in self.exact.items():
+            gains[seconds] = window.add(series, answer.respondent, said)
         for window in self.before.values():
             window.apply(series, changes)
         decisions: list[Decision] = []
@@ -203,23 +218,25 @@ class CustomerState:
             if rule.touchpoint is None or rule.touchpoint == answer.touchpoint:
                 self._keep(decisions, rule, decide_answer(rule, answer, age, now), now)
         for planned in rules.windows.get((answer.kind, answer.metric, answer.audience), ()):
-            rule = planned.rule
+            rule = planned.watched.rule
             if rule.touchpoint is not None and rule.touchpoint != answer.touchpoint:
                 continue
             gained = gains.get(planned.length)
             if gained:
                 self._keep(decisions, rule, self._window(planned, answer, age, gained, now), now)
-        for rule in rules.sequences.get(key, ()):
+        for watched in rules.sequences.get(key, ()):
+            rule = watched.rule
             news = previous is None or said.occurred_at - previous.occurred_at >= NEWS_AFTER
             if news and rule.touchpoint in (None, answer.touchpoint) and age <= rule.max_age:
-                self._keep(decisions, rule, self._sequence(rule, answer, prior, now), now)
-        for rule in rules.silences:
+                self._keep(decisions, rule, self._sequence(watched, answer, prior, now), now)
+        for watched in rules.silences:
+            rule = watched.rule
             if (
                 rule.audience == answer.audience
                 and rule.touchpoint in (None, answer.touchpoint)
                 and age <= rule.max_age
             ):
-                self._keep(decisions, rule, self._spoke(rule, answer, now), now)
+                self._keep(decisions, rule, self._spoke(watched, answer, now), now)
         return decisions
 
     def _keep(self, decisions: list[Decision], rule: Rule, decision: Decision | None, now: datetime) -> None:
@@ -233,16 +250,13 @@ class CustomerState:
     def _window(
         self, planned: Planned, answer: FeedbackReceivedV1, age: float, gains: Sequence[Gain], now: datetime
     ) -> Decision | None:
-        rule, condition, length, of_touchpoint = planned
-        alert = None
-        if self.alerts:
-            touchpoint = answer.touchpoint if rule.per_touchpoint else rule.touchpoint
-            alert = self.alerts.get(dedup_key(self.name, rule, touchpoint))
+        watched, condition, length, of_touchpoint = planned
+        alert = self.alerts.get(watched.key(self.name, answer.touchpoint)) if self.alerts else None
         if alert is None and len(gains) == 1 and gains[0][0] >= condition.harmless:
             return None  # most answers: nothing to judge
         measure = Measure(answer.kind, answer.metric, answer.audience)
         seen = self._seen(length, measure, answer.touchpoint, of_touchpoint=of_touchpoint)
-        return decide_window(rule, answer, age, gains, seen, alert, now)
+        return decide_window(watched.rule, answer, age, gains, seen, alert, now)
 
     def _seen(self, length: int, measure: Measure, touchpoint: str | None, *, of_touchpoint: bool) -> Seen:
         window = self.hours.get(length) or self.exact.get(length)
@@ -253,9 +267,8 @@ class CustomerState:
 
     # ---- sequences
 
-    def _sequence(self, rule: Rule, answer: FeedbackReceivedV1, prior: Prior, now: datetime) -> Decision | None:
-        touchpoint = answer.touchpoint if rule.per_touchpoint else rule.touchpoint
-        key = dedup_key(self.name, rule, touchpoint)
+    def _sequence(self, watched: Watched, answer: FeedbackReceivedV1, prior: Prior, now: datetime) -> Decision | None:
+        rule, key = watched.rule, watched.key(self.name, answer.touchpoint)
         detector = self.detectors.get(key)
         if detector is None:
             detector = self.detectors[key] = Detector()
@@ -272,6 +285,7 @@ class CustomerState:
         if signal is None and confirmed is None:
             return None
         alert = self.alerts.get(key)
+        touchpoint = answer.touchpoint if rule.per_touchpoint else rule.touchpoint
         if signal is not None and signal.happening == "worse":
             if alert is not None:
                 return None
@@ -291,9 +305,8 @@ class CustomerState:
 
     # ---- silence
 
-    def _spoke(self, rule: Rule, answer: FeedbackReceivedV1, now: datetime) -> Decision | None:
-        touchpoint = answer.touchpoint if rule.per_touchpoint else rule.touchpoint
-        key = dedup_key(self.name, rule, touchpoint)
+    def _spoke(self, watched: Watched, answer: FeedbackReceivedV1, now: datetime) -> Decision | None:
+        rule, key = watched.rule, watched.key(self.name, answer.touchpoint)
         at = answer.occurred_at.timestamp()
         pulse = self.pulses.get(key)
         if pulse is None:
@@ -333,7 +346,7 @@ class CustomerState:
         """Decide by time alone whether the customer fell silent, or a new level has lasted, and when to ask again."""
         decisions: list[Decision] = []
         due = midnight_after(now)
-        for rule in rules.silences:
+        for rule, _ in rules.silences:
             condition = cast("OnTime", rule.when)
             for touchpoint in self._heard(rule):
                 key = dedup_key(self.name, rule, touchpoint)

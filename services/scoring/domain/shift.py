@@ -76,12 +76,14 @@ THETAS = (0.3, 0.55, 1.1)
 """How far it may have fallen: about 18, 34 and 69 points of NPS from +40."""
 WHOLE_1, WHOLE_2, WHOLE_3 = 0.1, 0.4, 0.5
 """The share of the budget for each of THETAS in the whole customer's answers."""
-OWN_2, OWN_3 = 0.12, 0.88
+OWN_2, OWN_3 = 0.08, 0.92
 """The same for the two larger of THETAS in a touchpoint's own answers."""
 WHOLE_SHARE = 0.15
 """Share of the budget that the whole customer keeps at least beside its touchpoints."""
-LIMIT_ONE, LIMIT_SHARED = 1.15, 0.9
+LIMIT_ONE, LIMIT_SHARED = 0.75, 0.565
 """Limits of R for the whole customer alone and with a touchpoint; measured for 0.09 false alarms of a budget of 0.1."""
+HISTORY = 0.07
+"""The limit goes with the answers learned to this power: a short history loses evidence, false as well as true."""
 OVERSHOOT = -0.3
 """The limit goes with the largest likelihood ratio to this power: large steps overshoot more."""
 LEARN, LEARN_TOUCHPOINT, OWN_FROM = 20, 10, 20
@@ -426,10 +428,10 @@ class Detector:
         if several:
             shares = _shares(stream.counts, Prior(*shares, self._pooling(shares)))
             if own >= OWN_FROM:
-                limit = LIMIT_SHARED
+                limit, answers = LIMIT_SHARED, own
                 stream.share = 1.0 - max(WHOLE_SHARE, 1.0 / (len(self._streams) + 1))
         stream.z1, stream.z2, stream.z3 = (1.0 / _normaliser(shares, theta) for theta in THETAS)
-        stream.limit = limit * (_TILTS[0][2] * stream.z3) ** OVERSHOOT
+        stream.limit = limit * answers**HISTORY * (_TILTS[0][2] * stream.z3) ** OVERSHOOT
 
     def _pooling(self, shares: tuple[float, float, float]) -> float:
         """Return with how many answers of the customer a touchpoint is shrunk: few where touchpoints really differ.

@@ -61,6 +61,11 @@ class Condition(msgspec.Struct, frozen=True, omit_defaults=True):
         """The kind of answers that it looks at; None for every kind."""
 
     @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """Every kind of answers that it looks at."""
+        return ("nps", "mood", "csat", "ces", "kpi") if self.kind is None else (self.kind,)
+
+    @property
     def metric(self) -> str | None:
         """The key metric, of kind kpi."""
         return None

@@ -73,14 +73,15 @@ class NpsBelow(_OnNps, frozen=True, tag="nps_below"):
 
     def verdict(self, counts: Counts, before: Counts) -> Verdict:
         """Judge a window."""
-        nps = nps_of(counts)
-        value = nps.score
-        if value is None:
+        detractors, passives, promoters = counts[:3]
+        responses = detractors + passives + promoters
+        if not responses:
             return QUIET
-        if self.certainty == "strict":
-            value = max(value, nps.high)  # of very few answers the adjusted interval can end below the score
-        fires = nps.responses >= self.min_responses and value < self.threshold
-        return Verdict(fires, value > self.threshold + self.clear_margin)
+        value = 100 * (promoters - detractors) / responses
+        clear = self.threshold + self.clear_margin
+        if self.certainty == "strict" and value <= clear:  # of most customers the interval is not needed
+            value = max(value, nps_of(counts).high)  # of very few answers the adjusted interval can end below the score
+        return Verdict(responses >= self.min_responses and value < self.threshold, value > clear)
 
     def reason(self, counts: Counts, before: Counts) -> Reason:
         """Return the numbers of a judgement."""

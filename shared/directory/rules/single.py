@@ -89,7 +89,11 @@ class FollowUpAtMost(OnAnswer, frozen=True, tag="follow_up_at_most"):
         """The kind of answers that it looks at."""
         return None
 
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """Every kind of answers that it looks at."""
+        return ("mood", "csat")
+
     def fires(self, answer: FeedbackReceivedV1) -> bool:
         """Judge an answer."""
-        asked = answer.follow_up is not None and answer.kind in ("mood", "csat")
-        return asked and answer.score <= self.threshold
+        return answer.follow_up is not None and answer.kind in self.kinds and answer.score <= self.threshold

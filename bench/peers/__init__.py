@@ -1,0 +1,1 @@
+"""Other stream processors doing the rolling NPS alone, each in an environment of its own (`make bench`)."""
