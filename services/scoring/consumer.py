@@ -329,15 +329,15 @@ class FeedbackHandler:
     def _evidence_of(self, decision: Decision, now: datetime) -> store.EvidenceOf:
         alert = decision.alert
         rule = self._plan(alert.customer).rules.get(alert.rule)
-        length = rule.when.seconds if rule is not None and isinstance(rule.when, OnWindow) else None
-        since = now - timedelta(seconds=length or SCORES_WINDOW)
+        when = None if rule is None else rule.when
+        length = when.seconds if isinstance(when, OnWindow) else SCORES_WINDOW
         return store.EvidenceOf(
             customer=alert.customer,
             audience="customer" if rule is None else rule.audience,
-            kind=(None if rule is None else rule.when.kind) or "nps",
-            metric=None if rule is None else rule.when.metric,
+            kind=None if when is None else when.kind,
+            metric=None if when is None else when.metric,
             touchpoint=alert.touchpoint,
-            since=datetime.fromtimestamp(0, since.tzinfo) if alert.answer is not None else since,
+            since=now - timedelta(seconds=length),
             answer=alert.answer,
         )
 

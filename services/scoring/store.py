@@ -107,8 +107,8 @@ JOIN answer ON answer.customer = series.customer AND answer.series = series.numb
 """
 _EVIDENCE = """
 SELECT asked.place::int, said.*
-FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::uuid[])
-    WITH ORDINALITY AS asked(customer, audience, kind, metric, touchpoint, since, answer, place)
+FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::timestamptz[])
+    WITH ORDINALITY AS asked(customer, audience, kind, metric, touchpoint, since, place)
 JOIN customer ON customer.name = asked.customer
 CROSS JOIN LATERAL (
     SELECT answer.id, series.kind, answer.score, answer.occurred_at, series.trust, answer.comment,
@@ -118,11 +118,18 @@ CROSS JOIN LATERAL (
         AND series.metric IS NOT DISTINCT FROM asked.metric
         AND (asked.touchpoint IS NULL OR series.touchpoint = asked.touchpoint)
         AND answer.occurred_at >= asked.since
-        AND (answer.id = asked.answer OR (asked.answer IS NULL
-            AND answer.score <= CASE series.kind WHEN 'nps' THEN 6 WHEN 'mood' THEN 2 ELSE answer.score END))
-    ORDER BY answer.occurred_at DESC, answer.id DESC LIMIT $8
+        AND answer.score <= CASE series.kind WHEN 'nps' THEN 6 WHEN 'mood' THEN 2 ELSE answer.score END
+    ORDER BY answer.occurred_at DESC, answer.id DESC LIMIT $7
 ) AS said
 ORDER BY asked.place, said.occurred_at DESC, said.id DESC
+"""
+_EVIDENCE_ONE = """
+SELECT asked.place::int, answer.id, series.kind, answer.score, answer.occurred_at, series.trust, answer.comment,
+    answer.respondent, answer.channel, answer.language
+FROM unnest($1::text[], $2::uuid[]) WITH ORDINALITY AS asked(customer, answer, place)
+JOIN customer ON customer.name = asked.customer
+JOIN answer ON answer.id = asked.answer AND answer.customer = customer.number
+JOIN series ON series.customer = answer.customer AND series.number = answer.series
 """
 _DAYS = f"""
 SELECT bucket.hour / 24, NULL::int, series.touchpoint, series.audience, series.kind, series.trust, series.metric,
@@ -601,11 +608,11 @@ async def recent(tx: Connection, asked: Sequence[tuple[int, datetime]]) -> list[
 
 @dataclass(frozen=True, slots=True)
 class EvidenceOf:
-    """Which answers led to an alert: one, or the bad ones since a moment."""
+    """Which answers led to an alert: one, or the bad ones of a kind since a moment; of no kind none."""
 
     customer: str
     audience: str
-    kind: str
+    kind: str | None
     metric: str | None
     touchpoint: str | None
     since: datetime
@@ -615,34 +622,40 @@ class EvidenceOf:
 async def evidence(tx: Connection, asked: Sequence[EvidenceOf]) -> list[list[EvidenceV1]]:
     """Return the newest of them for each, at most 20."""
     found: list[list[EvidenceV1]] = [list[EvidenceV1]() for _ in asked]
-    if not asked:
-        return found
-    rows = await tx.fetch(
-        _EVIDENCE,
-        [a.customer for a in asked],
-        [a.audience for a in asked],
-        [a.kind for a in asked],
-        [a.metric for a in asked],
-        [a.touchpoint for a in asked],
-        [a.since for a in asked],
-        [a.answer for a in asked],
-        EVIDENCE,
-    )
-    for row in rows:
-        found[int(row["place"]) - 1].append(
-            EvidenceV1(
-                id=UUID(int=row["id"].int),
-                kind=row["kind"],
-                score=_plain(row["score"]),
-                occurred_at=row["occurred_at"],
-                trust=row["trust"],
-                comment=row["comment"],
-                respondent=row["respondent"],
-                channel=row["channel"],
-                language=row["language"],
-            )
+    ones = [(place, a) for place, a in enumerate(asked) if a.answer is not None]
+    many = [(place, a) for place, a in enumerate(asked) if a.answer is None and a.kind is not None]
+    if ones:
+        rows = await tx.fetch(_EVIDENCE_ONE, [a.customer for _, a in ones], [a.answer for _, a in ones])
+        for row in rows:
+            found[ones[int(row["place"]) - 1][0]].append(_shown(row))
+    if many:
+        rows = await tx.fetch(
+            _EVIDENCE,
+            [a.customer for _, a in many],
+            [a.audience for _, a in many],
+            [a.kind for _, a in many],
+            [a.metric for _, a in many],
+            [a.touchpoint for _, a in many],
+            [a.since for _, a in many],
+            EVIDENCE,
         )
+        for row in rows:
+            found[many[int(row["place"]) - 1][0]].append(_shown(row))
     return found
+
+
+def _shown(row: Any) -> EvidenceV1:
+    return EvidenceV1(
+        id=UUID(int=row["id"].int),
+        kind=row["kind"],
+        score=_plain(row["score"]),
+        occurred_at=row["occurred_at"],
+        trust=row["trust"],
+        comment=row["comment"],
+        respondent=row["respondent"],
+        channel=row["channel"],
+        language=row["language"],
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ async def having(fiilis: House, *rules: Rule) -> None:
     await fiilis.apply(replace(fiilis.company, rules=rules, metrics=metrics))
 
 
-def answer(fiilis: House, score: float, *, days: float = 0, **more: Any) -> dict[str, Any]:
+def answer(fiilis: House, score: float, *, days: float = 0, **more: object) -> dict[str, Any]:
     at = fiilis.clock.now() - timedelta(days=days)
     said = {"kind": "nps", "score": score, "customer": "acme", "touchpoint": "support", "occurred_at": at.isoformat()}
     return {**said, **more}
@@ -49,7 +49,9 @@ async def counted(fiilis: House, responses: int, **params: Any) -> dict[str, Any
         scores = await fiilis.get("/v1/customers/acme/scores", **params)
         return scores if scores["nps"]["responses"] == responses else None
 
-    return await until(there)
+    found = await until(there)
+    assert found is not None
+    return found
 
 
 async def alerts(fiilis: House, rule: str, state: str = "open") -> list[dict[str, Any]]:
@@ -74,7 +76,7 @@ async def test_key_metrics_have_means_goals_and_rules(fiilis: House) -> None:
     """The customer's own figure is measured, compared with its goal, and alerts on the wrong side."""
     limit = MetricMean("first-contact-resolution", 7 * DAY, mean_below=90, min_responses=3)
     await having(fiilis, Rule("fcr", limit, "high"))
-    kpi = {"kind": "kpi", "metric": "first-contact-resolution"}
+    kpi: dict[str, Any] = {"kind": "kpi", "metric": "first-contact-resolution"}
     await fiilis.post(*(answer(fiilis, score, **kpi) for score in (91, 80.5, 85.25)))
     (alert,) = await until(lambda: alerts(fiilis, "fcr"))
     assert alert["reason"]["mean"] == 85.5833
@@ -152,7 +154,7 @@ async def test_a_day_is_never_rewritten(fiilis: House) -> None:
     today = fiilis.clock.now().date().isoformat()
     fiilis.move(days=1)
 
-    async def told() -> dict[str, Any] | None:
+    async def told() -> Any:
         items = (await fiilis.get("/v1/customers/acme/trend", days=3))["items"]
         return next((item for item in items if item["day"] == today and item["nps_responses"] == 4), None)
 
@@ -187,7 +189,7 @@ async def test_answers_are_listed_exported_and_grouped(fiilis: House) -> None:
 
 async def test_a_person_is_forgotten(fiilis: House) -> None:
     """Name and words go from answers and alerts, the score stays, and what comes late is dropped."""
-    told = {"kind": "mood", "respondent": "r-17", "comment": "Call me at home"}
+    told: dict[str, Any] = {"kind": "mood", "respondent": "r-17", "comment": "Call me at home"}
     await fiilis.post(answer(fiilis, 1, **told), answer(fiilis, 2, respondent="r-17"))
     await counted(fiilis, 1)
     await until(lambda: alerts(fiilis, "mood-one"))

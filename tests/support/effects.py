@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ class Effects:
     """Writes (partition, offset) for each record it handles; `effect` has no key, so a second effect would show."""
 
     sweep_seconds: float | None = None
-    takes = None
+    takes: Collection[str] | None = None
 
     def __init__(self, pause: float = 0.0) -> None:
         self.pause = pause

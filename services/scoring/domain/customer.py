@@ -313,7 +313,7 @@ class CustomerState:
             self.pulses[key] = pulse = Pulse(at)
         else:
             pulse.beat(at)
-        breaks = pulse.breaks_at(cast("OnTime", rule.when)) if _is_short(rule) else None
+        breaks = pulse.breaks_at(cast("OnTime", rule.when)) if _is_fixed(rule) else None
         if breaks is not None and breaks < self.due_at:
             self.due_at = breaks
         alert = self.alerts.get(key) if self.alerts else None
@@ -330,8 +330,8 @@ class CustomerState:
     def look(self, rules: Plan, alert: Alert, now: datetime) -> Decision:
         """Decide on an alert that is due by time alone."""
         rule = rules.rules.get(alert.rule)
-        if rule is not None and (alert.answer is not None) != isinstance(rule.when, OnAnswer):
-            rule = None  # the name now belongs to a rule of another sort
+        if rule is not None and rule.when.word != alert.kind:
+            rule = None  # the name now belongs to a rule of another type
         seen = None
         if rule is not None and isinstance(rule.when, OnWindow):
             assert rule.when.kind is not None
@@ -458,10 +458,9 @@ def midnight_after(now: datetime) -> datetime:
     return datetime.fromtimestamp((now.timestamp() // DAY + 1) * DAY, UTC)
 
 
-def _is_short(rule: Rule) -> bool:
-    """Tell whether a silence rule can be due before the next daily look."""
-    after: object = getattr(rule.when, "after", None)
-    return isinstance(after, int) and after < DAY
+def _is_fixed(rule: Rule) -> bool:
+    """Tell whether a silence rule can be due before the next daily look; by rate it is three days at least."""
+    return getattr(rule.when, "after", "auto") != "auto"
 
 
 def _third(kind: Kind, category: int) -> int:

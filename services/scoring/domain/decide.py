@@ -140,8 +140,8 @@ def decide_answer(rule: Rule, answer: FeedbackReceivedV1, age: float, now: datet
     due = now + timedelta(seconds=rule.max_age)
     alert = opened(rule, answer.customer, answer.touchpoint, answer.trust, answer.received_at, due, now)
     alert = replace(alert, answer=answer.id)
-    if isinstance(condition, FollowUpAtMost) and answer.follow_up is not None:
-        alert = replace(alert, dedup_key=answer.follow_up)
+    if isinstance(condition, FollowUpAtMost) and (answer.follow_up or "").startswith(f"{answer.customer}/"):
+        alert = replace(alert, dedup_key=answer.follow_up or alert.dedup_key)
     return Decision("opened", alert, *told(rule, condition.reason(answer), answer.touchpoint))
 
 
@@ -156,9 +156,10 @@ def told(rule: Rule, reason: Reason, touchpoint: str | None) -> tuple[Reason, st
 def explained(rule: Rule, seen: Seen, touchpoint: str | None) -> tuple[Reason, str, str]:
     """Return the numbers of a judgement, and the sentence in English and Finnish."""
     counts, before = seen.of(verified=False)
-    reason = cast("OnWindow", rule.when).reason(counts, before)
-    if reason.get("responses") == 0:
-        return reason, "No answers in the window", "Ei vastauksia aikaikkunassa"
+    condition = cast("OnWindow", rule.when)
+    reason = condition.reason(counts, before)
+    if not condition.is_known(reason):
+        return reason, "Too few answers to judge", "Liian vähän vastauksia arvioitavaksi"
     return told(rule, reason, touchpoint)
 
 

@@ -123,6 +123,11 @@ def _unpack(counts: int) -> tuple[int, int, int]:
     return counts & _MASK, counts >> _BITS & _MASK, counts >> 2 * _BITS
 
 
+def _total(counts: int) -> int:
+    """Return how many answers the counts are."""
+    return (counts & _MASK) + (counts >> _BITS & _MASK) + (counts >> 2 * _BITS)
+
+
 def _pack(counts: tuple[int, int, int] | list[int]) -> int:
     """Return the counts as one integer."""
     return counts[0] + (counts[1] << _BITS) + (counts[2] << 2 * _BITS)
@@ -145,15 +150,14 @@ def _nps(counts: int) -> float | None:
     return 100 * (promoters - detractors) / answers if answers else None
 
 
-def _shares(counts: int, prior: Prior) -> tuple[float, float, float]:
-    """Return the posterior mean of the shares."""
-    detractors, passives, promoters = _unpack(counts)
-    strength = prior.strength
+def _shares(counts: int, prior: tuple[float, float, float], strength: float) -> tuple[float, float, float]:
+    """Return the posterior mean of the shares; the prior weighs as much as `strength` answers."""
+    detractors, passives, promoters = counts & _MASK, counts >> _BITS & _MASK, counts >> 2 * _BITS
     answers = detractors + passives + promoters + strength
     return (
-        (detractors + strength * prior.detractors) / answers,
-        (passives + strength * prior.passives) / answers,
-        (promoters + strength * prior.promoters) / answers,
+        (detractors + strength * prior[0]) / answers,
+        (passives + strength * prior[1]) / answers,
+        (promoters + strength * prior[2]) / answers,
     )
 
 
@@ -358,11 +362,9 @@ class Detector:
         if self._shift is not None:
             counts, mark = self._seen(self._shift)
             since = _nps(counts - mark)
-            return Nearness(1.0, 0.0, 0.0, self._shift.touchpoint, _nps(mark), since, sum(_unpack(mark)))
+            return Nearness(1.0, 0.0, 0.0, self._shift.touchpoint, _nps(mark), since, _total(mark))
         all_own = self._r1 + self._r2 + self._r3
-        best = Nearness(
-            0.0, 0.0, 0.0, None, _nps(self._mark), _nps(self._counts - self._mark), sum(_unpack(self._mark))
-        )
+        best = Nearness(0.0, 0.0, 0.0, None, _nps(self._mark), _nps(self._counts - self._mark), _total(self._mark))
         for touchpoint, stream in self._streams.items():
             if not stream.watched:
                 continue
@@ -377,7 +379,7 @@ class Detector:
                     touchpoint=touchpoint,
                     baseline_nps=_nps(stream.mark),
                     recent_nps=_nps(stream.counts - stream.mark),
-                    learned=sum(_unpack(stream.mark)),
+                    learned=_total(stream.mark),
                 )
         return best
 
@@ -417,21 +419,25 @@ class Detector:
         if self._last - self._begun > FORGET_AFTER:
             self._forget()
         self._budget = budget
-        answers, own = sum(_unpack(self._counts)), sum(_unpack(stream.counts))
+        answers, own = _total(self._counts), _total(stream.counts)
         several = len(self._streams) > 1
         stream.left = max(1, own // REFRESH)
         stream.watched = answers >= LEARN and (own >= LEARN_TOUCHPOINT or not several)
         if not stream.watched:
             return
-        shares, limit = _shares(self._counts, prior), LIMIT_ONE
+        shares, limit = _shares(self._counts, prior[:3], prior.strength), LIMIT_ONE
         stream.share = 0.0
         if several:
-            shares = _shares(stream.counts, Prior(*shares, self._pooling(shares)))
+            shares = _shares(stream.counts, shares, self._pooling(shares))
             if own >= OWN_FROM:
                 limit, answers = LIMIT_SHARED, own
                 stream.share = 1.0 - max(WHOLE_SHARE, 1.0 / (len(self._streams) + 1))
-        stream.z1, stream.z2, stream.z3 = (1.0 / _normaliser(shares, theta) for theta in THETAS)
-        stream.limit = limit * answers**HISTORY * (_TILTS[0][2] * stream.z3) ** OVERSHOOT
+        detractors, passives, promoters = shares
+        (up1, up2, up3), _, (down1, down2, down3) = _TILTS
+        stream.z1 = 1.0 / (detractors * up1 + passives + promoters * down1)
+        stream.z2 = 1.0 / (detractors * up2 + passives + promoters * down2)
+        stream.z3 = 1.0 / (detractors * up3 + passives + promoters * down3)
+        stream.limit = limit * answers**HISTORY * (up3 * stream.z3) ** OVERSHOOT
 
     def _pooling(self, shares: tuple[float, float, float]) -> float:
         """Return with how many answers of the customer a touchpoint is shrunk: few where touchpoints really differ.
@@ -474,7 +480,7 @@ class Detector:
         since = counts - mark
         reason = self._reason(touchpoint, mark, since, onset, budget)
         reason["statistic"], reason["threshold"] = self._nats(total), self._nats(stream.limit)
-        before = _shares(mark, prior)
+        before = _shares(mark, prior[:3], prior.strength)
         fallen = _nps(since + _pack((1, 1, 1)))
         theta = max(RECOVERY_LEAST, RECOVERY_SHARE * _tilt_between(before, fallen or 0.0))
         shift = self._shift = _Shift(whole, touchpoint, self._last, theta, _normaliser(before, theta))
@@ -535,7 +541,7 @@ class Detector:
 
     def _per_month(self) -> float:
         """Return answers a month since the baseline began."""
-        return sum(_unpack(self._counts)) / max(1.0, self._last - self._begun) * YEAR / 12
+        return _total(self._counts) / max(1.0, self._last - self._begun) * YEAR / 12
 
     def _nats(self, evidence: float, budget: float | None = None) -> float:
         """Return R as natural logarithm of 1 + R in answers, the scale of a CUSUM."""
@@ -549,9 +555,9 @@ class Detector:
         return {
             "touchpoint": touchpoint,
             "baseline_nps": _nps(mark),
-            "baseline_answers": sum(_unpack(mark)),
+            "baseline_answers": _total(mark),
             "since_nps": _nps(since),
-            "since_answers": sum(_unpack(since)),
+            "since_answers": _total(since),
             "onset": onset,
             "statistic": None,
             "threshold": None,

@@ -1,6 +1,11 @@
 """Customers by number, key metrics, answers that were replaced, daily scores; buckets by customer and hour."""
 
+import sqlalchemy as sa
+from alembic import op
+
 from shared.db import run_script
+from shared.kafka import partition_of
+from shared.topics import PARTITIONS
 
 revision = "0002"
 down_revision = "0001"
@@ -36,7 +41,7 @@ CREATE TABLE series (
     kind text NOT NULL,
     trust text NOT NULL,
     metric text,
-    PRIMARY KEY (customer, number),
+    CONSTRAINT series_is_numbered PRIMARY KEY (customer, number),
     CONSTRAINT one_series UNIQUE NULLS NOT DISTINCT (customer, kind, audience, touchpoint, trust, metric),
     CONSTRAINT metrics_are_kpi CHECK ((kind = 'kpi') = (metric IS NOT NULL))
 );
@@ -128,7 +133,7 @@ ALTER TABLE answer ADD CONSTRAINT answer_counts_once PRIMARY KEY (id, customer);
 COMMENT ON CONSTRAINT answer_counts_once ON answer IS 'The id first, in the order of time: the index grows at its end.';
 CREATE INDEX answer_of_series ON answer (customer, series, occurred_at);
 CREATE INDEX answer_of_respondent ON answer (customer, series, respondent, occurred_at) WHERE respondent IS NOT NULL;
-ALTER TABLE bucket ADD PRIMARY KEY (customer, hour, series);
+ALTER TABLE bucket ADD CONSTRAINT one_bucket PRIMARY KEY (customer, hour, series);
 DROP TABLE old_bucket, old_answer, old_series;
 
 CREATE TABLE daily (
@@ -161,3 +166,6 @@ COMMENT ON TABLE company IS 'Shares of answers over a sample of customers, for t
 
 def upgrade() -> None:
     run_script(UPGRADE)
+    for (name,) in op.get_bind().execute(sa.text("SELECT name FROM customer")).fetchall():
+        partition = partition_of(name.encode(), PARTITIONS)
+        op.execute(sa.text("UPDATE customer SET partition = :p WHERE name = :n").bindparams(p=partition, n=name))

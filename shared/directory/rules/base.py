@@ -135,6 +135,10 @@ class OnWindow(Condition, frozen=True):
     def reason(self, counts: Counts, before: Counts) -> Reason:
         """Return the numbers of a judgement."""
 
+    def is_known(self, reason: Reason) -> bool:
+        """Tell whether there were answers to judge."""
+        return reason.get("responses") != 0
+
     @abstractmethod
     def nearness(self, counts: Counts, before: Counts) -> str:
         """Return why it does not fire now, in a few words; empty when it does."""

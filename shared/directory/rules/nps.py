@@ -55,8 +55,8 @@ class NpsBelow(_OnNps, frozen=True, tag="nps_below"):
     """Points above the threshold that clear the alert."""
 
     texts: ClassVar[Texts] = Texts(
-        "NPS {nps:+.0f} from {responses} answers in {window}, under {threshold:g}",
-        "NPS {nps:+.0f}, {responses} vastausta {window} aikana, alle {threshold:g}",
+        "NPS {nps:+z.0f} from {responses} answers in {window}, under {threshold:g}",
+        "NPS {nps:+z.0f}, {responses} vastausta {window} aikana, alle {threshold:g}",
     )
 
     @property
@@ -118,8 +118,8 @@ class NpsDrop(_OnNps, frozen=True, tag="nps_drop"):
 
     compares: ClassVar[bool] = True
     texts: ClassVar[Texts] = Texts(
-        "NPS fell by {drop:.0f} to {nps:+.0f} within {window} ({responses} answers, {responses_before} before)",
-        "NPS laski {drop:.0f}, nyt {nps:+.0f}, {window} aikana ({responses} vastausta, aiemmin {responses_before})",
+        "NPS fell by {drop:.0f} to {nps:+z.0f} within {window} ({responses} answers, {responses_before} before)",
+        "NPS laski {drop:.0f}, nyt {nps:+z.0f}, {window} aikana ({responses} vastausta, aiemmin {responses_before})",
     )
 
     @property
@@ -134,7 +134,7 @@ class NpsDrop(_OnNps, frozen=True, tag="nps_drop"):
         if self.window > 200 * DAY:
             yield "window", "must be at most 200d, so that it and the window before it fit into 400d"
         if self.clear_margin >= self.points:
-            yield "clear_margin", f"must be under {self.points:g}, or an alert would clear at once"
+            yield "clear_margin", f"must be under {self.points:g}, or an alert would clear only once NPS has risen"
 
     def verdict(self, counts: Counts, before: Counts) -> Verdict:
         """Judge a window against the one before it."""
@@ -170,6 +170,10 @@ class NpsDrop(_OnNps, frozen=True, tag="nps_drop"):
             "min_responses": self.min_responses,
             "window_seconds": self.window,
         }
+
+    def is_known(self, reason: Reason) -> bool:
+        """Tell whether there were answers to compare."""
+        return reason.get("drop") is not None
 
     def nearness(self, counts: Counts, before: Counts) -> str:
         """Return why it does not fire now."""

@@ -21,7 +21,10 @@ _OF_LONGEST = 1.5
 
 
 def _after(value: object) -> int | str:
-    return "auto" if value == "auto" else duration_seconds(value)
+    try:
+        return "auto" if value == "auto" else duration_seconds(value)
+    except ValueError as error:
+        raise ValueError(f"{error}, or auto") from None
 
 
 class NoFeedbackFor(OnTime, frozen=True, tag="no_feedback_for"):
@@ -32,7 +35,7 @@ class NoFeedbackFor(OnTime, frozen=True, tag="no_feedback_for"):
 
     texts: ClassVar[Texts] = Texts(
         "No answer for {silent}, where at most {limit} is usual",
-        "Ei vastauksia {silent} aikana, kun tavallinen tauko on enintään {limit}",
+        "Vastauksissa on ollut {silent} tauko; tavallisesti enintään {limit} tauko",
     )
 
     @property
@@ -63,8 +66,8 @@ class Shift(OnSequence, frozen=True, tag="shift"):
     of: Annotated[Literal["nps", "mood"], Field(alias="kind")] = "nps"
 
     texts: ClassVar[Texts] = Texts(
-        "{subject} has become worse: {since_nps:+.0f} from {since_answers} answers, {baseline_nps:+.0f} before",
-        "{subject} on huonontunut: {since_nps:+.0f} ({since_answers} vastausta), aiemmin {baseline_nps:+.0f}",
+        "{subject} has become worse: {since_nps:+z.0f} from {since_answers} answers, {baseline_nps:+z.0f} before",
+        "{subject} on huonontunut: {since_nps:+z.0f} ({since_answers} vastausta), aiemmin {baseline_nps:+z.0f}",
     )
 
     @property

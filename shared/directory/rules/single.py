@@ -58,7 +58,7 @@ class ScoreAtMost(OnAnswer, frozen=True, tag="score_at_most"):
 
 
 class MoodAtLeast(OnAnswer, frozen=True, tag="mood_at_least"):
-    """A good experience worth sharing: one happy face, by default only with a comment."""
+    """A good experience worth sharing: one happy face, perhaps only with a comment."""
 
     threshold: Annotated[int, Field(ge=1, le=4)]
     with_comment: bool = False
