@@ -282,7 +282,7 @@ async def test_a_series_is_one_even_without_a_touchpoint(of: Any) -> None:
     async with database.transaction() as tx:
         await answers.add_series(tx, [(1, 0, wanted), (2, 0, wanted)])
     await _refuses(database, "one_series", lambda tx: answers.add_series(tx, [(1, 1, wanted)]))
-    with pytest.raises(asyncpg.UniqueViolationError, match="series_pkey"):
+    with pytest.raises(asyncpg.UniqueViolationError, match="series_is_numbered"):
         async with database.transaction() as tx:
             await answers.add_series(tx, [(1, 0, wanted._replace(kind="mood"))])
 

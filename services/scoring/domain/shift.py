@@ -102,6 +102,8 @@ FORGET_AFTER, FORGET = 730.0, 365.0
 """Days: a baseline older than the first is halved, and is then as old as it was less the second."""
 RECOVERY_BUDGET = 4.0
 """False recoveries a year while answers lie a third of the way from the old to the new level."""
+RECOVERY_MOST = 0.01
+"""The most that one answer adds of it: with few answers a recovery is told later, not on less."""
 RECOVERY_SHARE, RECOVERY_LEAST = 0.7, 0.3
 """Recovery is told from this share of the fall, as theta, and from at least this theta."""
 SETTLE_DAYS, SETTLE_ANSWERS, SETTLE_AT_LAST = 30.0, 30, 180.0
@@ -501,7 +503,7 @@ class Detector:
             self._counts += unit
         ratio = shift.scale / math.exp(shift.theta * (1 - category))
         shift.answers += 1
-        shift.evidence = (shift.evidence + RECOVERY_BUDGET * gap / YEAR) * ratio
+        shift.evidence = (shift.evidence + min(RECOVERY_MOST, RECOVERY_BUDGET * gap / YEAR)) * ratio
         shift.run *= ratio
         counts, mark = self._seen(shift)
         if shift.run <= 1.0:
