@@ -16,7 +16,8 @@ from typing import Any
 import msgspec
 
 from bench.servers import Place, directory, place
-from services.scoring.main import build
+from services.scoring.consumer import Erasing, FeedbackHandler
+from services.scoring.main import MIGRATIONS, build
 from services.scoring.settings import ScoringSettings
 from shared.clock import SystemClock
 from shared.db import Database
@@ -177,6 +178,37 @@ async def peers(at: Place, answers: int) -> dict[str, float]:
     return found
 
 
+async def sweeps(at: Place, customers: int) -> tuple[float, float]:
+    """Return the seconds that a minute of sweeps costs with nothing to do, and with a day to end for all of them."""
+    settings = ScoringSettings(kafka=at.kafka, database_url=at.database_url, topic_prefix="sweep.")
+    shared = parts(settings, SystemClock(), ("scoring",))
+    shared.directory.current = revision_of(1, directory(customers, DEFAULT))
+    database = Database(at.database_url, "scoring", pool=1)
+    await database.migrate(MIGRATIONS)
+    async with database.transaction() as tx:
+        await tx.execute(HISTORY.replace("-1,", "n % 8,"), customers)
+        await tx.execute(HISTORY_SERIES)
+        await tx.execute(HISTORY_BUCKETS.replace("365 * 4", "5"))
+    erasing = Erasing(lambda _: [], keeps_counts=True)
+    handler = FeedbackHandler(shared.directory, SystemClock(), erasing, remembered=10_000, sweep_seconds=1)
+
+    async def minute(times: int) -> float:
+        begun = time.perf_counter()
+        for _ in range(times):
+            async with database.transaction() as tx:
+                await handler.sweep(tx, range(8))
+        return time.perf_counter() - begun
+
+    idle = await minute(60)
+    async with database.transaction() as tx:
+        await tx.execute("UPDATE scoring.customer SET due_at = now()")
+    busy = await minute(customers // 500)
+    async with database.transaction() as tx:
+        assert await tx.fetchval("SELECT count(*) FROM daily") == customers
+    await database.close()
+    return idle, busy
+
+
 async def main() -> None:
     """Print the table."""
     print(f"scoring, {ANSWERS} answers, one process, all default rules, effects exactly once, answers stored:")
@@ -195,6 +227,12 @@ async def main() -> None:
         for name, per_second in beside.items():
             peer = f"{name}, rolling NPS alone"
             print(f"    {peer:<54}{per_second:>8,.0f} answers/s  ours is {ours / per_second:.2f} times")
+    many = 100_000 if ANSWERS >= 100_000 else 5_000
+    async with place() as at:
+        idle, busy = await sweeps(at, many)
+    print(
+        f"  a minute of sweeps over {many:,} customers with nothing to do: {idle:.2f} s; the day's end of all: {busy:.1f} s"
+    )
 
 
 if __name__ == "__main__":
