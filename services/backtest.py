@@ -8,8 +8,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import msgspec
 from msgspec.structs import replace
@@ -63,7 +65,7 @@ def read_csv(file: Path, directory: Directory) -> Iterator[FeedbackReceivedV1 | 
                 yield f"{file}:{rows.line_num}: row: has {len(row)} cells and the header {len(columns)}"
                 continue
             try:
-                yield _answer({c: v for c, v in zip(columns, row, strict=True) if v}, directory)
+                yield _answer({c: v for c, v in zip(columns, row, strict=True) if v}, directory, rows.line_num)
             except Problem as problem:
                 wrong = "; ".join(f"{error.path}: {error.detail}" for error in problem.errors) or problem.title
                 yield f"{file}:{rows.line_num}: {wrong}"
@@ -71,16 +73,18 @@ def read_csv(file: Path, directory: Directory) -> Iterator[FeedbackReceivedV1 | 
                 yield f"{file}:{rows.line_num}: {error}"
 
 
-def _answer(cells: dict[str, Any], directory: Directory) -> FeedbackReceivedV1:
+def _answer(cells: dict[str, Any], directory: Directory, line: int) -> FeedbackReceivedV1:
     trust = cells.pop("trust", "verified")
     _ = cells.pop("received_at", None)
     if "context" in cells:
         cells["context"] = msgspec.json.decode(cells["context"])
     posted = msgspec.convert(cells, Posted, strict=False)
+    if posted.id is None:
+        msgspec.structs.force_setattr(posted, "id", UUID(int=line))
     # Judged as on the day: what is old now was new then.
     at = posted.occurred_at
     accepted = accept(posted, Let(_KEY, directory, datetime.now(UTC) if at is None or at.tzinfo is None else at))
-    return replace(accepted, trust="anonymous" if trust == "anonymous" else "verified")
+    return replace(accepted, trust="anonymous") if trust == "anonymous" else accepted
 
 
 @dataclass(slots=True)
@@ -108,7 +112,9 @@ def replay(
 ) -> list[Told]:
     """Return what the rules would have told of a customer since a moment; earlier answers are its history."""
     player = Replay(known.id, plan(directory.rules_of(known)), prior)
-    told = [one for answer in answers for one in player.take(answer)]
+    told: list[Told] = []
+    for answer in answers:
+        told += player.take(answer)
     told += player.until(until)
     return [one for one in told if one.at >= since and one.decision.happening in ("opened", "cleared")]
 
@@ -219,26 +225,26 @@ def _count(counts: Counter[str], rule: str) -> int:
 def of_csv(test: Backtest, file: Path, directory: Directory, progress: Progress) -> None:
     """Replay the answers of a file. Raises WrongFile, OSError."""
     answers: dict[str, list[FeedbackReceivedV1]] = defaultdict(list)
-    faults: list[str] = []
+    newest, faults = datetime.min.replace(tzinfo=UTC), 0
     reading = progress.add_task("reading", total=None)
     for count, found in enumerate(read_csv(file, directory), 1):
         if isinstance(found, str):
-            faults.append(found)
+            faults += 1
+            if faults <= SHOWN_FAULTS:
+                _err.print(found, markup=False)
         else:
             answers[found.customer].append(_as_live(found))
+            newest = max(newest, found.occurred_at)
         if count % 5_000 == 0:
             progress.update(reading, completed=count)
     progress.update(reading, total=1, completed=1)
-    for fault in faults[:SHOWN_FAULTS]:
-        _err.print(fault, markup=False)
-    if len(faults) > SHOWN_FAULTS:
-        _err.print(f"... and {len(faults) - SHOWN_FAULTS} more rows that do not parse", markup=False)
+    if faults > SHOWN_FAULTS:
+        _err.print(f"... and {faults - SHOWN_FAULTS} more rows that do not parse", markup=False)
     if not answers:
         raise WrongFile(f"{file}: no row can be used")
-    newest = max(answer.occurred_at for said in answers.values() for answer in said)
     prior = prior_of(answers)
     for name in progress.track(sorted(answers), description="replaying"):
-        answers[name].sort(key=lambda answer: (answer.occurred_at, answer.id))
+        answers[name].sort(key=attrgetter("occurred_at"))
         test.customer(name, answers.pop(name), newest, prior)
 
 

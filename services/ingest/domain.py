@@ -188,6 +188,8 @@ def _score_errors(posted: Posted, directory: Directory) -> Iterator[FieldError]:
 
 
 def _time_errors(posted: Posted, let: Let) -> Iterator[FieldError]:
+    if posted.id is None and posted.occurred_at is None:
+        return
     oldest = let.now - timedelta(seconds=let.directory.retention)
     if posted.id is not None and posted.id.version == 7 and posted.id.int >> 80 < oldest.timestamp() * 1000:
         yield FieldError("id", "is older than answers are kept")

@@ -80,7 +80,6 @@ class FeedbackHandler:
         self._clock = clock
         self._remembered = remembered
         self._states: OrderedDict[str, CustomerState] = OrderedDict()
-        self._plans: dict[str, Plan] = {}
         self._company_plan: Plan | None = None
         directory.listen(lambda _: self._forget_plans())
 
@@ -88,6 +87,8 @@ class FeedbackHandler:
         self, tx: Connection, records: Sequence[Record[FeedbackReceivedV1 | RespondentErasedV1]]
     ) -> AfterCommit | None:
         """Count each answer once and tell of what it broke; forget whom we are told to, in the order that it came."""
+        if not any(record.type == ERASED for record in records):
+            return await self._count(tx, cast("Sequence[Record[FeedbackReceivedV1]]", records))
         then: list[AfterCommit | None] = []
         for erases, some in groupby(records, lambda record: isinstance(record.message, RespondentErasedV1)):
             if erases:
@@ -103,14 +104,14 @@ class FeedbackHandler:
         fresh = await self._fresh(tx, records, states)
         if not fresh:
             return None
-        places = await self._places(tx, fresh, states)
+        of = [series_of(record.message) for record in fresh]
+        places = await self._places(tx, fresh, of, states)
         said_by = [_said(record.message) for record in fresh]
         around = await self._around(tx, fresh, places, said_by)
         await store.store_answers(tx, [(r.message, place) for r, place in zip(fresh, places, strict=True)])
         counted: list[tuple[store.Place, Change]] = []
         told: list[Told] = []
-        plans = {customer: self._plan(customer) for customer in states}
-        for record, place, said, others in zip(fresh, places, said_by, around, strict=True):
+        for record, series, place, said, others in zip(fresh, of, places, said_by, around, strict=True):
             answer = record.message
             previous = following = None
             if others is not None:
@@ -121,7 +122,7 @@ class FeedbackHandler:
                 counted.append((place, change))  # noqa: PERF401 (usually one: a comprehension costs more)
             state = states[answer.customer]
             prior = self.priors.get(answer.kind, DEFAULT_PRIOR)
-            decisions = state.take(plans[answer.customer], answer, said, previous, made, now, prior)
+            decisions = state.take(self._plan(state), answer, series, said, previous, made, now, prior)
             told += [(decision, record.traceparent) for decision in decisions]
         await store.count(tx, counted)
         await store.save_customers(tx, [states[customer] for customer in {r.message.customer for r in fresh}])
@@ -136,11 +137,13 @@ class FeedbackHandler:
             return None
         states = await self._states_of(tx, {row.alert.customer: row.partition for row in due} | quiet, now)
         told = [
-            (states[row.alert.customer].look(self._plan(row.alert.customer), row.alert, now), row.traceparent)
+            (state.look(self._plan(state), row.alert, now), row.traceparent)
             for row in due
+            if (state := states[row.alert.customer])
         ]
         for customer in quiet:
-            told += [(decision, None) for decision in states[customer].listen(self._plan(customer), now)]
+            state = states[customer]
+            told += [(decision, None) for decision in state.listen(self._plan(state), now)]
         await self._end_day(tx, [states[customer] for customer in quiet], now)
         await store.save_customers(tx, [states[customer] for customer in quiet])
         return await self._tell(tx, told, states, now)
@@ -176,30 +179,37 @@ class FeedbackHandler:
             names = list(missing)
             for alert in await store.open_alerts(tx, names):
                 self._states[alert.customer].alerts[alert.dedup_key] = alert
-            await self._load_cooling(tx, names, now)
-        states = {customer: self._states[customer] for customer in partitions}
+            await self._load_cooling(tx, [self._states[name] for name in names], now)
+        states: dict[str, CustomerState] = {}
+        planned: list[tuple[CustomerState, Plan]] = []
         for customer in partitions:
             self._states.move_to_end(customer)
+            state = states[customer] = self._states[customer]
+            planned.append((state, self._plan(state)))
         while len(self._states) > max(self._remembered, len(states)):
             self._states.popitem(last=False)
-        await store.move_windows(tx, [(state, self._plan(customer)) for customer, state in states.items()], now)
+        await store.move_windows(tx, planned, now)
         return states
 
-    async def _load_cooling(self, tx: Connection, customers: Sequence[str], now: datetime) -> None:
-        cooling = [customer for customer in customers if self._plan(customer).cooldown]
+    async def _load_cooling(self, tx: Connection, states: Sequence[CustomerState], now: datetime) -> None:
+        cooling = {state.name: cooldown for state in states if (cooldown := self._plan(state).cooldown)}
         if cooling:
-            since = now - timedelta(seconds=max(self._plan(customer).cooldown for customer in cooling))
-            for customer, problem, cleared_at in await store.cleared_since(tx, cooling, since):
+            since = now - timedelta(seconds=max(cooling.values()))
+            for customer, problem, cleared_at in await store.cleared_since(tx, list(cooling), since):
                 self._states[customer].cleared[problem] = cleared_at
 
     async def _places(
-        self, tx: Connection, fresh: Sequence[Record[FeedbackReceivedV1]], states: Mapping[str, CustomerState]
+        self,
+        tx: Connection,
+        fresh: Sequence[Record[FeedbackReceivedV1]],
+        of: Sequence[Series],
+        states: Mapping[str, CustomerState],
     ) -> list[store.Place]:
         """Return where each answer is counted; series that are new get the customer's next number."""
         new: list[tuple[int, int, Series]] = []
         places: list[store.Place] = []
-        for record in fresh:
-            state, series = states[record.message.customer], series_of(record.message)
+        for record, series in zip(fresh, of, strict=True):
+            state = states[record.message.customer]
             number = state.series.get(series)
             if number is None:
                 number = state.series[series] = len(state.series)
@@ -303,7 +313,7 @@ class FeedbackHandler:
         said = [(d, trace) for d, trace in told if d.happening != "deferred"]
         if not said:
             return None
-        evidence = await store.evidence(tx, [self._evidence_of(d, now) for d, _ in said])
+        evidence = await store.evidence(tx, [self._evidence_of(d, states[d.alert.customer], now) for d, _ in said])
         customers = sorted({d.alert.customer for d, _ in said})
         counts = await store.window_counts(tx, customers, window_start(now, SCORES_WINDOW))
         tellings: list[store.Telling] = []
@@ -326,9 +336,9 @@ class FeedbackHandler:
         await outbox.add(tx, sent)
         return lambda: _measure([d for d, _ in said])
 
-    def _evidence_of(self, decision: Decision, now: datetime) -> store.EvidenceOf:
+    def _evidence_of(self, decision: Decision, state: CustomerState, now: datetime) -> store.EvidenceOf:
         alert = decision.alert
-        rule = self._plan(alert.customer).rules.get(alert.rule)
+        rule = self._plan(state).rules.get(alert.rule)
         when = None if rule is None else rule.when
         length = when.seconds if isinstance(when, OnWindow) else SCORES_WINDOW
         return store.EvidenceOf(
@@ -347,22 +357,28 @@ class FeedbackHandler:
         known = self._directory.customer(customer)
         return {} if known is None else known.goals
 
-    def _plan(self, customer: str) -> Plan:
-        found = self._plans.get(customer)
-        if found is None:
-            revision, known = self._directory.current, self._directory.customer(customer)
-            if revision is None or known is None:
-                found = plan(())  # it left the directory: its answers count, and break no rule
-            elif known.rules:
-                found = plan(revision.directory.rules_of(known))
-            else:
-                found = self._company_plan = self._company_plan or plan(revision.directory.rules_of(known))
-            self._plans[customer] = found
-        return found
+    def _plan(self, state: CustomerState) -> Plan:
+        if state.rules is None:
+            state.rules = self._plan_of(state.name)
+        return state.rules
+
+    def _plan_of(self, customer: str) -> Plan:
+        revision, known = self._directory.current, self._directory.customer(customer)
+        if revision is None or known is None:
+            return _NO_RULES  # it left the directory: its answers count, and break no rule
+        if known.rules:
+            return plan(revision.directory.rules_of(known))
+        if self._company_plan is None:
+            self._company_plan = plan(revision.directory.rules_of(known))
+        return self._company_plan
 
     def _forget_plans(self) -> None:
-        self._plans.clear()
         self._company_plan = None
+        for state in self._states.values():
+            state.rules = None
+
+
+_NO_RULES = plan(())
 
 
 def _said(answer: FeedbackReceivedV1) -> Said:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -32,7 +32,7 @@ SELECT name, partition, $3 FROM unnest($1::text[], $2::int[]) AS new(name, parti
 RETURNING name, number, partition, due_at, memory
 """
 _SAVE_CUSTOMERS = """
-UPDATE customer SET memory = seen.memory FROM unnest($1::int[], $2::bytea[]) AS seen(number, memory)
+UPDATE customer SET memory = seen.memory FROM unnest($1::text::int[], $2::bytea[]) AS seen(number, memory)
 WHERE customer.number = seen.number
 """
 _SAVE_DUE = """
@@ -51,16 +51,18 @@ SELECT customer, number, touchpoint, audience, kind, trust, metric FROM series W
 """
 _NEIGHBOURS = """
 SELECT asked.place::int, said.occurred_at, said.received_at, said.id, said.score
-FROM unnest($1::int[], $2::int[], $3::text[], $4::timestamptz[], $5::timestamptz[], $6::uuid[])
-    WITH ORDINALITY AS asked(customer, series, respondent, occurred_at, received_at, id, place)
+FROM unnest($1::text::bigint[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::uuid[])
+    WITH ORDINALITY AS asked(at, respondent, occurred_at, received_at, id, place)
 CROSS JOIN LATERAL (
     (SELECT occurred_at, received_at, id, score FROM answer
-    WHERE answer.customer = asked.customer AND answer.series = asked.series AND answer.respondent = asked.respondent
+    WHERE answer.customer = (asked.at >> 16)::int AND answer.series = (asked.at & 65535)::int
+        AND answer.respondent = asked.respondent
         AND (answer.occurred_at, answer.received_at, answer.id) < (asked.occurred_at, asked.received_at, asked.id)
     ORDER BY occurred_at DESC, received_at DESC, id DESC LIMIT 1)
     UNION ALL
     (SELECT occurred_at, received_at, id, score FROM answer
-    WHERE answer.customer = asked.customer AND answer.series = asked.series AND answer.respondent = asked.respondent
+    WHERE answer.customer = (asked.at >> 16)::int AND answer.series = (asked.at & 65535)::int
+        AND answer.respondent = asked.respondent
         AND (answer.occurred_at, answer.received_at, answer.id) > (asked.occurred_at, asked.received_at, asked.id)
     ORDER BY occurred_at, received_at, id LIMIT 1)
 ) AS said
@@ -78,13 +80,15 @@ JOIN replaced ON replaced.customer = asked.customer AND replaced.hour >= asked.f
     AND replaced.until >= asked.after
 GROUP BY asked.place, replaced.series, replaced.category
 """
+_GAINED = "count(*) FILTER (WHERE gain = {n}) - count(*) FILTER (WHERE gain = -{n})"
 _COUNT = f"""
 INSERT INTO bucket (customer, hour, series, {", ".join(_COLUMNS)})
-SELECT customer, hour, series,
-    {", ".join(f"coalesce(sum(by) FILTER (WHERE category = {n}), 0)" for n in range(WIDTH - 1))}, sum(amount)
-FROM unnest($1::int[], $2::int[], $3::int[], $4::int[], $5::int[], $6::float8[])
-    AS change(customer, series, hour, category, by, amount)
-GROUP BY customer, hour, series
+SELECT (place >> 16)::int, hour, (place & 65535)::int,
+    {", ".join(_GAINED.format(n=n) for n in range(1, WIDTH))},
+    coalesce(sum(amount), 0)
+FROM unnest($1::text::bigint[], $2::text::int[], $3::text::int[], $4::float8[])
+    AS change(place, hour, gain, amount)
+GROUP BY place, hour
 ON CONFLICT (customer, hour, series) DO UPDATE
 SET {", ".join(f"{name} = bucket.{name} + excluded.{name}" for name in _COLUMNS)}
 """
@@ -360,9 +364,9 @@ async def _states(tx: Connection, rows: Sequence[Any]) -> list[CustomerState]:
 
 async def save_customers(tx: Connection, states: Sequence[CustomerState]) -> None:
     """Store what is remembered of customers, and when to look at them again."""
-    if not states:
-        return
-    await tx.execute(_SAVE_CUSTOMERS, [s.number for s in states], [_pack(s.memory()) for s in states])
+    kept = [state for state in states if state.pulses or state.detectors]
+    if kept:
+        await tx.execute(_SAVE_CUSTOMERS, _ints(s.number for s in kept), [_pack(s.memory()) for s in kept])
     moved = [state for state in states if state.stored != (state.due_at, state.partition)]
     if moved:
         await tx.execute(_SAVE_DUE, [s.number for s in moved], [s.due_at for s in moved], [s.partition for s in moved])
@@ -394,7 +398,7 @@ def _series(row: Any) -> Series:
 # ---- answers
 
 Place = tuple[int, int]
-"""A customer's number and a series' number."""
+"""A customer's number and a series' number; as one integer the series is in the lower 16 bits."""
 
 
 async def neighbours(tx: Connection, asked: Sequence[tuple[Place, str, Said]]) -> list[list[Said]]:
@@ -403,8 +407,7 @@ async def neighbours(tx: Connection, asked: Sequence[tuple[Place, str, Said]]) -
     if asked:
         rows = await tx.fetch(
             _NEIGHBOURS,
-            [place[0] for place, _, _ in asked],
-            [place[1] for place, _, _ in asked],
+            _ints(place[0] << 16 | place[1] for place, _, _ in asked),
             [respondent for _, respondent, _ in asked],
             [said.occurred_at for _, _, said in asked],
             [said.received_at for _, _, said in asked],
@@ -469,18 +472,22 @@ async def sum_hours(tx: Connection, asked: Sequence[Hours], *, replaced: bool = 
     return found
 
 
+def _ints(numbers: Iterable[int]) -> str:
+    """Return an array as its text: the driver asks of each element of a list whether it is a list again."""
+    return f"{{{','.join(map(str, numbers))}}}"
+
+
 async def count(tx: Connection, made: Sequence[tuple[Place, Change]]) -> None:
     """Apply changes to the buckets of their series, and to what was replaced."""
     if made:
         now = [(place, change) for place, change in made if change.until is None]
+        summed = any(change.amount for _, change in now)
         await tx.execute(
             _COUNT,
-            [place[0] for place, _ in now],
-            [place[1] for place, _ in now],
-            [change[0] for _, change in now],
-            [change[1] for _, change in now],
-            [change[2] for _, change in now],
-            [change[3] for _, change in now],
+            _ints(place[0] << 16 | place[1] for place, _ in now),
+            _ints(change.hour for _, change in now),
+            _ints((change.category + 1) * change.by for _, change in now),
+            [change.amount for _, change in now] if summed else [],
         )
         if len(now) < len(made):
             then = [(place, change) for place, change in made if change.until is not None]

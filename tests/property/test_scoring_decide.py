@@ -72,7 +72,7 @@ class Watched:
         previous, following = neighbours(said_of(said), earlier)
         made = changes(said.kind, said_of(said), previous, following)
         self.stored.append(said)
-        return self._keep(self.state.take(plan(self.rules), said, said_of(said), previous, made, now))
+        return self._keep(self.state.take(plan(self.rules), said, series_of(said), said_of(said), previous, made, now))
 
     def look(self, now: datetime, alert: Alert | None = None) -> list[Decision]:
         """Look at the alerts that are due, or at the given one."""

@@ -96,7 +96,8 @@ def changes(kind: Kind, new: Said, previous: Said | None, following: Said | None
     that ended earlier still holds an answer that was replaced after its end.
     """
     if previous is None and following is None:
-        return [_place(kind, new, None, 1)]
+        amount = new.score if kind == "kpi" else 0.0
+        return [Change(int(new.occurred_at.timestamp()) // HOUR, category_of(kind, new.score), 1, amount)]
     found = [_place(kind, new, following, 1)]
     if previous is not None:
         found.append(_place(kind, previous, following, -1))

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import msgspec
 
-from services.scoring.domain.counting import DAY, Change, Said, Series, category_of, series_of
+from services.scoring.domain.counting import DAY, Change, Said, Series, category_of
 from services.scoring.domain.decide import (
     Alert,
     Decision,
@@ -174,6 +174,8 @@ class CustomerState:
     """When problems cleared whose rules have a cooldown."""
     pulses: dict[str, Pulse] = field(default_factory=dict[str, Pulse])
     detectors: dict[str, Detector] = field(default_factory=dict[str, Detector])
+    rules: Plan | None = None
+    """In force; None: to be asked."""
     stored: tuple[datetime, int] | None = None
     """`due_at` and `partition` as the store has them."""
     erased: dict[str, datetime] = field(default_factory=dict[str, datetime])
@@ -196,6 +198,7 @@ class CustomerState:
         self,
         rules: Plan,
         answer: FeedbackReceivedV1,
+        series: Series,
         said: Said,
         previous: Said | None,
         changes: Sequence[Change],
@@ -203,7 +206,6 @@ class CustomerState:
         prior: Prior = DEFAULT_PRIOR,
     ) -> list[Decision]:
         """Count an answer and decide what follows from it. `previous`: the same respondent's answer before it."""
-        series = series_of(answer)
         age = age_of(answer, now)
         gains: dict[int, list[Gain]] = {}
         for seconds, window in self.hours.items():

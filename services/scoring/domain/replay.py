@@ -52,14 +52,17 @@ class Replay:
         """By window: the place in `_hours` of the first that is inside."""
         self._single: list[tuple[datetime, int, Alert]] = []
         self._hour = -1
+        self._enough = 500
+        """Hours at which to look which are past."""
 
-    def take(self, answer: FeedbackReceivedV1) -> Iterator[Told]:
+    def take(self, answer: FeedbackReceivedV1) -> list[Told]:
         """Let time pass until the answer, then take it; it counts as received when it was given."""
         now = answer.occurred_at
         state = self._state
         if self._hour < 0:
             state.due_at = midnight_after(now)
-        yield from self.until(now)
+        due = state.due_at <= now or state.alerts or self._single
+        told = list(self.until(now)) if due else []
         self._move(now)
         series = series_of(answer)
         said = Said(now, now, answer.id, answer.score)
@@ -71,10 +74,11 @@ class Replay:
         made = changes(answer.kind, said, previous, following)
         for change in made:
             self._count(series, change)
-        for decision in state.take(self._rules, answer, said, previous, made, now, self._prior):
+        for decision in state.take(self._rules, answer, series, said, previous, made, now, self._prior):
             if decision.alert.answer is not None:
                 heapq.heappush(self._single, (decision.alert.due_at, len(self._single), decision.alert))
-            yield Told(now, decision)
+            told.append(Told(now, decision))
+        return told
 
     def until(self, now: datetime) -> Iterator[Told]:
         """Let time pass: alerts clear, silence is heard."""
@@ -176,16 +180,19 @@ class Replay:
         return window
 
     def _drop(self) -> None:
-        """Forget the hours that no window can hold any more."""
+        """Forget the hours that no window can hold any more, now and then."""
+        if len(self._hours) < self._enough:
+            return
         if not self._rules.hour_lengths:
             reach = self._hour
         else:
             longest = max(self._rules.hour_lengths)
             reach = self._hour - (2 if self._rules.compared else 1) * longest // HOUR - 2
         gone = bisect_left(self._hours, reach)
-        if gone > 100:
+        if gone:
             for hour in self._hours[:gone]:
                 del self._buckets[hour]
             del self._hours[:gone]
             self._next = {length: max(0, place - gone) for length, place in self._next.items()}
             self._replaced = [(series, change) for series, change in self._replaced if change.hour >= reach]
+        self._enough = len(self._hours) + 500
