@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import random
 import resource
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -212,30 +213,43 @@ async def sweeps(at: Place, customers: int) -> tuple[float, float]:
     return idle, busy
 
 
-async def main() -> None:
-    """Print the table."""
-    print(f"scoring, {ANSWERS} answers, one process, all default rules, effects exactly once, answers stored:")
-    ours = 0.0
-    for case in (*CASES, *WINDOWS):
-        gc.collect()  # what the case before left would be walked in this one
-        async with place() as at:
-            found = await measure(at, case, ANSWERS)
-            beside = await peers(at, ANSWERS) if case is CASES[0] else {}
-        ours = ours or found["per_second"]
-        print(
-            f"  {case.name:<56}{found['per_second']:>8,.0f} answers/s  "
-            f"{found['cpu'] / ANSWERS * 1e6:5.1f} us of our processor each, peak {found['peak_mb']} MB",
-            flush=True,
-        )
-        for name, per_second in beside.items():
-            peer = f"{name}, rolling NPS alone"
-            print(f"    {peer:<54}{per_second:>8,.0f} answers/s  ours is {ours / per_second:.2f} times")
+async def one(case: Case, answers: int, *, beside: bool) -> tuple[dict[str, Any], dict[str, float]]:
+    """Measure a case on fresh servers, and the peers on the same topic."""
+    tune_memory()
+    async with place() as at:
+        return await measure(at, case, answers), await peers(at, answers) if beside else {}
+
+
+def alone(case: Case, answers: int, beside: bool) -> tuple[dict[str, Any], dict[str, float]]:
+    """Measure in this process, which nothing was measured in before."""
+    return asyncio.run(one(case, answers, beside=beside))
+
+
+async def idle() -> tuple[int, float, float]:
+    """Measure the sweeps."""
     many = 100_000 if ANSWERS >= 100_000 else 5_000
     async with place() as at:
-        idle, busy = await sweeps(at, many)
-    print(f"  {many:,} customers: a minute of sweeps with nothing to do {idle:.2f} s, the end of a day {busy:.1f} s")
+        return many, *await sweeps(at, many)
+
+
+def main() -> None:
+    """Print the table, each line from a process of its own."""
+    print(f"scoring, {ANSWERS} answers, one process, all default rules, effects exactly once, answers stored:")
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as fresh:
+        for case in (*CASES, *WINDOWS):
+            found, beside = fresh.submit(alone, case, ANSWERS, case is CASES[0]).result()
+            ours = found["per_second"]
+            print(
+                f"  {case.name:<56}{ours:>8,.0f} answers/s  "
+                f"{found['cpu'] / ANSWERS * 1e6:5.1f} us of our processor each, peak {found['peak_mb']} MB",
+                flush=True,
+            )
+            for name, per_second in beside.items():
+                peer = f"{name}, rolling NPS alone"
+                print(f"    {peer:<54}{per_second:>8,.0f} answers/s  ours is {ours / per_second:.2f} times")
+    many, nothing, day = asyncio.run(idle())
+    print(f"  {many:,} customers: a minute of sweeps with nothing to do {nothing:.2f} s, the end of a day {day:.1f} s")
 
 
 if __name__ == "__main__":
-    tune_memory()
-    asyncio.run(main())
+    main()
