@@ -12,8 +12,8 @@ from shared.service import Settings
 class ScoringSettings(Settings):
     """Environment variables `FIILIS_...`."""
 
-    scoring_batch: int = Field(default=2_000, ge=1, le=20_000)
-    """Answers in one transaction; from 2,000 on larger batches gained nothing."""
+    scoring_batch: int = Field(default=8_000, ge=1, le=20_000)
+    """Answers in one transaction at most; with 50,000 customers 8,000 were a tenth faster than 2,000."""
     scoring_workers: int = Field(default=2, ge=1, le=64)
     """Consumers in this process: while one waits for PostgreSQL, the other counts."""
     scoring_customers: int = Field(default=100_000, ge=1)
