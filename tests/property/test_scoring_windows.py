@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import combinations, permutations
+from statistics import fmean, pstdev
 from typing import get_args
 from uuid import UUID
 
@@ -576,6 +577,11 @@ def test_mood_is_a_mean_of_the_faces(faces: list[int]) -> None:
     assert mood.unhappy_share == pytest.approx((faces[0] + faces[1]) / n)
     assert mood.average is not None
     assert 1 <= mood.average <= 4
+    interval = mood.interval()
+    assert interval is not None
+    added = [face for face, count in enumerate(faces, 1) for _ in range(count + 1)]
+    half = 1.959964 * pstdev(added) / math.sqrt(len(added))
+    assert interval == pytest.approx((half, max(1, fmean(added) - half), min(4, fmean(added) + half)))
 
 
 def test_a_metric_is_the_worked_example_of_the_contract() -> None:

@@ -45,6 +45,10 @@ class MoodScore(msgspec.Struct, frozen=True, kw_only=True):
     responses: int
     counts: dict[str, int]
     unhappy_share: float | None
+    margin: float | None
+    low: float | None
+    high: float | None
+    reliable: bool
     goal: float | None
     gap: float | None
     """Goal - average."""
@@ -102,11 +106,17 @@ def mood_score(counts: Counts, audience: Audience, touchpoints: Touchpoints, goa
     """Return the mood of some counts."""
     mood = mood_of(_total(counts, "mood", audience, touchpoints))
     average = None if mood.average is None else round(mood.average, 2)
+    interval = mood.interval()
+    margin, low, high = (None, None, None) if interval is None else (round(figure, 2) for figure in interval)
     return MoodScore(
         average=average,
         responses=mood.responses,
         counts={str(face): count for face, count in enumerate(mood.counts, 1)},
         unhappy_share=None if mood.unhappy_share is None else round(mood.unhappy_share, 2),
+        margin=margin,
+        low=low,
+        high=high,
+        reliable=mood.responses >= RELIABLE_RESPONSES,
         goal=goal,
         gap=_gap(goal, average, 2),
     )

@@ -87,6 +87,21 @@ class Mood(NamedTuple):
         total = sum(face * count for face, count in enumerate(self.counts, 1))
         return total / self.responses if self.responses else None
 
+    def interval(self) -> tuple[float, float, float] | None:
+        """Return margin, low and high of the mean's 95 % interval; None without responses.
+
+        As for NPS, responses are added so that few equal answers do not look certain: one of each face (A. Agresti,
+        B. Coull, "Approximate Is Better than Exact", The American Statistician 52 (1998), for more than two outcomes).
+        """
+        if not self.responses:
+            return None
+        added = [count + 1 for count in self.counts]
+        n = sum(added)
+        mean = sum(face * count for face, count in enumerate(added, 1)) / n
+        variance = sum((face - mean) ** 2 * count for face, count in enumerate(added, 1)) / n
+        margin = Z95 * math.sqrt(variance / n)
+        return margin, max(1.0, mean - margin), min(4.0, mean + margin)
+
     @property
     def unhappy_share(self) -> float | None:
         """Share of the faces 1 and 2; None without responses."""
