@@ -20,6 +20,7 @@ from rich.progress import Progress
 
 from services.ingest.domain import Let, Posted, accept
 from services.scoring import store
+from services.scoring.domain.counting import category_of
 from services.scoring.domain.customer import plan
 from services.scoring.domain.replay import Replay, Told
 from services.scoring.domain.shift import DEFAULT_PRIOR, Prior
@@ -160,7 +161,7 @@ def prior_of(answers: Mapping[str, Sequence[FeedbackReceivedV1]]) -> Prior:
     for said in answers.values():
         for answer in said:
             if answer.kind == "nps":
-                counts[0 if answer.score <= 6 else 1 if answer.score <= 8 else 2] += 1
+                counts[category_of("nps", answer.score)] += 1
     total = sum(counts)
     return Prior(counts[0] / total, counts[1] / total, counts[2] / total, DEFAULT_PRIOR.strength)
 

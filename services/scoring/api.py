@@ -15,7 +15,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from services.scoring import store
-from services.scoring.domain.counting import DAY, WIDTH, Series, category_of, hour_time, window_start
+from services.scoring.domain.counting import DAY, SCORES_WINDOW, WIDTH, Series, category_of, hour_time, window_start
 from services.scoring.domain.customer import CustomerState, plan
 from services.scoring.domain.report import (
     ChannelScore,
@@ -30,7 +30,6 @@ from services.scoring.domain.report import (
     touchpoint_scores,
 )
 from services.scoring.domain.trend import Counted, daily, day_name, day_of, windows
-from services.scoring.domain.windows import ExactWindow
 from shared.clock import Clock
 from shared.db import Connection, Database
 from shared.directory.access import Access, Caller
@@ -152,7 +151,7 @@ def build_router(database: Database, access: Access, clock: Clock) -> APIRouter:
         visible = sorted(id_ for id_ in known if caller.may_see(id_) and id_ > (query.cursor or ""))
         page = visible[: query.limit]
         async with database.transaction() as tx:
-            counts = await store.window_counts(tx, page, window_start(clock.now(), 30 * DAY))
+            counts = await store.window_counts(tx, page, window_start(clock.now(), SCORES_WINDOW))
             opened = await store.open_counts(tx, page)
         items = [
             CustomerItem(
@@ -173,13 +172,14 @@ def build_router(database: Database, access: Access, clock: Clock) -> APIRouter:
         _touchpoint(caller, known, query.touchpoint)
         length, now = window_seconds(query.window), clock.now()
         async with database.transaction() as tx:
+            state = await store.known_customer(tx, customer) if length < DAY or query.by == "channel" else None
             if length >= DAY:
                 start = hour_time(window_start(now, length))
                 counts = (await store.window_counts(tx, [customer], window_start(now, length)))[customer]
             else:
                 start = now - timedelta(seconds=length)
-                counts = await _exact_counts(tx, customer, length, clock)
-            channels = await _channels(tx, customer, start, query) if query.by == "channel" else msgspec.UNSET
+                counts = {} if state is None else await store.exact_counts(tx, state, start)
+            channels = await _channels(tx, state, start, query) if query.by == "channel" else msgspec.UNSET
         touchpoints = None if query.touchpoint is None else [query.touchpoint]
         goals = goals_of(known, query.touchpoint)
         better = _better(caller)
@@ -222,7 +222,7 @@ def build_router(database: Database, access: Access, clock: Clock) -> APIRouter:
             state = await store.known_customer(tx, customer)
             if state is not None:
                 counted = await store.days(tx, state.number, (first - length // DAY) * 24)
-                if length == 30 * DAY and query.touchpoint is None and query.audience == "customer":
+                if length == SCORES_WINDOW and query.touchpoint is None and query.audience == "customer":
                     stored = {point.day: point for point in await store.points(tx, state.number, first)}
         touchpoints, goals = None if query.touchpoint is None else [query.touchpoint], goals_of(known, query.touchpoint)
         points = [
@@ -296,19 +296,9 @@ def build_router(database: Database, access: Access, clock: Clock) -> APIRouter:
     return router
 
 
-async def _exact_counts(tx: Connection, customer: str, length: int, clock: Clock) -> dict[Series, list[float]]:
-    since = clock.now() - timedelta(seconds=length)
-    window = ExactWindow(since)
-    state = await store.known_customer(tx, customer)
-    if state is not None:
-        names = {number: series for series, number in state.series.items()}
-        for answer in (await store.recent(tx, [(state.number, since)]))[0]:
-            window.add(names[answer.series], answer.respondent, answer.said)
-    return window.counts
-
-
-async def _channels(tx: Connection, customer: str, since: datetime, query: ScoresQuery) -> list[ChannelScore]:
-    state = await store.known_customer(tx, customer)
+async def _channels(
+    tx: Connection, state: CustomerState | None, since: datetime, query: ScoresQuery
+) -> list[ChannelScore]:
     counts: dict[str, dict[Series, list[float]]] = {}
     for channel, series, score in [] if state is None else await store.channels(tx, state.number, since):
         if query.touchpoint is None or series.touchpoint == query.touchpoint:

@@ -18,6 +18,7 @@ from services.scoring import store
 from services.scoring.domain.counting import (
     DAY,
     HOUR,
+    SCORES_WINDOW,
     Change,
     Said,
     Series,
@@ -46,7 +47,6 @@ from shared.topics import ALERTS, ERASED
 log = Log("scoring")
 
 _DUE = 500
-SCORES_WINDOW = 30 * DAY
 
 Told = tuple[Decision, str | None]
 """A decision and the trace of the answer that led to it."""
@@ -87,10 +87,8 @@ class FeedbackHandler:
         self, tx: Connection, records: Sequence[Record[FeedbackReceivedV1 | RespondentErasedV1]]
     ) -> AfterCommit | None:
         """Count each answer once and tell of what it broke; forget whom we are told to, in the order that it came."""
-        if not any(record.type == ERASED for record in records):
-            return await self._count(tx, cast("Sequence[Record[FeedbackReceivedV1]]", records))
         then: list[AfterCommit | None] = []
-        for erases, some in groupby(records, lambda record: isinstance(record.message, RespondentErasedV1)):
+        for erases, some in groupby(records, lambda record: record.type == ERASED):
             if erases:
                 for record in cast("Iterable[Record[RespondentErasedV1]]", some):
                     await self._erase(tx, record)

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Protocol
 
 from services.scoring import store
-from services.scoring.domain.counting import DAY, window_start
+from services.scoring.domain.counting import SCORES_WINDOW, window_start
 from services.scoring.domain.report import mood_score, nps_score
 from services.scoring.domain.shift import Prior
 from shared import metrics
@@ -50,7 +50,7 @@ class Gauges:
         customers = self._owned()
         async with self._database.transaction() as tx:
             opened = await store.open_by_severity(tx)
-            counts = await store.window_counts(tx, customers, window_start(self._clock.now(), 30 * DAY))
+            counts = await store.window_counts(tx, customers, window_start(self._clock.now(), SCORES_WINDOW))
         for severity in SEVERITIES:
             metrics.ALERTS_OPEN.labels(severity).set(opened.get(severity, 0))
         for customer in customers:

@@ -17,7 +17,7 @@ class ScoringSettings(Settings):
     scoring_workers: int = Field(default=2, ge=1, le=64)
     """Consumers in this process: while one waits for PostgreSQL, the other counts."""
     scoring_customers: int = Field(default=100_000, ge=1)
-    """Customers whose windows are kept in memory (about 1 KB each); the others are read again when they answer."""
+    """Customers whose windows are kept in memory (4 to 5 KB each); the others are read again when they answer."""
     scoring_sweep_seconds: float = Field(default=1.0, gt=0)
     """How often alerts that are due by time alone are looked for."""
     scoring_erasure: Literal["keep-counts", "remove-counts"] = "keep-counts"

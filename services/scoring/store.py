@@ -197,7 +197,6 @@ _SCRUB = (
 _CLEAR_BUCKETS = "DELETE FROM bucket WHERE customer = $1"
 _CLEAR_REPLACED = "DELETE FROM replaced WHERE customer = $1"
 _SAID = """
-CREATE TEMPORARY TABLE said ON COMMIT DROP AS
 SELECT series, (extract(epoch FROM date_trunc('hour', occurred_at, 'UTC')) / 3600)::int AS hour,
     CASE kind WHEN 'nps' THEN CASE WHEN score <= 6 THEN 0 WHEN score <= 8 THEN 1 ELSE 2 END
         WHEN 'kpi' THEN 0 ELSE score::int - 1 END AS category,
@@ -209,11 +208,13 @@ FROM answer JOIN series ON series.customer = answer.customer AND series.number =
 WHERE answer.customer = $1
 """
 _REBUILD_BUCKETS = f"""
+WITH said AS ({_SAID})
 INSERT INTO bucket (customer, hour, series, {", ".join(_COLUMNS)})
 SELECT $1, hour, series, {", ".join(f"count(*) FILTER (WHERE category = {n})" for n in range(WIDTH - 1))}, sum(amount)
 FROM said WHERE until IS NULL GROUP BY hour, series
 """
-_REBUILD_REPLACED = """
+_REBUILD_REPLACED = f"""
+WITH said AS ({_SAID})
 INSERT INTO replaced (customer, series, hour, until, category, count, total)
 SELECT $1, series, hour, until, category, count(*), sum(amount)
 FROM said WHERE until > hour GROUP BY series, hour, until, category
@@ -590,9 +591,20 @@ async def _move_exact(tx: Connection, planned: Sequence[tuple[CustomerState, Pla
                     then.append((state, window))
             window.move(since)
     for answers, (state, window) in zip(await recent(tx, asked), then, strict=True):
-        names = _names(state)
-        for answer in answers:
-            window.add(names[answer.series], answer.respondent, answer.said)
+        _fill(window, state, answers)
+
+
+async def exact_counts(tx: Connection, state: CustomerState, since: datetime) -> dict[Series, list[float]]:
+    """Return the counts per series of a customer since a moment, to the second."""
+    window = ExactWindow(since)
+    _fill(window, state, (await recent(tx, [(state.number, since)]))[0])
+    return window.counts
+
+
+def _fill(window: ExactWindow, state: CustomerState, answers: Iterable[Recent]) -> None:
+    names = _names(state)
+    for answer in answers:
+        window.add(names[answer.series], answer.respondent, answer.said)
 
 
 @dataclass(frozen=True, slots=True)
@@ -947,10 +959,8 @@ async def recount(tx: Connection, customer: int) -> bool:
 
 async def rebuild(tx: Connection, customer: int) -> None:
     """Count a customer's stored answers afresh."""
-    await tx.execute("DROP TABLE IF EXISTS said")
     await tx.execute(_CLEAR_BUCKETS, customer)
     await tx.execute(_CLEAR_REPLACED, customer)
-    await tx.execute(_SAID.replace("$1", str(int(customer))))
     await tx.execute(_REBUILD_BUCKETS, customer)
     await tx.execute(_REBUILD_REPLACED, customer)
 

@@ -12,6 +12,8 @@ from shared.events import Audience, FeedbackReceivedV1, Kind, Trust
 
 HOUR = 3600
 DAY = 24 * HOUR
+SCORES_WINDOW = 30 * DAY
+"""Of the scores that nobody asked another window of, in seconds."""
 
 CATEGORIES: dict[Kind, int] = {"nps": 3, "mood": 4, "csat": 5, "ces": 7, "kpi": 1}
 """How many categories are counted of each kind; NPS has detractors, passives, promoters, a key metric only one."""

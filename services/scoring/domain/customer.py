@@ -64,6 +64,13 @@ class Planned(NamedTuple):
     """Of its window, in seconds."""
     of_touchpoint: bool
     """It judges one touchpoint by itself."""
+    measure: Measure
+
+
+def _planned(rule: Rule, when: OnWindow) -> Planned:
+    assert when.kind is not None
+    of_touchpoint = rule.per_touchpoint or rule.touchpoint is not None
+    return Planned(_watched(rule), when, when.seconds, of_touchpoint, Measure(when.kind, when.metric, rule.audience))
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +103,11 @@ def plan(rules: Sequence[Rule]) -> Plan:
     for rule in rules:
         when = rule.when
         if isinstance(when, OnWindow):
-            assert when.kind is not None
-            of_touchpoint = rule.per_touchpoint or rule.touchpoint is not None
-            measure = Measure(when.kind, when.metric, rule.audience)
-            windows.setdefault(measure, []).append(Planned(_watched(rule), when, when.seconds, of_touchpoint))
-            lengths[when.seconds] = lengths.get(when.seconds, False) or of_touchpoint
+            planned = _planned(rule, when)
+            windows.setdefault(planned.measure, []).append(planned)
+            lengths[planned.length] = lengths.get(planned.length, False) or planned.of_touchpoint
             if when.compares:
-                compared.add(when.seconds)
+                compared.add(planned.length)
         elif isinstance(when, OnAnswer):
             for kind in when.kinds:
                 answers.setdefault((kind, rule.audience), []).append(rule)
@@ -252,15 +257,15 @@ class CustomerState:
     def _window(
         self, planned: Planned, answer: FeedbackReceivedV1, age: float, gains: Sequence[Gain], now: datetime
     ) -> Decision | None:
-        watched, condition, length, of_touchpoint = planned
+        watched = planned.watched
         alert = self.alerts.get(watched.key(self.name, answer.touchpoint)) if self.alerts else None
-        if alert is None and len(gains) == 1 and gains[0][0] >= condition.harmless:
+        if alert is None and len(gains) == 1 and gains[0][0] >= planned.condition.harmless:
             return None  # most answers: nothing to judge
-        measure = Measure(answer.kind, answer.metric, answer.audience)
-        seen = self._seen(length, measure, answer.touchpoint, of_touchpoint=of_touchpoint)
+        seen = self._seen(planned, answer.touchpoint)
         return decide_window(watched.rule, answer, age, gains, seen, alert, now)
 
-    def _seen(self, length: int, measure: Measure, touchpoint: str | None, *, of_touchpoint: bool) -> Seen:
+    def _seen(self, planned: Planned, touchpoint: str | None) -> Seen:
+        _, _, length, of_touchpoint, measure = planned
         window = self.hours.get(length) or self.exact.get(length)
         before = self.before.get(length)
         now = View(measure.kind) if window is None else window.view(measure, touchpoint, of_touchpoint=of_touchpoint)
@@ -336,10 +341,7 @@ class CustomerState:
             rule = None  # the name now belongs to a rule of another type
         seen = None
         if rule is not None and isinstance(rule.when, OnWindow):
-            assert rule.when.kind is not None
-            measure = Measure(rule.when.kind, rule.when.metric, rule.audience)
-            of_touchpoint = rule.per_touchpoint or rule.touchpoint is not None
-            seen = self._seen(rule.when.seconds, measure, alert.touchpoint, of_touchpoint=of_touchpoint)
+            seen = self._seen(_planned(rule, rule.when), alert.touchpoint)
         decision = decide_by_time(rule, seen, alert, now)
         self.remember(decision)
         return decision
@@ -413,10 +415,7 @@ class CustomerState:
         if isinstance(when, OnAnswer):
             return {"threshold": getattr(when, "threshold", None)}, "fires on a single answer"
         if isinstance(when, OnWindow):
-            assert when.kind is not None
-            of_touchpoint = rule.per_touchpoint or rule.touchpoint is not None
-            measure = Measure(when.kind, when.metric, rule.audience)
-            counts = self._seen(when.seconds, measure, touchpoint, of_touchpoint=of_touchpoint).of(verified=False)
+            counts = self._seen(_planned(rule, when), touchpoint).of(verified=False)
             return when.reason(*counts), when.nearness(*counts) or "waits for a live answer that makes it worse"
         if isinstance(when, OnTime):
             pulse = self.pulses.get(key)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from operator import attrgetter
 from typing import Annotated, ClassVar, NamedTuple
 
 import msgspec
@@ -92,6 +93,9 @@ class _Unknown:
 _UNKNOWN = _Unknown()
 
 
+_window = attrgetter("window")
+
+
 class OnAnswer(Condition, frozen=True):
     """A rule on a single answer: it opens one alert for each that fires."""
 
@@ -115,9 +119,9 @@ class OnWindow(Condition, frozen=True):
     """It also needs the window before, of the same length, which does not overlap."""
 
     @property
-    @abstractmethod
     def seconds(self) -> int:
-        """The window's length."""
+        """The window's length: the field `window`, which each type has where its words put it."""
+        return _window(self)
 
     @abstractmethod
     def verdict(self, counts: Counts, before: Counts) -> Verdict:
@@ -178,11 +182,6 @@ class Rate(NamedTuple):
     """Over which so many came."""
     longest: float
     """The longest time between two answers, in days; it too counts less and less."""
-
-
-def responses(counts: Counts) -> int:
-    """Return how many answers a window holds."""
-    return int(sum(counts[:SUM]))
 
 
 def needs_more(count: int, wanted: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from typing import Any, cast, get_type_hints
+from typing import Any, cast, get_args, get_type_hints
 
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, create_model
@@ -18,37 +18,21 @@ from shared.directory.rules.sequence import NoFeedbackFor, Shift
 from shared.directory.rules.single import FollowUpAtMost, MoodAtLeast, MoodAtMost, ScoreAtMost
 
 Condition = (
-    NpsBelow
+    MoodAtMost
+    | NpsBelow
     | NpsDrop
-    | DetractorsAtLeast
     | MoodBelow
     | UnhappyShareAbove
-    | MoodAtMost
+    | DetractorsAtLeast
     | ScoreAtMost
-    | MoodAtLeast
-    | FollowUpAtMost
     | MetricMean
     | NoFeedbackFor
     | Shift
+    | MoodAtLeast
+    | FollowUpAtMost
 )
 
-CONDITIONS: Mapping[str, type[Condition]] = {
-    str(kind.__struct_config__.tag): kind
-    for kind in (
-        MoodAtMost,
-        NpsBelow,
-        NpsDrop,
-        MoodBelow,
-        UnhappyShareAbove,
-        DetractorsAtLeast,
-        ScoreAtMost,
-        MetricMean,
-        NoFeedbackFor,
-        Shift,
-        MoodAtLeast,
-        FollowUpAtMost,
-    )
-}
+CONDITIONS: Mapping[str, type[Condition]] = {str(kind.__struct_config__.tag): kind for kind in get_args(Condition)}
 """By the word under `when` that says which rule it is."""
 
 

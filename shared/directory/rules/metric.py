@@ -39,11 +39,6 @@ class MetricMean(OnWindow, frozen=True, tag="metric"):
         """The key metric."""
         return self.of
 
-    @property
-    def seconds(self) -> int:
-        """The window's length."""
-        return self.window
-
     def contradictions(self) -> Iterator[tuple[str, str]]:
         """Find a limit that is missing, or doubled."""
         if (self.mean_below is None) == (self.mean_above is None):

@@ -36,11 +36,6 @@ class MoodBelow(_OnMood, frozen=True, tag="mood_below"):
         "Tunnelma {mood:.2f}/4, {responses} vastausta {window} aikana, alle {threshold:g}",
     )
 
-    @property
-    def seconds(self) -> int:
-        """The window's length."""
-        return self.window
-
     def contradictions(self) -> Iterator[tuple[str, str]]:
         """Find what could never fire, or never clear."""
         if self.threshold == 1:
@@ -97,11 +92,6 @@ class UnhappyShareAbove(_OnMood, frozen=True, tag="unhappy_share_above"):
         "{unhappy_share:.0%} of {responses} answers unhappy in {window}",
         "{unhappy_share:.0%} {responses} vastauksesta tyytymättömiä {window} aikana",
     )
-
-    @property
-    def seconds(self) -> int:
-        """The window's length."""
-        return self.window
 
     def badness(self, counts: Counts) -> float | None:
         """Return the share."""

@@ -59,11 +59,6 @@ class NpsBelow(_OnNps, frozen=True, tag="nps_below"):
         "NPS {nps:+z.0f}, {responses} vastausta {window} aikana, alle {threshold:g}",
     )
 
-    @property
-    def seconds(self) -> int:
-        """The window's length."""
-        return self.window
-
     def contradictions(self) -> Iterator[tuple[str, str]]:
         """Find what could never fire, or never clear."""
         if self.threshold == -100:
@@ -121,11 +116,6 @@ class NpsDrop(_OnNps, frozen=True, tag="nps_drop"):
         "NPS fell by {drop:.0f} to {nps:+z.0f} within {window} ({responses} answers, {responses_before} before)",
         "NPS laski {drop:.0f}, nyt {nps:+z.0f}, {window} aikana ({responses} vastausta, aiemmin {responses_before})",
     )
-
-    @property
-    def seconds(self) -> int:
-        """The window's length."""
-        return self.window
 
     def contradictions(self) -> Iterator[tuple[str, str]]:
         """Find what could never fire, or is not kept."""
@@ -201,11 +191,6 @@ class DetractorsAtLeast(_OnNps, frozen=True, tag="detractors_at_least"):
         "{detractors} detractors in {window}, of {responses} answers",
         "{detractors} arvostelijaa {window} aikana, {responses} vastauksesta",
     )
-
-    @property
-    def seconds(self) -> int:
-        """The window's length."""
-        return self.window
 
     def badness(self, counts: Counts) -> float | None:
         """Return the detractors."""
