@@ -190,7 +190,7 @@ INSERT INTO erased (customer, respondent, before) VALUES ($1, $2, $3)
 ON CONFLICT (customer, respondent) DO UPDATE SET before = greatest(erased.before, excluded.before)
 """
 _TOMBSTONES = "SELECT customer, respondent, before FROM erased WHERE customer = ANY($1::int[])"
-_ALERTS_OF = "SELECT id, body FROM alert WHERE customer = $1 AND position($2 IN body) > 0"
+_ALERTS_OF = "SELECT body FROM alert WHERE customer = $1 AND position($2 IN body) > 0"
 _SCRUB = (
     "UPDATE alert SET body = seen.body FROM unnest($1::uuid[], $2::text[]) AS seen(id, body) WHERE alert.id = seen.id"
 )
@@ -931,7 +931,7 @@ async def erase(
 
 async def alerts_that_name(tx: Connection, customer: str, respondent: str) -> list[AlertV1]:
     """Return the alerts whose message holds a text, such as a respondent."""
-    rows = await tx.fetch(_ALERTS_OF, customer, respondent)
+    rows = await tx.fetch(_ALERTS_OF, customer, _text(respondent))  # as the message has it: quoted and escaped
     return [_alert_decoder.decode(row["body"]) for row in rows]
 
 

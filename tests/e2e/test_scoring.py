@@ -6,6 +6,7 @@ import csv
 import io
 from datetime import timedelta
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 from msgspec.structs import replace
@@ -206,3 +207,18 @@ async def test_a_person_is_forgotten(fiilis: House) -> None:
     assert (await counted(fiilis, 1))["mood"]["responses"] == 1
     await fiilis.post(answer(fiilis, 9, days=0.1, respondent="r-17"), answer(fiilis, 10, respondent="r-18"))
     assert (await counted(fiilis, 2))["nps"]["promoters"] == 1
+
+
+async def test_a_name_with_quotes_is_forgotten_too(fiilis: House) -> None:
+    """Alerts are kept as JSON, where such a name is written otherwise."""
+    odd = 'r-"17\\ä'
+    await fiilis.post(answer(fiilis, 1, kind="mood", respondent=odd, comment="Call me at home"))
+    await until(lambda: alerts(fiilis, "mood-one"))
+    path = f"/v1/respondents/{quote(odd)}"
+    assert (await ask(fiilis, "DELETE", path, params={"customer": "acme"})).status_code == 202
+
+    async def gone() -> bool:
+        return not any(a["respondent"] == odd for a in await fiilis.items("/v1/customers/acme/feedback"))
+
+    await until(gone)
+    assert "Call me" not in str(await fiilis.get("/v1/alerts"))
