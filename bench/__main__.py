@@ -29,6 +29,7 @@ class Bench(StrEnum):
     PAGE = "page"
     EMBEDDED = "embedded"
     DETECTION = "detection"
+    BACKTEST = "backtest"
 
 
 def main(

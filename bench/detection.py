@@ -17,7 +17,7 @@ import zlib
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator
-from copy import copy
+from copy import copy, deepcopy
 from multiprocessing import Pool
 from typing import Any, NamedTuple
 
@@ -103,7 +103,7 @@ class DefaultRules:
     def fork(self) -> DefaultRules:
         """Return a copy that goes its own way."""
         other = DefaultRules()
-        other.detector = Detector.load(self.detector.dump())
+        other.detector = deepcopy(self.detector)
         other.window, other.counts, other.low = deque(self.window), list(self.counts), self.low
         other.pulse = None if self.pulse is None else copy(self.pulse)
         return other

@@ -229,11 +229,10 @@ async def _first(tasks: Sequence[asyncio.Task[Any]], stop: asyncio.Event) -> Non
 def tune_memory() -> None:
     """Let the cyclic collector run seldom.
 
-    A batch of answers makes some 100,000 objects that reference counting frees by itself; with the default (700) the
-    collector walked the customers in memory again and again: 36,000 answers a second instead of 29,000 with 1,000
-    customers, 21,000 instead of 17,000 with 50,000 (bench/scoring.py).
+    Reference counting frees what a batch of answers makes, some 300,000 objects at a time. With a threshold below that
+    the collector walked them all for nothing, again and again: with 50,000 it was a sixth of scoring's time.
     """
-    gc.set_threshold(50_000, 20, 50)
+    gc.set_threshold(500_000, 20, 50)
 
 
 def run_process(main: Callable[[asyncio.Event], Awaitable[None]]) -> int:

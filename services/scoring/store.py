@@ -25,15 +25,18 @@ EVIDENCE = 20
 _COLUMNS = (*(f"c{n}" for n in range(1, WIDTH)), "total")
 _SUMS = ", ".join((*(f"sum({name})::int" for name in _COLUMNS[:-1]), "sum(total)"))
 
-_CUSTOMERS = "SELECT name, number, partition, due_at, memory FROM customer WHERE name = ANY($1::text[])"
+_CUSTOMERS = """
+SELECT name, number, partition, due_at, memory.body AS memory
+FROM customer LEFT JOIN memory ON memory.customer = customer.number WHERE name = ANY($1::text[])
+"""
 _NEW_CUSTOMERS = """
 INSERT INTO customer (name, partition, due_at)
 SELECT name, partition, $3 FROM unnest($1::text[], $2::int[]) AS new(name, partition)
-RETURNING name, number, partition, due_at, memory
+RETURNING name, number, partition, due_at, NULL::bytea AS memory
 """
-_SAVE_CUSTOMERS = """
-UPDATE customer SET memory = seen.memory FROM unnest($1::text::int[], $2::bytea[]) AS seen(number, memory)
-WHERE customer.number = seen.number
+_REMEMBER = """
+INSERT INTO memory (customer, body) SELECT * FROM unnest($1::text::int[], $2::bytea[]) AS seen(customer, body)
+ON CONFLICT (customer) DO UPDATE SET body = excluded.body
 """
 _SAVE_DUE = """
 UPDATE customer SET due_at = seen.due_at, partition = seen.partition
@@ -367,7 +370,7 @@ async def save_customers(tx: Connection, states: Sequence[CustomerState]) -> Non
     """Store what is remembered of customers, and when to look at them again."""
     kept = [state for state in states if state.pulses or state.detectors]
     if kept:
-        await tx.execute(_SAVE_CUSTOMERS, _ints(s.number for s in kept), [_pack(s.memory()) for s in kept])
+        await tx.execute(_REMEMBER, _ints(s.number for s in kept), [_pack(s.memory()) for s in kept])
     moved = [state for state in states if state.stored != (state.due_at, state.partition)]
     if moved:
         await tx.execute(_SAVE_DUE, [s.number for s in moved], [s.due_at for s in moved], [s.partition for s in moved])

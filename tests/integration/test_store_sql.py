@@ -42,7 +42,7 @@ from services.scoring.domain.decide import Alert, Decision
 from services.scoring.domain.silence import Pulse
 from services.scoring.domain.windows import Measure
 from services.ticketing import store as tickets
-from services.ticketing.domain import Outcome
+from services.ticketing.domain.ticket import Outcome
 from shared.db import SHARED_MIGRATIONS, Connection, Database
 from shared.directory.model import NpsBelow, NpsDrop
 from shared.directory.rules.base import SUM
@@ -621,7 +621,7 @@ async def test_the_upgrade_keeps_what_was_answered_and_counted(old: Database) ->
     async with old.transaction() as tx:
         buckets = await _tell_old(tx, told)
         await answers.save(tx, [open_alert])
-    assert await old.migrate(MIGRATIONS["scoring"]) == ["scoring 0002"]
+    assert await old.migrate(MIGRATIONS["scoring"]) == ["scoring 0002", "scoring 0003"]
     async with old.transaction() as tx:
         assert [one.id for one in await answers.open_alerts(tx, ["acme"])] == [open_alert.message.id]
         for state in await answers.customers(tx, {"acme": 3, "borealis": 5}, build.NOW):
@@ -681,7 +681,7 @@ async def test_after_the_upgrade_counting_goes_on(old: Database) -> None:
 
 
 async def test_an_empty_installation_upgrades_too(old: Database) -> None:
-    assert await old.migrate(MIGRATIONS["scoring"]) == ["scoring 0002"]
+    assert await old.migrate(MIGRATIONS["scoring"]) == ["scoring 0002", "scoring 0003"]
     assert await old.migrate(MIGRATIONS["scoring"]) == []
 
 

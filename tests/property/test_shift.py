@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
 from collections.abc import Iterator
 from typing import cast
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.scoring.domain.shift import DEFAULT_PRIOR, Detector, Prior, Signal
+from services.scoring.domain.shift import (
+    DEFAULT_PRIOR,
+    Detector,
+    Prior,
+    Signal,
+    _total,  # pyright: ignore[reportPrivateUsage]
+)
 
 DAY, BUDGET = 20_000.0, 0.1
 GOOD, BAD = (15, 30, 55), (45, 30, 25)
@@ -51,6 +57,11 @@ def run(detector: Detector, answers: Answers, prior: Prior = DEFAULT_PRIOR) -> I
             yield place, signal
 
 
+def stored(detector: Detector) -> Detector:
+    """Return it as another process reads it."""
+    return msgspec.msgpack.decode(msgspec.msgpack.encode(detector), type=Detector)
+
+
 def flat(runs: list[tuple[int, str | None, float, int]]) -> Answers:
     """Return the answers of what hypothesis drew."""
     day, answers = DAY, Answers()
@@ -79,15 +90,15 @@ def test_what_is_loaded_behaves_as_what_was_dumped(runs: list[tuple[int, str | N
     cut = min(cut, len(answers))
     expected = list(run(whole, answers))
     got = list(run(first, answers[:cut]))
-    second = Detector.load(json.loads(json.dumps(first.dump())))
+    second = stored(first)
     got += [(place + cut, signal) for place, signal in run(second, answers[cut:])]
     assert got == expected
-    assert second.dump() == whole.dump()
+    assert second == whole
     assert second.nearness() == whole.nearness()
 
 
 def test_an_unused_detector_can_be_stored() -> None:
-    assert Detector.load(json.loads(json.dumps(Detector().dump()))).dump() == Detector().dump()
+    assert stored(Detector()) == Detector()
     assert Detector().nearness().ratio == 0
 
 
@@ -116,7 +127,7 @@ def test_one_touchpoint_of_five_is_found_and_named() -> None:
     place, signal = next(run(detector, after))
     assert signal.reason["touchpoint"] == "t3"
     assert after[place][2] - past[-1][2] < 40
-    assert sum(detector.dump()[1:4]) + cast(int, signal.reason["since_answers"]) == len(past) + place + 1
+    assert _total(detector._counts) + cast(int, signal.reason["since_answers"]) == len(past) + place + 1
 
 
 @pytest.mark.parametrize("of", [1, 5])
@@ -215,8 +226,8 @@ def test_back_at_the_old_level_it_recovers_and_watches_again(of: int) -> None:
     assert not more
     assert signal.happening == "recovered"
     learned = cast(int, alarm.reason["baseline_answers"]) + 150 - place - 1
-    assert sum(detector.dump()[1:4]) == learned
-    held = sum(sum(counts[0:3]) for _, counts in detector.dump()[-1])
+    assert _total(detector._counts) == learned
+    held = sum(_total(stream.counts) for stream in detector._streams.values())
     assert abs(learned - held) < (1 if of == 1 else 60)
     assert not list(run(detector, stream(12, 300, GOOD, 1000, day + 16, of)))
     later = stream(10, 300, BAD, 200, day + 125, of)
@@ -258,4 +269,16 @@ def test_many_touchpoints_stay_bounded() -> None:
     detector, chance = Detector(), random.Random(3)
     for number in range(2000):
         detector.take(chance.choices((0, 1, 2), GOOD)[0], f"t{number}", DAY + number / 10, DEFAULT_PRIOR, BUDGET)
-    assert len(json.dumps(detector.dump())) < 6000
+    assert len(msgspec.msgpack.encode(detector)) < 6000
+
+
+def test_a_customer_with_millions_of_answers_is_counted_within_its_bits() -> None:
+    detector, day = Detector(), DAY
+    assert not list(run(detector, stream(1, 3000, GOOD, 200, day)))
+    more = sum((2**19 - 200) << 21 * category for category in range(3))
+    for held in (detector, *detector._streams.values()):
+        for name in ("_counts", "_mark") if held is detector else ("counts", "mark"):
+            setattr(held, name, getattr(held, name) + more)
+    list(run(detector, stream(2, 3000, GOOD, 60_000, day + 2)))
+    assert _total(detector._counts) < 3 * 2**19
+    assert stored(detector) == detector

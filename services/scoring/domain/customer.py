@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 from uuid import UUID
 
 import msgspec
@@ -148,9 +149,8 @@ class Memory(msgspec.Struct, array_like=True):
 
     pulses: dict[str, Pulse] = {}
     """By dedup_key of a rule on silence."""
-    detectors: dict[str, Any] = {}
-    """`Detector.dump()` by dedup_key of a rule on a sequence; with `#verified` of verified answers alone, once there
-    were others."""
+    detectors: dict[str, Detector] = {}
+    """By dedup_key of a rule on a sequence; with `#verified` of verified answers alone, once there were others."""
 
 
 _VERIFIED = "#verified"
@@ -191,11 +191,11 @@ class CustomerState:
     def recall(self, memory: Memory) -> None:
         """Take over what was kept."""
         self.pulses = memory.pulses
-        self.detectors = {key: Detector.load(stored) for key, stored in memory.detectors.items()}
+        self.detectors = memory.detectors
 
     def memory(self) -> Memory:
         """Return what to keep."""
-        return Memory(self.pulses, {key: detector.dump() for key, detector in self.detectors.items()})
+        return Memory(self.pulses, self.detectors)
 
     # ---- an answer
 
@@ -281,7 +281,7 @@ class CustomerState:
             detector = self.detectors[key] = Detector()
         verified = self.detectors.get(key + _VERIFIED)
         if verified is None and answer.trust == "anonymous":
-            verified = self.detectors[key + _VERIFIED] = Detector.load(detector.dump())
+            verified = self.detectors[key + _VERIFIED] = deepcopy(detector)
         place = _third(answer.kind, category_of(answer.kind, answer.score))
         budget = cast("Shift", rule.when).false_alarms_per_year
         day = answer.occurred_at.timestamp() / DAY

@@ -25,7 +25,9 @@ always", R = (R + w) L with L the ratio of the one answer. Sources:
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
+
+import msgspec
 
 
 class Prior(NamedTuple):
@@ -98,8 +100,8 @@ LONGEST_GAP = 30.0
 """Days without answers beyond this add nothing to the budget."""
 MAX_TOUCHPOINTS = 24
 """Further touchpoints share one stream, that of answers without a touchpoint."""
-FORGET_AFTER, FORGET = 730.0, 365.0
-"""Days: a baseline older than the first is halved, and is then as old as it was less the second."""
+FORGET_AFTER = 730.0
+"""Days: a baseline that is older is halved, and then half as old."""
 RECOVERY_BUDGET = 4.0
 """False recoveries a year while answers lie a third of the way from the old to the new level."""
 RECOVERY_MOST = 0.01
@@ -114,10 +116,13 @@ SETTLE_UNLESS = 4.5
 YEAR = 365.25
 _TILTS = tuple(tuple(math.exp(theta * sign) for theta in THETAS) for sign in (1, 0, -1))
 """exp(theta s) per category and theta."""
-_BITS = 30
+_BITS = 21
 _MASK = (1 << _BITS) - 1
 _UNITS = (1, 1 << _BITS, 1 << 2 * _BITS)
-"""Counts per category are packed into one integer: one addition an answer, and a snapshot is an assignment."""
+"""Counts per category are packed into one integer that fits 64 bits: one addition an answer, and a snapshot is an
+assignment."""
+_MANY = 1 << _BITS - 2
+"""A baseline with so many answers in a category is halved: it knows enough, and there is room for what follows."""
 
 
 def _unpack(counts: int) -> tuple[int, int, int]:
@@ -181,91 +186,79 @@ def _tilt_between(before: tuple[float, float, float], nps: float) -> float:
     return low
 
 
-class _Stream:
+class _Stream(msgspec.Struct, array_like=True, gc=False):
     """What is known of one touchpoint."""
 
-    __slots__ = ("counts", "left", "limit", "mark", "onset", "r2", "r3", "run", "share", "watched", "z1", "z2", "z3")
-
-    def __init__(self) -> None:
-        self.counts = 0  # all answers, packed
-        self.mark = 0  # those up to the estimated onset, packed
-        self.onset = 0.0  # estimated, days since 1970
-        self.run = 1.0  # exp of the CUSUM that estimates it
-        self.r2 = self.r3 = 0.0  # R of this touchpoint for the two larger thetas
-        self.left = 0  # answers until what was learned is used
-        self.watched = False
-        self.share = 0.0  # of the budget
-        self.limit = math.inf
-        self.z1 = self.z2 = self.z3 = 1.0  # 1 / Z per theta
-
-    def dump(self) -> list[Any]:
-        """Return plain values."""
-        return [
-            *_unpack(self.counts), *_unpack(self.mark), self.onset, self.run, self.r2, self.r3,
-            self.left, self.watched, self.share, self.limit if self.watched else None, self.z1, self.z2, self.z3,
-        ]  # fmt: skip
-
-    @classmethod
-    def load(cls, stored: list[Any]) -> _Stream:
-        """Return what was dumped."""
-        self = cls()
-        self.counts, self.mark = _pack(stored[0:3]), _pack(stored[3:6])
-        self.onset, self.run, self.r2, self.r3, self.left, self.watched, self.share = stored[6:13]
-        self.limit = math.inf if stored[13] is None else stored[13]
-        self.z1, self.z2, self.z3 = stored[14:17]
-        return self
+    counts: int = 0
+    """All answers, packed."""
+    mark: int = 0
+    """Those up to the estimated onset, packed."""
+    onset: float = 0.0
+    """Estimated, days since 1970."""
+    run: float = 1.0
+    """exp of the CUSUM that estimates it."""
+    r2: float = 0.0
+    """R of this touchpoint for the second of THETAS."""
+    r3: float = 0.0
+    left: int = 0
+    """Answers until what was learned is used."""
+    watched: bool = False
+    share: float = 0.0
+    """Of the budget."""
+    limit: float = math.inf
+    z1: float = 1.0
+    """1 / Z per theta."""
+    z2: float = 1.0
+    z3: float = 1.0
 
 
-class _Shift:
+class _Shift(msgspec.Struct, array_like=True, gc=False):
     """An open alarm."""
 
-    __slots__ = ("answers", "at", "evidence", "mark", "onset", "run", "scale", "theta", "touchpoint", "whole")
-
-    def __init__(self, whole: bool, touchpoint: str | None, at: float, theta: float, scale: float) -> None:
-        self.whole = whole  # or one touchpoint
-        self.touchpoint = touchpoint
-        self.at = at  # day of the alarm
-        self.theta = theta  # from the old baseline to the level that counts as not recovered
-        self.scale = scale  # Z of that
-        self.answers = 0  # since the alarm
-        self.evidence = 0.0  # R of the recovery
-        self.run = 1.0  # exp of the CUSUM that estimates its onset
-        self.onset = at
-        self.mark = 0  # all answers up to that onset, packed
-
-    def dump(self) -> list[Any]:
-        """Return plain values."""
-        return [
-            self.whole, self.touchpoint, self.at, self.theta, self.scale,
-            self.answers, self.evidence, self.run, self.onset, *_unpack(self.mark),
-        ]  # fmt: skip
-
-    @classmethod
-    def load(cls, stored: list[Any]) -> _Shift:
-        """Return what was dumped."""
-        self = cls(*stored[0:5])
-        self.answers, self.evidence, self.run, self.onset = stored[5:9]
-        self.mark = _pack(stored[9:12])
-        return self
+    whole: bool
+    """The whole customer fell, or one touchpoint."""
+    touchpoint: str | None
+    at: float
+    """Day of the alarm."""
+    theta: float
+    """From the old baseline to the level that counts as not recovered."""
+    scale: float
+    """Z of that."""
+    onset: float
+    """Of the recovery, estimated, days since 1970."""
+    mark: int
+    """All answers up to that onset, packed."""
+    answers: int = 0
+    """Since the alarm."""
+    evidence: float = 0.0
+    """R of the recovery."""
+    run: float = 1.0
+    """exp of the CUSUM that estimates its onset."""
 
 
-class Detector:
-    """The sequential test of one customer's answers: one audience, one kind."""
+class Detector(msgspec.Struct, array_like=True, gc=False):
+    """The sequential test of one customer's answers: one audience, one kind. It is stored as it stands."""
 
-    __slots__ = (
-        "_begun", "_budget", "_counts", "_last", "_mark", "_onset", "_r1", "_r2", "_r3", "_run", "_shift", "_streams",
-    )  # fmt: skip
-
-    def __init__(self) -> None:
-        self._streams: dict[str | None, _Stream] = {}
-        self._counts = 0  # all answers of the baseline and since the onset, packed
-        self._mark = 0  # those up to the estimated onset, packed
-        self._onset = 0.0  # estimated, days since 1970
-        self._run = 1.0  # exp of the CUSUM that estimates it
-        self._r1 = self._r2 = self._r3 = 0.0  # R of the whole customer per theta
-        self._begun = self._last = -math.inf  # day of the baseline's first answer, and of the latest
-        self._budget = 0.0  # as last given
-        self._shift: _Shift | None = None
+    _counts: int = 0
+    """All answers of the baseline and since the onset, packed."""
+    _mark: int = 0
+    """Those up to the estimated onset, packed."""
+    _onset: float = 0.0
+    """Estimated, days since 1970."""
+    _run: float = 1.0
+    """exp of the CUSUM that estimates it."""
+    _r1: float = 0.0
+    """R of the whole customer per theta."""
+    _r2: float = 0.0
+    _r3: float = 0.0
+    _begun: float = -math.inf
+    """Day of the baseline's first answer."""
+    _last: float = -math.inf
+    """Day of the latest."""
+    _budget: float = 0.0
+    """As last given."""
+    _shift: _Shift | None = None
+    _streams: dict[str | None, _Stream] = {}
 
     @property
     def is_shifted(self) -> bool:
@@ -346,7 +339,8 @@ class Detector:
         if shift is None:
             return None
         age = day - shift.at
-        if age < SETTLE_AT_LAST and (age < SETTLE_DAYS or shift.answers < SETTLE_ANSWERS or shift.run > SETTLE_UNLESS):
+        young = age < SETTLE_DAYS or shift.answers < SETTLE_ANSWERS or shift.run > SETTLE_UNLESS
+        if young and age < SETTLE_AT_LAST and max(_unpack(self._counts)) < 2 * _MANY:
             return None
         counts, mark = self._seen(shift)
         onset = self._onset if shift.whole else self._streams[shift.touchpoint].onset
@@ -385,29 +379,6 @@ class Detector:
                 )
         return best
 
-    def dump(self) -> list[Any]:
-        """Return lists, numbers and strings that `load` makes the same detector of."""
-        streams = [[touchpoint, stream.dump()] for touchpoint, stream in self._streams.items()]
-        started = bool(streams)
-        return [
-            1, *_unpack(self._counts), *_unpack(self._mark), self._onset, self._run, self._r1, self._r2, self._r3,
-            self._begun if started else None, self._last if started else None, self._budget,
-            None if self._shift is None else self._shift.dump(), streams,
-        ]  # fmt: skip
-
-    @classmethod
-    def load(cls, stored: list[Any]) -> Detector:
-        """Return what was dumped."""
-        self = cls()
-        self._counts, self._mark = _pack(stored[1:4]), _pack(stored[4:7])
-        self._onset, self._run, self._r1, self._r2, self._r3 = stored[7:12]
-        if stored[12] is not None:
-            self._begun, self._last = stored[12:14]
-        self._budget = stored[14]
-        self._shift = None if stored[15] is None else _Shift.load(stored[15])
-        self._streams = {touchpoint: _Stream.load(stream) for touchpoint, stream in stored[16]}
-        return self
-
     def _stream_of(self, touchpoint: str | None, day: float) -> _Stream:
         """Return the stream of a touchpoint that was not seen before."""
         if not self._streams:
@@ -418,7 +389,7 @@ class Detector:
 
     def _refresh(self, stream: _Stream, prior: Prior, budget: float) -> None:
         """Use what was learned so far for this touchpoint's next answers."""
-        if self._last - self._begun > FORGET_AFTER:
+        if self._last - self._begun > FORGET_AFTER or max(_unpack(self._counts)) >= _MANY:
             self._forget()
         self._budget = budget
         answers, own = _total(self._counts), _total(stream.counts)
@@ -465,7 +436,7 @@ class Detector:
 
     def _forget(self) -> None:
         """Halve the baseline; answers since the estimated onset stay."""
-        self._begun += FORGET
+        self._begun += (self._last - self._begun) / 2
         self._counts, self._mark = _halved(self._mark) + self._counts - self._mark, _halved(self._mark)
         for stream in self._streams.values():
             stream.counts, stream.mark = _halved(stream.mark) + stream.counts - stream.mark, _halved(stream.mark)
@@ -485,8 +456,8 @@ class Detector:
         before = _shares(mark, prior[:3], prior.strength)
         fallen = _nps(since + _pack((1, 1, 1)))
         theta = max(RECOVERY_LEAST, RECOVERY_SHARE * _tilt_between(before, fallen or 0.0))
-        shift = self._shift = _Shift(whole, touchpoint, self._last, theta, _normaliser(before, theta))
-        shift.mark = counts
+        scale = _normaliser(before, theta)
+        self._shift = _Shift(whole, touchpoint, self._last, theta, scale, onset=self._last, mark=counts)
         if not whole:
             self._counts = _less(self._counts, since)
         return Signal("worse", reason)
