@@ -235,7 +235,8 @@ async def one(case: Case, answers: int, *, beside: bool) -> tuple[dict[str, Any]
     """Measure a case on fresh servers, and the peers on the same topic."""
     tune_memory()
     async with place() as at:
-        return await measure(at, case, answers), await peers(at, len(FIRST) * case.customers + answers) if beside else {}
+        ours = await measure(at, case, answers)
+        return ours, await peers(at, len(FIRST) * case.customers + answers) if beside else {}
 
 
 def alone(case: Case, answers: int, beside: bool) -> tuple[dict[str, Any], dict[str, float]]:

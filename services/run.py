@@ -78,11 +78,12 @@ def wrong_setting(error: ValidationError) -> Misconfigured:
 def _built(name: ServiceName, common: dict[str, Any], parts: Parts, address: Address) -> Service:
     match name:
         case "ingest":
-            return services.ingest.main.build(services.ingest.settings.IngestSettings(**common), parts)
+            return services.ingest.main.build(services.ingest.settings.IngestSettings(**common), parts, address)
         case "scoring":
             return services.scoring.main.build(services.scoring.settings.ScoringSettings(**common), parts)
         case "ticketing":
-            return services.ticketing.main.build(services.ticketing.settings.TicketingSettings(**common), parts)
+            ticketing = services.ticketing.settings.TicketingSettings(**common)
+            return services.ticketing.main.build(ticketing, parts, address)
         case "notify":
             return services.notify.main.build(services.notify.settings.NotifySettings(**common), parts, address)
 

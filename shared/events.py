@@ -64,6 +64,8 @@ class EvidenceV1(_Message, frozen=True, kw_only=True):
     respondent: str | None = None
     channel: Channel = "api"
     language: str | None = None
+    contact: str | None = None
+    """E-mail of the respondent, for the follow-up."""
 
 
 class AlertScoresV1(_Message, frozen=True, kw_only=True):
@@ -156,11 +158,36 @@ class RespondentErasedV1(_Message, frozen=True, kw_only=True):
     done: list[ErasedV1] = []
 
 
-class SlaV1(_Message, frozen=True, kw_only=True):
-    """Where each clock of the ticket stands."""
+ClockState = Literal["met", "running", "warning", "breached"]
 
-    first_response: Literal["met", "running", "warning", "breached"] = "running"
-    resolve: Literal["met", "running", "warning", "breached"] = "running"
+
+class SlaV1(_Message, frozen=True, kw_only=True):
+    """Where each clock of the ticket stands; a clock that ran out stays `breached`."""
+
+    first_response: ClockState = "running"
+    resolve: ClockState = "running"
+
+
+class PreviousTicketV1(_Message, frozen=True, kw_only=True):
+    """An earlier ticket of the same problem and how it ended."""
+
+    number: int
+    opened_at: datetime
+    state: TicketState
+    root_cause: str | None = None
+    resolution: str | None = None
+
+
+class DeskV1(_Message, frozen=True, kw_only=True):
+    """The ticket in the service desk."""
+
+    type: str
+    reference: str | None = None
+    """None: it is not there yet."""
+    url: str | None = None
+    synced_at: datetime | None = None
+    error: str | None = None
+    """Why it is not there, or not as it stands here."""
 
 
 class TicketContextV1(_Message, frozen=True, kw_only=True):
@@ -173,6 +200,10 @@ class TicketContextV1(_Message, frozen=True, kw_only=True):
     """Numbers of earlier tickets of the same problem, newest first."""
     respondent_channel: str | None = None
     language: str | None = None
+    previous: list[PreviousTicketV1] = []
+    """The same with how they ended."""
+    contact: str | None = None
+    """E-mail of the newest respondent who left one."""
 
 
 class TicketV1(_Message, frozen=True, kw_only=True):
@@ -204,6 +235,36 @@ class TicketV1(_Message, frozen=True, kw_only=True):
     context: TicketContextV1 = TicketContextV1()
     caused_at: datetime | None = None
     """When the answer that opened it was received."""
+    first_response_due: datetime | None = None
+    """None: no such clock."""
+    resolve_due: datetime | None = None
+    """None: no such clock, or it stands still because the ticket waits."""
+    resolve_left: float | None = None
+    """Seconds that the resolve clock has left while the ticket waits."""
+    sla: SlaV1 | None = None
+    """None: the directory sets no clock for its severity."""
+    desk: DeskV1 | None = None
+    status_page: str | None = None
+
+
+class FollowUpDueV1(_Message, frozen=True, kw_only=True):
+    """A ticket was resolved: the respondent is asked whether it was put right."""
+
+    id: UUID
+    ticket: UUID
+    number: int
+    opening: int
+    customer: str
+    touchpoint: str | None
+    dedup_key: str
+    respondent: str | None
+    contact: str | None
+    """E-mail; None: nobody can be asked by us."""
+    language: str
+    survey_url: str
+    """Where the answer is given; it carries the dedup_key, so that a bad one reopens the ticket."""
+    due_at: datetime
+    version: int = 1
 
 
 class PageV1(_Message, frozen=True, kw_only=True):

@@ -40,7 +40,9 @@ class Answer:
     status: int
     headers: Mapping[str, str]
     body: bytes
-    """At most 64 KiB of it."""
+    """As much of it as was asked for."""
+    cut: bool = False
+    """There was more."""
 
     @property
     def retry_after(self) -> float | None:
@@ -132,6 +134,19 @@ class Outbound:
 
     async def post(self, url: str, content: bytes, headers: Mapping[str, str], *, seconds: float) -> Answer:
         """POST within so many seconds in all. Raises Refused or Unreachable."""
+        return await self.request("POST", url, content, headers, seconds=seconds)
+
+    async def request(
+        self,
+        method: str,
+        url: str,
+        content: bytes,
+        headers: Mapping[str, str],
+        *,
+        seconds: float,
+        limit: int = _ANSWER_LIMIT,
+    ) -> Answer:
+        """Send within so many seconds in all and read at most `limit` bytes. Raises Refused or Unreachable."""
         try:
             target = httpx.URL(url)
             nameable = bool(target.host)
@@ -144,14 +159,14 @@ class Outbound:
                 address = await self._resolve(target)
                 pinned = target.copy_with(host=str(address))
                 request = self._client.build_request(
-                    "POST",
+                    method,
                     pinned,
                     content=content,
                     headers={**headers, "Host": target.netloc.decode()},
                     extensions={"sni_hostname": target.host},
                     timeout=seconds,
                 )
-                return await self._send(request)
+                return await self._send(request, limit)
         except TimeoutError:
             raise Unreachable(f"no answer within {seconds:g} s", sent=True) from None
 
@@ -171,7 +186,7 @@ class Outbound:
             f"{target.host} is an internal address ({addresses[0]}); FIILIS_ALLOW_PRIVATE_TARGETS can allow it"
         )
 
-    async def _send(self, request: httpx.Request) -> Answer:
+    async def _send(self, request: httpx.Request, limit: int) -> Answer:
         try:
             response = await self._client.send(request, stream=True)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
@@ -182,10 +197,10 @@ class Outbound:
             body = b""
             async for chunk in response.aiter_raw(16 * 1024):
                 body += chunk
-                if len(body) >= _ANSWER_LIMIT:
+                if len(body) > limit:
                     break
         except httpx.HTTPError:
             body = b""  # the status is what counts
         finally:
             await response.aclose()
-        return Answer(response.status_code, response.headers, body[:_ANSWER_LIMIT])
+        return Answer(response.status_code, response.headers, body[:limit], cut=len(body) > limit)

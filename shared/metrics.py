@@ -45,6 +45,11 @@ ALERTS = Counter("fiilis_alerts", "Alerts opened.", ["rule", "severity"])
 
 TICKETS_OPEN = Gauge("fiilis_tickets_open", "Tickets that are not resolved, closed or cancelled.", ["severity"])
 BREACH_TO_TICKET = Histogram("fiilis_breach_to_ticket_seconds", "From the alert to its ticket.", buckets=_SECONDS)
+SLA_BREACHED = Counter("fiilis_tickets_sla_breached", "Clocks of tickets that ran out.", ["clock"])
+DESK_REQUESTS = Counter("fiilis_desk_requests", "Calls to service desks, by result.", ["desk", "result"])
+DESK_OPEN = Gauge("fiilis_desk_circuit_open", "1 while a desk is left alone because it fails.", ["desk"])
+DESK_WAITING = Gauge("fiilis_desk_waiting_tickets", "Tickets that a desk does not have as they are yet.", ["desk"])
+WEBHOOK_ATTEMPTS = Counter("fiilis_webhook_attempts", "Calls of webhooks out, by result.", ["result"])
 
 PAGES = Counter("fiilis_pages", "Pages started.", ["severity"])
 PAGE_ATTEMPTS = Counter("fiilis_page_attempts", "Calls to a channel, by result.", ["channel", "result"])

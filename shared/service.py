@@ -80,6 +80,8 @@ class Service:
     """Run as long as the service; the end of one is the end of the process."""
     checks: Mapping[str, Check] = field(default_factory=dict[str, Check])
     """What readiness asks."""
+    notes: Callable[[], Mapping[str, str]] = dict
+    """What readiness tells of besides: trouble of others that does not keep us from our work."""
 
 
 @contextlib.asynccontextmanager

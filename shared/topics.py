@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from shared.events import AlertV1, FeedbackReceivedV1, PageV1, RespondentErasedV1, ScoreDailyV1, TicketV1
+from shared.events import AlertV1, FeedbackReceivedV1, FollowUpDueV1, PageV1, RespondentErasedV1, ScoreDailyV1, TicketV1
 
 DAY_MS = 86_400_000
 PARTITIONS = 8
@@ -55,7 +55,14 @@ ALERTS = Topic(
 TICKETS = Topic(
     "tickets.v1",
     "ticketing",
-    {"ticket.opened": TicketV1, "ticket.updated": TicketV1, "ticket.resolved": TicketV1, "ticket.closed": TicketV1},
+    {
+        "ticket.opened": TicketV1,
+        "ticket.updated": TicketV1,
+        "ticket.resolved": TicketV1,
+        "ticket.closed": TicketV1,
+        "follow-up.due": FollowUpDueV1,
+        ERASED: RespondentErasedV1,
+    },
     30 * DAY_MS,
 )
 PAGES = Topic(
@@ -67,6 +74,7 @@ PAGES = Topic(
         "page.escalated": PageV1,
         "page.exhausted": PageV1,
         "page.resolved": PageV1,
+        ERASED: RespondentErasedV1,
     },
     30 * DAY_MS,
 )

@@ -40,6 +40,8 @@ class Faced(Protocol):
     def described(self) -> Mapping[str, Any]: ...  # noqa: D102
     @property
     def checks(self) -> Mapping[str, Check]: ...  # noqa: D102
+    @property
+    def notes(self) -> Callable[[], Mapping[str, str]]: ...  # noqa: D102
 
 
 def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -122,7 +124,9 @@ def _health(services: Sequence[Faced]) -> APIRouter:
             for name, check in service.checks.items()
             if (gap := check()) is not None
         }
-        return json_response({"status": "waiting" if missing else "ok", "missing": missing}, 503 if missing else 200)
+        notes = {f"{service.name}: {name}": note for service in services for name, note in service.notes().items()}
+        body = {"status": "waiting" if missing else "ok", "missing": missing, **({"notes": notes} if notes else {})}
+        return json_response(body, 503 if missing else 200)
 
     return router
 

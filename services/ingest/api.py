@@ -5,10 +5,9 @@ It carries the load of every widget, and a framework's route with a model of its
 
 from __future__ import annotations
 
-import asyncio
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 from urllib.parse import parse_qs
@@ -20,34 +19,34 @@ from pydantic import BaseModel, ConfigDict
 from starlette.types import Receive, Scope, Send
 
 from services.ingest.domain import Let, Posted, accept, not_json, parse
+from services.ingest.publishing import Publishing
 from shared import metrics
 from shared.clock import Clock
 from shared.directory.access import Access, Caller, find_key, known_key
 from shared.directory.model import Key
-from shared.errors import Problem, Transient
+from shared.errors import Problem
 from shared.events import FeedbackReceivedV1, RespondentErasedV1
 from shared.ids import uuid7
-from shared.kafka import Headers, Publisher, event_headers
+from shared.kafka import Publisher, event_headers
 from shared.logs import Log, new_traceparent, parse_traceparent
-from shared.topics import ERASED, FEEDBACK
+from shared.topics import ERASED
 from shared.web import BODY_LIMIT, caller_with, json_response
 
 log = Log("ingest")
+
+StatusUrl = Callable[[FeedbackReceivedV1], str | None]
 
 ITEMS = 1_000
 _JSON = b"application/json"
 _PROBLEM = b"application/problem+json"
 _TYPES = {b"application/json", b"text/plain"}
-_RETRY_AFTER = "2"
 _METHODS = b"POST, OPTIONS"
 _GZIP = 31
 """zlib's window bits for a gzip stream."""
 
 _encoder = msgspec.json.Encoder()
 _items = msgspec.json.Decoder(list[msgspec.Raw])
-_RECEIVED = {kind: metrics.FEEDBACK.labels(kind, "accepted") for kind in ("nps", "mood", "csat", "ces", "kpi")}
 _REJECTED = metrics.FEEDBACK.labels("unknown", "rejected")
-_UNAVAILABLE = metrics.FEEDBACK.labels("unknown", "unavailable")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +84,9 @@ def described() -> dict[str, Any]:
 
 def build_router(access: Access, publisher: Publisher, clock: Clock) -> APIRouter:
     """Return what ingest serves through the framework, since nobody asks for it often."""
-    router = APIRouter(prefix="/v1", tags=["ingest"])
+    router = APIRouter(tags=["ingest"])
 
-    @router.delete("/respondents/{respondent}", status_code=202)
+    @router.delete("/v1/respondents/{respondent}", status_code=202)
     async def erase(  # pyright: ignore[reportUnusedFunction]
         respondent: Annotated[str, Path(min_length=1, max_length=200)],
         query: Annotated[ErasureQuery, Query()],
@@ -118,10 +117,12 @@ class ErasureQuery(BaseModel):
 class FeedbackEndpoint:
     """Takes answers: 202 when Kafka has them, never before."""
 
-    def __init__(self, access: Access, publisher: Publisher, clock: Clock) -> None:
+    def __init__(self, access: Access, publishing: Publishing, clock: Clock, status_url: StatusUrl) -> None:
+        """`status_url` returns where the respondent of an answer sees what happens to it, if anywhere."""
         self._access = access
-        self._publisher = publisher
+        self._publishing = publishing
         self._clock = clock
+        self._status_url = status_url
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -188,8 +189,8 @@ class FeedbackEndpoint:
         except Problem:
             _REJECTED.inc()
             raise
-        await self._publish([answer], traceparent)
-        return _Answer(202, _accepted(answer.id))
+        await self._publishing.publish([answer], traceparent)
+        return _Answer(202, _accepted(answer.id, self._status_url(answer)))
 
     async def _take_array(self, body: bytes, let: Let, traceparent: str | None) -> _Answer:
         try:
@@ -212,48 +213,14 @@ class FeedbackEndpoint:
             accepted.append(answer)
             results.append({"id": answer.id, "status": "accepted"})
         if accepted:
-            await self._publish(accepted, traceparent)
+            await self._publishing.publish(accepted, traceparent)
         summary = {"accepted": len(accepted), "rejected": len(items) - len(accepted), "results": results}
         return _Answer(202 if accepted else 422, _encoder.encode(summary))
 
-    async def _publish(self, answers: Sequence[FeedbackReceivedV1], traceparent: str | None) -> None:
-        try:
-            waiting = [
-                self._publisher.publish(a.customer.encode(), _encoder.encode(a), _headers(a, traceparent))
-                for a in answers
-            ]
-            if len(waiting) == 1:
-                await waiting[0]
-            else:
-                failures = [f for f in await asyncio.gather(*waiting, return_exceptions=True) if f is not None]
-                for failure in failures:
-                    raise failure
-        except Transient as error:
-            _UNAVAILABLE.inc(len(answers))
-            log.warning("answers refused", why=str(error), answers=len(answers))
-            raise Problem(
-                503,
-                "not-durable",
-                "The answer could not be made durable",
-                "Kafka did not confirm it in time. Send it again with the same id; it is counted once.",
-                headers={"Retry-After": _RETRY_AFTER},
-            ) from None
-        for answer in answers:
-            _RECEIVED[answer.kind].inc()
 
-
-def _headers(answer: FeedbackReceivedV1, traceparent: str | None) -> Headers:
-    return event_headers(
-        "feedback.received",
-        str(answer.id),
-        FEEDBACK.owner,
-        answer.received_at.isoformat(),
-        traceparent or new_traceparent(answer.id.hex),
-    )
-
-
-def _accepted(id_: UUID) -> bytes:
-    return b'{"accepted":1,"rejected":0,"results":[{"id":"%b","status":"accepted"}]}' % str(id_).encode()
+def _accepted(id_: UUID, status_url: str | None) -> bytes:
+    page = b"" if status_url is None else b',"status_url":%b' % _encoder.encode(status_url)
+    return b'{"accepted":1,"rejected":0,"results":[{"id":"%b","status":"accepted"%b}]}' % (str(id_).encode(), page)
 
 
 def _id_of(item: msgspec.Raw) -> str | None:

@@ -2,23 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import timedelta
+
+from services.ingest import survey
 from services.ingest.api import FeedbackEndpoint, build_router, described
+from services.ingest.publishing import Publishing
 from services.ingest.settings import IngestSettings
+from shared.events import FeedbackReceivedV1
 from shared.kafka import Producer, Publisher
 from shared.parts import Parts, patiently
+from shared.security import Signer
 from shared.service import Service, opened
 from shared.topics import FEEDBACK
 
 
-def build(settings: IngestSettings, parts: Parts) -> Service:
-    """Return ingest, ready to run."""
+def build(settings: IngestSettings, parts: Parts, public_url: Callable[[], str]) -> Service:
+    """Return ingest, ready to run. `public_url` starts every link; it is known once the port is."""
     # A broker answers one request of a connection at a time: while one waits for Kafka, another takes the next round.
     producers = [Producer(parts.kafka) for _ in range(settings.ingest_connections)]
     publisher = Publisher(producers, FEEDBACK, wait=settings.ingest_wait_seconds, limit=settings.ingest_waiting)
+    publishing = Publishing(publisher)
+    signs = Signer(settings.secrets) if settings.secrets else None
+    router = build_router(parts.access, publisher, parts.clock)
+
+    def status_url(answer: FeedbackReceivedV1) -> str | None:
+        """Return the page of an answer's respondent; without a secret there is none."""
+        if signs is None:
+            return None
+        facts = {"answer": str(answer.id), "customer": answer.customer, "at": int(answer.received_at.timestamp())}
+        expires = answer.received_at + timedelta(seconds=parts.access.revision.directory.retention)
+        return f"{public_url()}/t/{signs.sign('status', facts, expires=expires)}"
+
+    if signs is not None:
+        router.include_router(survey.build_router(parts.access, publishing, parts.clock, signs, status_url))
     return Service(
         name="ingest",
-        router=build_router(parts.access, publisher, parts.clock),
-        hot={"/v1/feedback": FeedbackEndpoint(parts.access, publisher, parts.clock)},
+        router=router,
+        hot={"/v1/feedback": FeedbackEndpoint(parts.access, publishing, parts.clock, status_url)},
         described={"/v1/feedback": described()},
         resources=[
             *(opened(None, producer.close) for producer in producers),

@@ -263,6 +263,17 @@ def wants_page(ticket: TicketV1) -> bool:
     return ticket.state == "open" and ticket.severity in PAGED
 
 
+def without(page: Page, respondent: str, before: datetime) -> Page:
+    """Return a page that no longer says who gave an answer before a moment, nor what they wrote."""
+    evidence = [
+        msgspec.structs.replace(answer, respondent=None, comment=None, contact=None)
+        if answer.respondent == respondent and answer.occurred_at < before
+        else answer
+        for answer in page.evidence
+    ]
+    return page if evidence == page.evidence else msgspec.structs.replace(page, evidence=evidence)
+
+
 def message(page: Page) -> PageV1:
     """Return what others are told of a page."""
     return PageV1(

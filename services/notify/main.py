@@ -10,10 +10,11 @@ from pathlib import Path
 from services.notify import store
 from services.notify.api import build_router
 from services.notify.channels import Channel
-from services.notify.channels.email import EmailChannel
+from services.notify.channels.email import EmailChannel, Mailer
 from services.notify.channels.webhook import WebhookChannel
 from services.notify.consumer import TicketHandler
 from services.notify.escalator import Escalator, Sender, reachable
+from services.notify.letters import Letters
 from services.notify.settings import NotifySettings
 from shared import metrics
 from shared.consume import Consumer
@@ -34,8 +35,9 @@ def build(settings: NotifySettings, parts: Parts, public_url: Callable[[], str])
     database = Database(parts.database_url, "notify")
     producer = Producer(parts.kafka)
     client, signs = outbound(settings), signer(settings)
+    mailer = Mailer(settings.notify_call_seconds)
     channels: dict[str, Channel] = {
-        "email": EmailChannel(settings.notify_call_seconds),
+        "email": EmailChannel(mailer),
         "webhook": WebhookChannel(client, signs, settings.notify_call_seconds),
     }
     sender = Sender(
@@ -52,7 +54,8 @@ def build(settings: NotifySettings, parts: Parts, public_url: Callable[[], str])
         escalate=lambda: escalator.loop.wake(),
     )
     escalator = Escalator(database, parts.directory, channels, parts.clock, sender.loop.wake)
-    handler = TicketHandler(parts.directory, parts.clock, escalator.loop.wake)
+    letters = Letters(database, parts.directory, mailer, parts.clock, call_seconds=settings.notify_call_seconds)
+    handler = TicketHandler(parts.directory, parts.clock, escalator.loop.wake, letters.loop.wake)
     tickets = Consumer(parts.kafka, database, TICKETS, handler)
 
     async def figures() -> None:
@@ -72,6 +75,7 @@ def build(settings: NotifySettings, parts: Parts, public_url: Callable[[], str])
             "tickets.v1": tickets.run,
             "escalator": escalator.loop.run,
             "sender": sender.run,
+            "letters": letters.loop.run,
             "outbox": Relay(database, producer).run,
             "figures": partial(periodically, _FIGURES_SECONDS, figures),
         },

@@ -13,6 +13,7 @@ import msgspec
 from services.notify.domain import Page
 from shared.cursor import Place
 from shared.db import Connection
+from shared.events import FollowUpDueV1
 from shared.ids import uuid7
 
 _SEEN = "SELECT ticket, version FROM seen_ticket WHERE ticket = ANY($1::uuid[])"
@@ -73,6 +74,23 @@ SELECT attempt.channel, attempt.address, attempt.started_at, attempt.finished_at
 FROM attempt JOIN delivery ON delivery.id = attempt.delivery
 WHERE attempt.page = $1 ORDER BY attempt.started_at, attempt.id LIMIT 500
 """
+
+_ADD_LETTERS = """
+INSERT INTO letter (id, customer, respondent, ticket, opening, state, due_at, traceparent, body)
+SELECT id, customer, respondent, ticket, opening, 'pending', $6, traceparent, body
+FROM unnest($1::uuid[], $2::text[], $3::text[], $4::uuid[], $5::int[], $7::text[], $8::text[])
+    AS new(id, customer, respondent, ticket, opening, traceparent, body)
+ON CONFLICT (id) DO NOTHING
+"""
+_CLAIM_LETTERS = """
+WITH due AS (SELECT id FROM letter WHERE due_at <= $1 ORDER BY due_at LIMIT $2 FOR UPDATE SKIP LOCKED)
+UPDATE letter SET due_at = $3, attempts = attempts + 1 FROM due WHERE letter.id = due.id
+RETURNING letter.body, letter.attempts, letter.traceparent
+"""
+_FINISH_LETTER = "UPDATE letter SET state = $2, due_at = $3, detail = $4 WHERE id = $1 AND state = 'pending'"
+_NAMING = "SELECT body, traceparent FROM page WHERE customer = $1 AND position($2 IN body) > 0 ORDER BY id FOR UPDATE"
+_SCRUB = "UPDATE page SET body = $2 WHERE id = $1"
+_ERASE_LETTERS = "DELETE FROM letter WHERE customer = $1 AND respondent = $2"
 
 _decode = msgspec.json.Decoder(Page).decode
 _encode = msgspec.json.Encoder().encode
@@ -282,6 +300,67 @@ async def attempts(tx: Connection, page: UUID) -> list[Attempt]:
         facts["delivery"] = UUID(int=facts["delivery"].int)
         found.append(Attempt(**facts))
     return found
+
+
+# ---- letters to respondents
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A question to a respondent whether it was put right."""
+
+    message: FollowUpDueV1
+    attempt: int
+    """1 is the first."""
+    traceparent: str | None
+
+
+async def add_letters(tx: Connection, letters: Sequence[tuple[FollowUpDueV1, str | None]], now: datetime) -> None:
+    """Add letters, each with the trace of the answer that led to it."""
+    if letters:
+        await tx.execute(
+            _ADD_LETTERS,
+            [m.id for m, _ in letters],
+            [m.customer for m, _ in letters],
+            [m.respondent for m, _ in letters],
+            [m.ticket for m, _ in letters],
+            [m.opening for m, _ in letters],
+            now,
+            [trace for _, trace in letters],
+            [_encode(m).decode() for m, _ in letters],
+        )
+
+
+async def claim_letters(tx: Connection, now: datetime, limit: int, lease: timedelta) -> list[Letter]:
+    """Claim letters that are due until the lease is over, and count the attempt before it is made."""
+    rows = await tx.fetch(_CLAIM_LETTERS, now, limit, now + lease)
+    return [Letter(msgspec.json.decode(row[0], type=FollowUpDueV1), row[1], row[2]) for row in rows]
+
+
+async def finish_letter(
+    tx: Connection, letter: UUID, state: Literal["pending", "sent", "failed"], detail: str, due_at: datetime | None
+) -> None:
+    """Store what came of an attempt."""
+    await tx.execute(_FINISH_LETTER, letter, state, due_at, detail[:500])
+
+
+# ---- to be forgotten
+
+
+async def naming(tx: Connection, customer: str, respondent: str) -> list[Page]:
+    """Return a customer's pages that hold a respondent's name, locked."""
+    asked = _encode(respondent).decode()  # as the page has it: quoted and escaped
+    return [_decode(row[0]) for row in await tx.fetch(_NAMING, customer, asked)]
+
+
+async def scrub(tx: Connection, page: Page) -> None:
+    """Replace what is kept of a page."""
+    await tx.execute(_SCRUB, page.id, _encode(page).decode())
+
+
+async def erase_letters(tx: Connection, customer: str, respondent: str) -> int:
+    """Delete the letters to a respondent; return how many."""
+    return int((await tx.execute(_ERASE_LETTERS, customer, respondent)).split()[-1])
 
 
 async def oldest_waiting(tx: Connection) -> datetime | None:

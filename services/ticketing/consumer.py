@@ -2,112 +2,142 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
+from itertools import groupby
+from typing import cast
 from uuid import UUID
 
-from services.ticketing import store
-from services.ticketing.domain import (
+from msgspec.structs import replace
+
+from services.ticketing.domain.action import MEASURED_SINCE, measured
+from services.ticketing.domain.erase import without
+from services.ticketing.domain.ticket import (
     ACTIVE,
+    SYSTEM,
     Opening,
     Outcome,
+    entry,
     may_reopen,
     merge,
     open_ticket,
     opens_nothing,
     take_page,
 )
+from services.ticketing.ledger import Happened, Ledger, measure_breaches
+from services.ticketing.store import actions, desks, people, tickets
 from shared import metrics, outbox
 from shared.clock import Clock
 from shared.consume import AfterCommit, Memoryless, Record
 from shared.db import Connection
 from shared.directory.follower import Follower
-from shared.events import AlertV1, PageV1, TicketV1
-from shared.kafka import Outgoing, cloud_event
+from shared.events import AlertV1, ErasedV1, EvidenceV1, PageV1, RespondentErasedV1, ScoreDailyV1, TicketV1
+from shared.kafka import cloud_event
 from shared.logs import Log, tracing
-from shared.topics import TICKETS
+from shared.topics import ERASED, TICKETS
 
 log = Log("ticketing")
 
-
-@dataclass(frozen=True, slots=True)
-class Happened:
-    """What became of a ticket, under the trace of what led to it."""
-
-    outcome: Outcome
-    traceparent: str | None
-
-
-async def save(tx: Connection, happened: Sequence[Happened], now: datetime) -> None:
-    """Store tickets and their new lines, and tell others what changed, all at once. Raises AlreadyOpen."""
-    await store.save(tx, [one.outcome for one in happened])
-    told: list[Outgoing] = []
-    for one in happened:
-        ticket, event = one.outcome.ticket, one.outcome.event
-        if event is None:
-            continue
-        with tracing(one.traceparent):
-            id_ = f"{ticket.id}:{ticket.version}"
-            told.append(cloud_event(TICKETS, event, key=ticket.customer, id=id_, at=now, message=ticket))
-            log.info(event, ticket=ticket.id, problem=ticket.dedup_key, severity=ticket.severity, state=ticket.state)
-    await outbox.add(tx, told)
+Digests = Callable[[str], Sequence[str]]
+"""What is kept of a respondent's name, the newest first."""
 
 
 class AlertHandler(Memoryless):
-    """One ticket per problem, whatever comes twice."""
+    """One ticket per problem, whatever comes twice; a person who is erased is forgotten."""
 
-    takes: Collection[str] | None = ("alert.opened", "alert.updated", "alert.cleared")
+    takes: Collection[str] | None = None
 
-    def __init__(self, directory: Follower, clock: Clock, *, reopen_within: timedelta) -> None:
+    def __init__(
+        self, directory: Follower, clock: Clock, ledger: Ledger, digests: Digests, *, reopen_within: timedelta
+    ) -> None:
         self._directory = directory
         self._clock = clock
+        self._ledger = ledger
+        self._digests = digests
         self._reopen_within = reopen_within
 
-    async def handle(self, tx: Connection, records: Sequence[Record[AlertV1]]) -> AfterCommit | None:
+    async def handle(
+        self, tx: Connection, records: Sequence[Record[AlertV1 | ScoreDailyV1 | RespondentErasedV1]]
+    ) -> AfterCommit | None:
+        """Take alerts, daily scores and erasures in the order that they came."""
+        then: list[AfterCommit] = []
+        for kind, some in groupby(records, _kind):
+            if kind == ERASED:
+                for record in some:
+                    await self._erase(tx, cast("Record[RespondentErasedV1]", record))
+            elif kind == "score":
+                await self._score(tx, [cast("ScoreDailyV1", record.message) for record in some])
+            else:
+                then.append(await self._merge(tx, cast("list[Record[AlertV1]]", list(some))))
+
+        def after() -> None:
+            for one in then:
+                one()
+            self._ledger.wake()
+
+        return after
+
+    async def _merge(self, tx: Connection, records: Sequence[Record[AlertV1]]) -> AfterCommit:
         """Merge each alert's message into the ticket of its problem, or open one."""
         now = self._clock.now()
-        alerts = [record.message for record in records]
-        merged = await store.merged(tx, [alert.id for alert in alerts])
-        tickets = await store.newest_of_problems(tx, sorted({alert.dedup_key for alert in alerts}))
-        by_id = {ticket.id: ticket for ticket in tickets.values()}
+        alerts = await self._without_the_erased(tx, [record.message for record in records])
+        merged = await tickets.merged(tx, [alert.id for alert in alerts])
+        newest_of = await tickets.newest_of_problems(tx, sorted({alert.dedup_key for alert in alerts}))
+        by_id = {ticket.id: ticket for ticket in newest_of.values()}
         elsewhere = sorted({ticket for _, ticket in merged.values()} - by_id.keys())
-        by_id |= await store.locked(tx, elsewhere) if elsewhere else {}
-        new = [a for a in alerts if a.dedup_key not in tickets or not self._takes(tickets[a.dedup_key], now)]
-        numbers = await store.numbers(tx, len({a.dedup_key for a in new if not opens_nothing(a)}))
-        previous = await store.previous_numbers(tx, [a.dedup_key for a in new]) if new else {}
+        by_id |= await tickets.locked(tx, elsewhere) if elsewhere else {}
+        new = [a for a in alerts if a.dedup_key not in newest_of or not self._takes(newest_of[a.dedup_key], now)]
+        numbers = await tickets.numbers(tx, len({a.dedup_key for a in new if not opens_nothing(a)}))
+        previous = await tickets.previous(tx, [a.dedup_key for a in new]) if new else {}
         happened: list[Happened] = []
-        for record in records:
-            alert = record.message
+        for record, alert in zip(records, alerts, strict=True):
             seen = merged.get(alert.id)
             if seen is not None and alert.version <= seen[0]:
                 continue  # a repeat, or a late one
             if seen is not None:
-                current: TicketV1 | None = by_id[seen[1]]
+                current: TicketV1 | None = by_id.get(seen[1])
+                if current is None:
+                    continue  # its ticket is so old that it was deleted
             else:
-                newest = tickets.get(alert.dedup_key)
+                newest = newest_of.get(alert.dedup_key)
                 current = newest if newest is not None and self._takes(newest, now) else None
             if current is not None:
                 outcome = merge(current, alert, first=seen is None, now=now)
-                ticket = current if outcome is None else outcome.ticket
             elif opens_nothing(alert):
                 continue
             else:
-                earlier = tuple(previous.get(alert.dedup_key, ()))
+                earlier = previous.get(alert.dedup_key, ())
                 outcome = open_ticket(alert, Opening(numbers.pop(), self._architect(alert.customer), earlier), now)
-                ticket = outcome.ticket
+            if outcome is not None:
+                outcome = self._ledger.timed(current, outcome)
+                happened.append(Happened(outcome, record.traceparent))
+            ticket = cast("TicketV1", current) if outcome is None else outcome.ticket
             merged[alert.id] = (alert.version, ticket.id)
             by_id[ticket.id] = ticket
-            newest = tickets.get(ticket.dedup_key)
+            newest = newest_of.get(ticket.dedup_key)
             if seen is None or newest is None or newest.id == ticket.id:
                 # An older alert may still belong to an earlier ticket of the problem: that one is not the newest.
-                tickets[ticket.dedup_key] = ticket
-            if outcome is not None:
-                happened.append(Happened(outcome, record.traceparent))
-        await save(tx, happened, now)
-        await store.remember(tx, {alert.id: merged[alert.id] for alert in alerts if alert.id in merged})
+                newest_of[ticket.dedup_key] = ticket
+        await self._ledger.save(tx, happened, now)
+        await tickets.remember(tx, {alert.id: merged[alert.id] for alert in alerts if alert.id in merged})
         opened = {a.id: a.opened_at for a in alerts}
         return lambda: _measure(happened, opened, now)
+
+    async def _without_the_erased(self, tx: Connection, alerts: Sequence[AlertV1]) -> list[AlertV1]:
+        """Return alerts without the words of those who are to be forgotten, where they come late."""
+        tombstones = await people.tombstones(tx, sorted({alert.customer for alert in alerts}))
+        if not tombstones:
+            return list(alerts)
+
+        def shown(customer: str, answer: EvidenceV1) -> EvidenceV1:
+            if answer.respondent is None:
+                return answer
+            befores = (tombstones.get((customer, digest)) for digest in self._digests(answer.respondent))
+            if any(before is not None and answer.occurred_at < before for before in befores):
+                return replace(answer, respondent=None, comment=None, contact=None)
+            return answer
+
+        return [replace(a, evidence=[shown(a.customer, answer) for answer in a.evidence]) for a in alerts]
 
     def _takes(self, ticket: TicketV1, now: datetime) -> bool:
         return ticket.state in ACTIVE or may_reopen(ticket, now, self._reopen_within)
@@ -116,34 +146,102 @@ class AlertHandler(Memoryless):
         known = self._directory.customer(customer)
         return None if known is None else known.architect
 
+    # ---- scores, against which improvement actions are measured
+
+    async def _score(self, tx: Connection, points: Sequence[ScoreDailyV1]) -> None:
+        last = {point.customer: point for point in points}
+        await actions.remember_scores(tx, list(last.values()))
+        changed = [
+            after
+            for action in await actions.unmeasured(tx, list(last), self._clock.now() - MEASURED_SINCE)
+            if (after := measured(action, last[action.customer])) is not action
+        ]
+        await actions.save(tx, changed)
+
+    # ---- erasure
+
+    async def _erase(self, tx: Connection, record: Record[RespondentErasedV1]) -> None:
+        """Forget a person in tickets and in what desks have of them, and pass the word on."""
+        wanted, now = record.message, self._clock.now()
+        await people.tombstone(tx, wanted.customer, self._digests(wanted.respondent)[0], wanted.before)
+        found = await tickets.of_respondent(tx, wanted.customer, wanted.respondent)
+        changed = [(ticket, without(ticket, wanted.respondent, wanted.before)) for ticket in found]
+        outcomes = [
+            Outcome(
+                replace(after, version=after.version + 1),
+                "ticket.updated",
+                (entry(after.id, now, SYSTEM, "respondent erased"),),
+            )
+            for before, after in changed
+            if after is not before
+        ]
+        await self._ledger.save(tx, [Happened(outcome, record.traceparent) for outcome in outcomes], now)
+        await tickets.unname(tx, wanted.customer, wanted.respondent)
+        rewritten = await desks.erase(tx, [outcome.ticket.id for outcome in outcomes], now)
+        left = f"desk {', '.join(rewritten)}: the text is replaced; its own history may keep it" if rewritten else ""
+        done = [*wanted.done, ErasedV1(service="ticketing", removed=len(outcomes), left=left)]
+        await _keep(tx, wanted, done, now)
+        passed_on = replace(wanted, done=done)
+        id_ = f"{wanted.erasure}:ticketing"
+        with tracing(record.traceparent):
+            event = cloud_event(TICKETS, ERASED, key=wanted.customer, id=id_, at=now, message=passed_on)
+            log.info("respondent erased", erasure=wanted.erasure, removed=len(outcomes))
+        await outbox.add(tx, [event])
+
+
+def _kind(record: Record[AlertV1 | ScoreDailyV1 | RespondentErasedV1]) -> str:
+    return record.type if record.type == ERASED else record.type.split(".")[0]
+
+
+async def _keep(tx: Connection, wanted: RespondentErasedV1, done: list[ErasedV1], now: datetime) -> None:
+    erasure = people.Erasure(
+        id=wanted.erasure, customer=wanted.customer, before=wanted.before, done=done, updated_at=now
+    )
+    await people.save(tx, erasure)
+
 
 class PageHandler(Memoryless):
     """What happened to a page is written on its ticket; an acknowledged page acknowledges it."""
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+    takes: Collection[str] | None = None
 
-    async def handle(self, tx: Connection, records: Sequence[Record[PageV1]]) -> AfterCommit | None:
-        """Take each page's message into its ticket."""
+    def __init__(self, clock: Clock, ledger: Ledger) -> None:
+        self._clock = clock
+        self._ledger = ledger
+
+    async def handle(
+        self, tx: Connection, records: Sequence[Record[PageV1 | RespondentErasedV1]]
+    ) -> AfterCommit | None:
+        """Take each page's message into its ticket, and what notify did to forget a person."""
         now = self._clock.now()
-        tickets = await store.locked(tx, sorted({record.message.ticket for record in records}))
-        seen = await store.seen_pages(tx, sorted({record.message.id for record in records}))
-        happened: list[Happened] = []
+        pages = [cast("Record[PageV1]", record) for record in records if record.type != ERASED]
         for record in records:
+            if record.type == ERASED:
+                erased = cast("RespondentErasedV1", record.message)
+                await _keep(tx, erased, erased.done, now)
+        current = await tickets.locked(tx, sorted({record.message.ticket for record in pages}))
+        seen = await tickets.seen_pages(tx, sorted({record.message.id for record in pages}))
+        happened: list[Happened] = []
+        for record in pages:
             page = record.message
-            ticket = tickets.get(page.ticket)
+            ticket = current.get(page.ticket)
             if ticket is None or page.version <= seen.get(page.id, 0):
                 continue
             seen[page.id] = page.version
-            outcome = take_page(ticket, record.type, page, now)
-            tickets[page.ticket] = outcome.ticket
+            outcome = self._ledger.timed(ticket, take_page(ticket, record.type, page, now))
+            current[page.ticket] = outcome.ticket
             happened.append(Happened(outcome, record.traceparent))
-        await save(tx, happened, now)
-        await store.remember_pages(tx, seen)
-        return None
+        await self._ledger.save(tx, happened, now)
+        await tickets.remember_pages(tx, seen)
+        return lambda: self._after(happened)
+
+    def _after(self, happened: Sequence[Happened]) -> None:
+        measure_breaches(happened)
+        self._ledger.wake()
 
 
 def _measure(happened: Sequence[Happened], opened: dict[UUID, datetime], now: datetime) -> None:
+    measure_breaches(happened)
     for one in happened:
         alert = one.outcome.ticket.alert
         if one.outcome.event == "ticket.opened" and alert is not None and alert in opened:

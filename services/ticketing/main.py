@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
-from services.ticketing import store
 from services.ticketing.api import build_router
 from services.ticketing.consumer import AlertHandler, PageHandler
+from services.ticketing.courier import Courier
+from services.ticketing.ledger import Ledger
 from services.ticketing.settings import TicketingSettings
+from services.ticketing.store import tickets
+from services.ticketing.synchronizer import Synchronizer
+from services.ticketing.timekeeper import Timekeeper
 from shared import metrics
 from shared.consume import Consumer
 from shared.db import Database
@@ -17,38 +22,62 @@ from shared.directory.model import SEVERITIES
 from shared.due import periodically
 from shared.kafka import Producer
 from shared.outbox import Relay
-from shared.parts import Parts, database_ready
+from shared.parts import Parts, database_ready, outbound, signer
 from shared.service import Service, opened
 from shared.topics import ALERTS, PAGES
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 _FIGURES_SECONDS = 15
+_FORGET_SECONDS = 600
 
 
-def build(settings: TicketingSettings, parts: Parts) -> Service:
-    """Return ticketing, ready to run."""
+def build(settings: TicketingSettings, parts: Parts, public_url: Callable[[], str]) -> Service:
+    """Return ticketing, ready to run. `public_url` starts every link; it is known once the port is."""
     database = Database(parts.database_url, "ticketing")
     producer = Producer(parts.kafka)
-    reopen_within = timedelta(days=settings.reopen_within_days)
-    alert_handler = AlertHandler(parts.directory, parts.clock, reopen_within=reopen_within)
+    client, signs = outbound(settings), signer(settings)
+    directory, clock = parts.directory, parts.clock
+    ledger = Ledger(directory, clock, signs, public_url)
+    synchronizer = Synchronizer(database, directory, clock, ledger, client)
+    courier = Courier(database, directory, clock, signs, client)
+    timekeeper = Timekeeper(database, directory, clock, ledger)
+    alert_handler = AlertHandler(
+        directory,
+        clock,
+        ledger,
+        partial(signs.digests, "erasure"),
+        reopen_within=timedelta(days=settings.reopen_within_days),
+    )
     alerts = Consumer(parts.kafka, database, ALERTS, alert_handler)
-    pages = Consumer(parts.kafka, database, PAGES, PageHandler(parts.clock))
+    pages = Consumer(parts.kafka, database, PAGES, PageHandler(clock, ledger))
+
+    def wake() -> None:
+        synchronizer.wake()
+        courier.loop.wake()
+
+    ledger.wake = wake
 
     async def figures() -> None:
         async with database.transaction() as tx:
-            opened = await store.open_by_severity(tx)
+            open_now = await tickets.open_by_severity(tx)
         for severity in SEVERITIES:
-            metrics.TICKETS_OPEN.labels(severity).set(opened.get(severity, 0))
+            metrics.TICKETS_OPEN.labels(severity).set(open_now.get(severity, 0))
+        await synchronizer.figures()
 
     return Service(
         name="ticketing",
-        router=build_router(database, parts.access, parts.clock),
-        resources=[database_ready(database, MIGRATIONS), opened(None, producer.close)],
+        router=build_router(database, parts.access, clock, ledger, synchronizer, signs),
+        resources=[database_ready(database, MIGRATIONS), opened(None, producer.close), opened(None, client.close)],
         tasks={
             "alerts.v1": alerts.run,
             "pages.v1": pages.run,
             "outbox": Relay(database, producer).run,
+            "desks": synchronizer.run,
+            "webhooks": courier.loop.run,
+            "clocks": timekeeper.loop.run,
+            "retention": partial(periodically, _FORGET_SECONDS, timekeeper.forget),
             "figures": partial(periodically, _FIGURES_SECONDS, figures),
         },
         checks={"alerts.v1": alerts.ready, "pages.v1": pages.ready},
+        notes=lambda: {f"desk {name}": why for name, why in synchronizer.troubles.items()},
     )

@@ -12,13 +12,13 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from shared.directory.model import Condition, Contact, Directory, Key, Rule, Step
+from shared.directory.model import Condition, Contact, Directory, Key, Rule, Step, Webhook
 from shared.directory.rules.conditions import written
 
 _FOLDED = 4
 """Entries from which on one same change is one line: a new company touchpoint would else be a line per customer."""
 
-_DURATIONS = {"retention", "window", "max_age", "cooldown", "no_feedback_for"}
+_DURATIONS = {"retention", "window", "max_age", "cooldown", "no_feedback_for", "first_response", "resolve", "poll"}
 """Fields of seconds, told as directory.yaml has them."""
 
 Path = tuple[str, ...]
@@ -116,7 +116,7 @@ def _entries(value: object) -> dict[str, object] | None:
         return dict(cast("Mapping[str, object]", value))
     if isinstance(value, Condition):
         return written(value)
-    if isinstance(value, msgspec.Struct) and not isinstance(value, Contact):
+    if isinstance(value, msgspec.Struct) and not isinstance(value, (Contact, Webhook)):
         return {field: getattr(value, field) for field in value.__struct_fields__}
     if isinstance(value, tuple):
         items = cast("tuple[object, ...]", value)
@@ -137,6 +137,8 @@ def _shown(value: object) -> str | None:
         return f"{value:g}" if isinstance(value, float) else str(value)
     if isinstance(value, Contact):
         return f"{value.channel} {_without_its_path(value.address)}"
+    if isinstance(value, Webhook):
+        return _without_its_path(value.url)
     if isinstance(value, Step):
         return f"{value.page} {_duration(value.ack_within)}"
     if isinstance(value, Condition):

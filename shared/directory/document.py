@@ -6,9 +6,10 @@ What is not here is an error.
 # ruff: noqa: RUF012 (pydantic copies defaults; ruff cannot see that Section is a model)
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+import re
+from typing import Annotated, Literal, Self, cast
 
-from pydantic import AfterValidator, Field, ValidationInfo, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
 
 from shared.directory import model
 from shared.directory.fields import (
@@ -167,10 +168,16 @@ class Webhook(Section):
 class Desk(Section):
     """A service desk that customers' tickets are mirrored to."""
 
-    type: Slug
+    type: Literal["jira", "servicenow", "zendesk", "zammad", "rt", "webhook"]
     url: Url
     token_env: Env
+    user_env: Env | None = None
     group: Text | None = None
+    requester: Email | None = None
+    hook_secret_env: Env | None = None
+    calls_per_minute: Annotated[int, Field(ge=1, le=10_000)] = 60
+    poll: Duration = 60
+    options: dict[Text, Text] = {}
 
 
 class Smtp(Section):
@@ -225,6 +232,25 @@ def _enough(escalations: dict[str, Escalation], info: ValidationInfo) -> dict[st
     return escalations
 
 
+def _flat(tree: object) -> tuple[str, ...]:
+    """Return every node of a tree of causes as its path."""
+    if not isinstance(tree, list):
+        raise TypeError("must be a list")
+    found: list[str] = []
+    for item in cast("list[object]", tree):
+        branches = cast("dict[object, object]", item if isinstance(item, dict) else {item: []})
+        for name, below in branches.items():
+            if not isinstance(name, str) or not re.fullmatch(r"(?=.*\S)[^\x00-\x1f\x7f/]{1,60}", name):
+                raise ValueError("a cause must be one line of 1 to 60 characters without '/'")
+            found.append(name)
+            found += [f"{name}/{path}" for path in _flat(below)]
+    return tuple(distinct(found))
+
+
+RootCauses = Annotated[tuple[str, ...], BeforeValidator(_flat)]
+"""Causes, each a name or a mapping of a name to the list of causes below it."""
+
+
 class Document(Section):
     """The whole file. Validate it with the declared `Names` as context."""
 
@@ -237,7 +263,7 @@ class Document(Section):
     rules: list[Rule] | None = None
     """None: the built-in ones."""
     customers: dict[Slug, Customer] = {}
-    root_causes: Annotated[list[Text], AfterValidator(distinct)] = []
+    root_causes: RootCauses = ()
     sla: dict[model.Severity, Sla] = {}
     retention: Retention = 400 * DAY
     webhooks: list[Webhook] = []

@@ -165,6 +165,46 @@ class Smtp(_Fact, frozen=True):
     password_env: str | None = None
 
 
+class Sla(_Fact, frozen=True):
+    """How soon a ticket of one severity is answered and resolved, in seconds of the customer's business hours."""
+
+    first_response: int
+    resolve: int
+
+
+class Webhook(_Fact, frozen=True):
+    """An address that is told what happens to tickets."""
+
+    url: str
+    secret_env: str | None = None
+    """Environment variable that holds the signing secret; None: one derived from ours and the address."""
+    customers: tuple[str, ...] = ()
+    """Empty: every customer."""
+    events: tuple[str, ...] = ()
+    """Empty: every event."""
+
+
+class Desk(_Fact, frozen=True):
+    """A service desk that customers' tickets are mirrored to. Secrets are named by environment variable."""
+
+    type: str
+    url: str
+    token_env: str
+    user_env: str | None = None
+    """The account that the token belongs to, where the desk's API wants both."""
+    group: str | None = None
+    """Where new tickets go: a group, queue or project, as the desk calls it."""
+    requester: str | None = None
+    """E-mail of who new tickets are on behalf of where no respondent is known."""
+    hook_secret_env: str | None = None
+    """Signs the desk's own webhooks to us; None: the desk is polled only."""
+    calls_per_minute: int = 60
+    poll: int = 60
+    """Seconds between two looks at what changed in the desk."""
+    options: Mapping[str, str] = {}
+    """What only this type of desk has."""
+
+
 class Directory(_Fact, frozen=True):
     """One whole revision."""
 
@@ -179,12 +219,16 @@ class Directory(_Fact, frozen=True):
     rules: tuple[Rule, ...] = ()
     keys: tuple[Key, ...] = ()
     root_causes: tuple[str, ...] = ()
+    """Every node of the tree, as `process/handover`."""
+    sla: Mapping[Severity, Sla] = {}
+    webhooks: tuple[Webhook, ...] = ()
+    desks: Mapping[str, Desk] = {}
     retention: int = 400 * 86400
     """Seconds."""
     smtp: Smtp | None = None
     rest: Mapping[str, object] = {}
     """Sections that are checked and kept for parts of the product that read them later, durations in seconds:
-    schedules, sla, webhooks, desks."""
+    schedules."""
 
     def rules_of(self, customer: Customer) -> tuple[Rule, ...]:
         """Return the rules in force for a customer: its own replace the company's of the same name."""

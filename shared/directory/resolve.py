@@ -27,7 +27,10 @@ def resolve(checked: document.Document) -> model.Directory:
         metrics={name: model.Metric(metric.unit, metric.better) for name, metric in checked.metrics.items()},
         rules=tuple(built_in_rules() if checked.rules is None else map(_rule, checked.rules)),
         keys=tuple(map(_key, checked.keys)),
-        root_causes=tuple(checked.root_causes),
+        root_causes=checked.root_causes,
+        sla={severity: model.Sla(sla.first_response, sla.resolve) for severity, sla in checked.sla.items()},
+        webhooks=tuple(map(_webhook, checked.webhooks)),
+        desks={name: model.Desk(**desk.model_dump()) for name, desk in checked.desks.items()},
         retention=checked.retention,
         smtp=model.Smtp(**smtp.model_dump()) if smtp is not None else None,
         rest=_rest(checked),
@@ -109,11 +112,13 @@ def _key(key: document.Key) -> model.Key:
     )
 
 
+def _webhook(hook: document.Webhook) -> model.Webhook:
+    return model.Webhook(hook.url, hook.secret_env, tuple(hook.customers or ()), tuple(hook.events or ()))
+
+
 def _rest(checked: document.Document) -> dict[str, object]:
     """Return the sections for later parts of the product as plain JSON data: durations in seconds, zones filled in."""
-    sections = checked.model_dump(
-        mode="json", include={"schedules", "sla", "webhooks", "desks"}, exclude_none=True, exclude_defaults=True
-    )
+    sections = checked.model_dump(mode="json", include={"schedules"}, exclude_none=True, exclude_defaults=True)
     schedules = cast("dict[str, dict[str, object]]", sections.get("schedules", {}))
     for schedule in schedules.values():
         schedule.setdefault("timezone", checked.company.timezone)

@@ -6,13 +6,11 @@ import asyncio
 import contextlib
 import json
 import socket
-from collections.abc import AsyncIterator, Callable
-from email import message_from_bytes, policy
-from email.message import Message
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from aiosmtpd.smtp import SMTP, Envelope, Session
+from aiosmtpd.smtp import SMTP
 from msgspec.structs import replace
 
 from demo.inbox import Inbox
@@ -22,40 +20,16 @@ from shared.security import Signer, key_hash
 from tests.support import house as houses
 from tests.support.house import SECRET, House, company, house
 from tests.support.phone import Phone, Received
+from tests.support.relay import MailRelay, mail_relay
 from tests.support.wait import until
 
 SENDER = "fiilis@example.test"
 
 
-class MailRelay:
-    """A runnable mail relay that keeps what it was given and answers as it is told."""
-
-    def __init__(self) -> None:
-        self.mails: list[Message] = []
-        self.on_recipient: Callable[[str], str] = lambda _: "250 OK"
-        self.on_mail: Callable[[int], str] = lambda _: "250 Kept"
-        self.recipients: list[str] = []
-        self.port = 0
-
-    async def handle_RCPT(self, server: SMTP, session: Session, envelope: Envelope, address: str, options: Any) -> str:
-        self.recipients.append(address)
-        answer = self.on_recipient(address)
-        if answer.startswith("2"):
-            envelope.rcpt_tos.append(address)
-        return answer
-
-    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
-        self.mails.append(message_from_bytes(envelope.original_content or b"", policy=policy.default))
-        return self.on_mail(len(self.mails))
-
-
 @pytest.fixture
 async def relay() -> AsyncIterator[MailRelay]:
-    made, loop = MailRelay(), asyncio.get_running_loop()
-    server = await loop.create_server(lambda: SMTP(made, hostname="relay.test", loop=loop), "127.0.0.1", 0)
-    made.port = server.sockets[0].getsockname()[1]
-    yield made
-    server.close()
+    async with mail_relay() as made:
+        yield made
 
 
 def closed_port() -> int:

@@ -41,8 +41,8 @@ from services.scoring.domain.customer import CustomerState, Plan, plan
 from services.scoring.domain.decide import Alert, Decision
 from services.scoring.domain.silence import Pulse
 from services.scoring.domain.windows import Measure
-from services.ticketing import store as tickets
 from services.ticketing.domain.ticket import Outcome
+from services.ticketing.store import tickets
 from shared.db import SHARED_MIGRATIONS, Connection, Database
 from shared.directory.model import NpsBelow, NpsDrop
 from shared.directory.rules.base import SUM
@@ -63,7 +63,8 @@ def _statements() -> Iterator[tuple[str, ModuleType, str]]:
     """Find every module-level statement, with the service in whose schema it runs."""
     for service in MIGRATIONS:
         store = importlib.import_module(f"services.{service}.store")
-        for module in (store, *_SHARED):
+        rooms = [f"{store.__name__}.{room.name}" for room in pkgutil.iter_modules(getattr(store, "__path__", ()))]
+        for module in (store, *map(importlib.import_module, rooms), *_SHARED):
             for name, value in vars(module).items():
                 if name.isupper() and isinstance(value, str) and _STATEMENT.match(value.strip()):
                     yield service, module, name
@@ -165,7 +166,8 @@ async def test_a_problem_has_one_open_ticket(of: Any) -> None:
     first = build.ticket(number=1)
 
     async def save(tx: Connection, *of_them: Any) -> None:
-        await tickets.save(tx, [Outcome(ticket, "ticket.opened", ()) for ticket in of_them])
+        outcomes = [Outcome(ticket, "ticket.opened", ()) for ticket in of_them]
+        await tickets.save(tx, outcomes, {ticket.id: None for ticket in of_them})
 
     async with database.transaction() as tx:
         await save(tx, first)
@@ -185,7 +187,8 @@ async def test_a_number_is_given_once(of: Any) -> None:
     """People say the number on the phone."""
     database = await of("ticketing")
     both = [Outcome(build.ticket(number=7, dedup_key=key), "ticket.opened", ()) for key in ("a", "b")]
-    await _refuses(database, "ticket_number_key", lambda tx: tickets.save(tx, both))
+    looks = dict.fromkeys(one.ticket.id for one in both)
+    await _refuses(database, "ticket_number_key", lambda tx: tickets.save(tx, both, looks))
 
 
 async def test_an_opening_has_one_page(of: Any) -> None:
@@ -621,7 +624,7 @@ async def test_the_upgrade_keeps_what_was_answered_and_counted(old: Database) ->
     async with old.transaction() as tx:
         buckets = await _tell_old(tx, told)
         await answers.save(tx, [open_alert])
-    assert await old.migrate(MIGRATIONS["scoring"]) == ["scoring 0002", "scoring 0003"]
+    assert await old.migrate(MIGRATIONS["scoring"]) == ["scoring 0002", "scoring 0003", "scoring 0004"]
     async with old.transaction() as tx:
         assert [one.id for one in await answers.open_alerts(tx, ["acme"])] == [open_alert.message.id]
         for state in await answers.customers(tx, {"acme": 3, "borealis": 5}, build.NOW):
@@ -681,7 +684,7 @@ async def test_after_the_upgrade_counting_goes_on(old: Database) -> None:
 
 
 async def test_an_empty_installation_upgrades_too(old: Database) -> None:
-    assert await old.migrate(MIGRATIONS["scoring"]) == ["scoring 0002", "scoring 0003"]
+    assert await old.migrate(MIGRATIONS["scoring"]) == ["scoring 0002", "scoring 0003", "scoring 0004"]
     assert await old.migrate(MIGRATIONS["scoring"]) == []
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.ticketing.domain import (
+from services.ticketing.domain.ticket import (
     ACTIVE,
     Missing,
     NotAllowed,
@@ -95,8 +95,9 @@ def opened(of: AlertV1) -> TicketV1:
 
 def test_a_new_problem_is_a_ticket_for_the_architect() -> None:
     """Who is responsible for the customer sees what was said, and where the customer stands."""
-    told = alert(evidence=[evidence(language="fi", channel="widget")])
-    outcome = open_ticket(told, Opening(7, "architect-1", ("3",)), NOW)
+    told = alert(evidence=[evidence(language="fi", channel="widget", contact="r17@example.test")])
+    earlier = in_state("resolved", number=3)
+    outcome = open_ticket(told, Opening(7, "architect-1", [earlier]), NOW)
     found = outcome.ticket
     assert outcome.event == "ticket.opened"
     assert (found.number, found.version, found.opening, found.state) == (7, 1, 1, "open")
@@ -104,6 +105,8 @@ def test_a_new_problem_is_a_ticket_for_the_architect() -> None:
     assert (found.evidence, found.severity, found.caused_at) == (told.evidence, "critical", told.caused_at)
     assert (found.context.nps, found.context.mood, found.context.goal) == (-12.5, 2.9, 3.2)
     assert found.context.previous_tickets == ["3"]
+    assert [before.resolution for before in found.context.previous] == [earlier.resolution]
+    assert found.context.contact == "r17@example.test"
     assert (found.context.respondent_channel, found.context.language) == ("widget", "fi")
     assert outcome.entries
 

@@ -62,10 +62,12 @@ def test_the_example_has_the_whole_contract_and_passes() -> None:
     assert acme.rules[0].when == model.NpsBelow(20, 30 * 86400, 10, "simple")
     assert acme.goals == {"nps": 40, "mood": 3.2, "first-contact-resolution": 95}
     assert directory.escalations["standard"].steps[2] == model.Step("schedule:night-watch", 300)
-    assert directory.rest["sla"] == {
-        "critical": {"first_response": 3600, "resolve": 28800},
-        "high": {"first_response": 14400, "resolve": 259200},
-    }
+    assert directory.sla == {"critical": model.Sla(3600, 28800), "high": model.Sla(14400, 259200)}
+
+
+def test_root_causes_are_a_tree() -> None:
+    tree = parse(GOOD + "root_causes: [people, {process: [handover, {tools: [crm]}]}]\n")
+    assert tree.root_causes == ("people", "process", "process/handover", "process/tools", "process/tools/crm")
 
 
 def test_the_demo_passes() -> None:

@@ -168,7 +168,9 @@ def test_lists_are_told_whole() -> None:
 def test_sections_for_later_have_their_own_names() -> None:
     assert change("token_env: TOKEN", "token_env: OTHER") == "~ desks.main.token_env: TOKEN -> OTHER"
     assert change("root_causes: [people]", "root_causes: [people]\nretention: 90d") == "~ retention: 400d -> 90d"
-    assert change("root_causes", 'webhooks: [{url: "https://h.test/x"}]\nroot_causes') == "+ webhooks"
+    assert change("root_causes", 'webhooks: [{url: "https://h.test/x"}]\nroot_causes') == (
+        "~ webhooks: [] -> [https://h.test/...]"
+    )
 
 
 def test_no_hash_and_no_webhook_path_is_told() -> None:

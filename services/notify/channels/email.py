@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from datetime import datetime
 from email.message import EmailMessage
 from email.utils import format_datetime
 
@@ -16,27 +17,48 @@ _ADDRESS = re.compile(r"[^@\s,;<>\"()]{1,64}@[^@\s,;<>\"()]{1,189}")
 
 
 class EmailChannel:
+    """Mails a page."""
+
+    def __init__(self, mailer: Mailer) -> None:
+        self._mailer = mailer
+
+    async def send(self, notice: Notice) -> Result:
+        """Hand a mail to the relay."""
+        page = notice.page
+        mail = EmailMessage()
+        mail["Subject"] = one_line(f"[{page.severity}] {page.customer_name}: {page.summary}")[:200]
+        mail["X-Fiilis-Page"] = str(page.id)
+        mail.set_content(text(notice))
+        return await self._mailer.send(
+            mail, notice.contact.address, notice.directory.smtp, key=notice.key, at=notice.at
+        )
+
+
+class Mailer:
     """Hands mails to the relay that the directory names."""
 
     def __init__(self, seconds: float) -> None:
         """`seconds`: how long the relay may take."""
         self._seconds = seconds
 
-    async def send(self, notice: Notice) -> Result:
-        """Hand a mail to the relay."""
-        smtp = notice.directory.smtp
+    async def send(self, mail: EmailMessage, address: str, smtp: Smtp | None, *, key: str, at: datetime) -> Result:
+        """Hand a mail to the relay. `key` is the same on every attempt, so that a mail program shows a repeat once."""
         if smtp is None:
             return Result("permanent", "the directory has no channels.smtp")
         try:
             user, password = _secret(smtp.user_env), _secret(smtp.password_env)
         except KeyError as missing:
             return Result("permanent", f"environment variable {missing.args[0]} is not set")
-        address = notice.contact.address
         if not _ADDRESS.fullmatch(address):
             return Result("permanent", "the contact is not one e-mail address")
         try:
+            mail["From"] = smtp.sender
+            mail["To"] = address
+            mail["Date"] = format_datetime(at)
+            mail["Message-ID"] = f"<{key}@{smtp.sender.rpartition('@')[2]}>"
+            mail["Auto-Submitted"] = "auto-generated"
             _, answer = await aiosmtplib.send(
-                _mail(notice, smtp),
+                mail,
                 recipients=[address],
                 hostname=smtp.host,
                 port=smtp.port,
@@ -67,22 +89,8 @@ def _refused(error: aiosmtplib.SMTPRecipientsRefused | aiosmtplib.SMTPResponseEx
     return Result("temporary" if 400 <= first.code < 500 else "permanent", detail)
 
 
-def _mail(notice: Notice, smtp: Smtp) -> EmailMessage:
-    page = notice.page
-    mail = EmailMessage()
-    mail["From"] = smtp.sender
-    mail["To"] = notice.contact.address
-    mail["Subject"] = _line(f"[{page.severity}] {page.customer_name}: {page.summary}")[:200]
-    mail["Date"] = format_datetime(notice.at)
-    # The same on every attempt, so that a mail program shows a repeat once.
-    mail["Message-ID"] = f"<{notice.key}@{smtp.sender.rpartition('@')[2]}>"
-    mail["Auto-Submitted"] = "auto-generated"
-    mail["X-Fiilis-Page"] = str(page.id)
-    mail.set_content(text(notice))
-    return mail
-
-
-def _line(text_: str) -> str:
+def one_line(text_: str) -> str:
+    """Return a text without line breaks."""
     return " ".join(text_.split())
 
 
@@ -100,6 +108,6 @@ def text(notice: Notice) -> str:
     if page.evidence:
         lines += ["", "What was said:"]
         for answer in page.evidence:
-            words = f": {_line(answer.comment)}" if answer.comment else ""
+            words = f": {one_line(answer.comment)}" if answer.comment else ""
             lines.append(f"- {answer.kind} {answer.score} at {answer.occurred_at:%Y-%m-%d %H:%M} UTC{words}")
     return "\n".join(lines) + "\n"

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import binascii
-import os
-from datetime import UTC
-
 import msgspec
-from standardwebhooks import Webhook
 
 from services.notify.channels import Notice, Result
 from shared.http import Outbound, Refused, Unreachable
 from shared.security import Signer
+from shared.webhooks import NoSecret, signed_headers, signing_secret
 
 
 class WebhookChannel:
@@ -25,7 +21,7 @@ class WebhookChannel:
 
     async def send(self, notice: Notice) -> Result:
         """Call the contact's address once."""
-        url, page, at = notice.contact.address, notice.page, notice.at.astimezone(UTC)
+        url, page, at = notice.contact.address, notice.page, notice.at
         body = msgspec.json.encode(
             {
                 "type": "page",
@@ -43,21 +39,11 @@ class WebhookChannel:
                 },
             }
         )
-        secret_env = notice.contact.secret_env
-        secret = self._signer.webhook_secret(url) if secret_env is None else os.environ.get(secret_env)
-        if not secret:
-            return Result("permanent", f"environment variable {secret_env} is not set")
         try:
-            signature = Webhook(secret).sign(notice.key, at, body.decode())
-        except (ValueError, binascii.Error):
-            return Result("permanent", f"environment variable {secret_env} is no webhook secret (whsec_...)")
-        headers = {
-            "content-type": "application/json",
-            "user-agent": "Fiilis",
-            "webhook-id": notice.key,
-            "webhook-timestamp": str(int(at.timestamp())),
-            "webhook-signature": signature,
-        }
+            secret = signing_secret(url, notice.contact.secret_env, self._signer)
+        except NoSecret as missing:
+            return Result("permanent", str(missing))
+        headers = signed_headers(secret, notice.key, at, body)
         try:
             answer = await self._outbound.post(url, body, headers, seconds=self._seconds)
         except Refused as refused:

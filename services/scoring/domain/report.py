@@ -226,7 +226,7 @@ def alert_message(decision: Decision, evidence: list[EvidenceV1], scores: AlertS
 def without(alert: AlertV1, respondent: str, before: datetime) -> AlertV1:
     """Return an alert that no longer says who gave an answer, nor what they wrote."""
     shown = [
-        replace(one, respondent=None, comment=None)
+        replace(one, respondent=None, comment=None, contact=None)
         if one.respondent == respondent and one.occurred_at < before
         else one
         for one in alert.evidence

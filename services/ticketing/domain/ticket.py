@@ -14,11 +14,23 @@ from uuid import UUID
 import msgspec
 
 from shared.directory.model import severity_rank
-from shared.events import AlertV1, EvidenceV1, PageV1, Severity, TicketContextV1, TicketState, TicketV1
+from shared.events import (
+    AlertV1,
+    EvidenceV1,
+    PageV1,
+    PreviousTicketV1,
+    Severity,
+    TicketContextV1,
+    TicketState,
+    TicketV1,
+)
 from shared.ids import uuid7_at
 
 EVIDENCE = 20
 """Answers that a ticket shows at most, newest first."""
+
+PREVIOUS = 5
+"""Earlier tickets of the problem that a ticket tells of at most."""
 
 ACTIVE: frozenset[TicketState] = frozenset({"open", "acknowledged", "in_progress", "waiting"})
 
@@ -86,8 +98,8 @@ class Opening:
 
     number: int
     architect: str | None
-    previous: tuple[str, ...]
-    """Numbers of earlier tickets of the problem, newest first."""
+    previous: Sequence[TicketV1] = ()
+    """Earlier tickets of the problem, newest first."""
 
 
 def opens_nothing(alert: AlertV1) -> bool:
@@ -113,22 +125,37 @@ def open_ticket(alert: AlertV1, opening: Opening, now: datetime) -> Outcome:
         version=1,
         summary=alert.summary,
         evidence=alert.evidence[:EVIDENCE],
-        context=_context(alert, opening.previous),
+        context=_context(alert, _told_of(opening.previous)),
         caused_at=alert.caused_at,
     )
     line = entry(id_, now, SYSTEM, "opened", alert=str(alert.id), rule=alert.rule, severity=alert.severity)
     return Outcome(ticket, "ticket.opened", (line,))
 
 
-def _context(alert: AlertV1, previous: Sequence[str]) -> TicketContextV1:
+def _told_of(previous: Sequence[TicketV1]) -> list[PreviousTicketV1]:
+    return [
+        PreviousTicketV1(
+            number=ticket.number,
+            opened_at=ticket.opened_at,
+            state=ticket.state,
+            root_cause=ticket.root_cause,
+            resolution=ticket.resolution,
+        )
+        for ticket in previous
+    ]
+
+
+def _context(alert: AlertV1, previous: Sequence[PreviousTicketV1]) -> TicketContextV1:
     newest = alert.evidence[0] if alert.evidence else None
     return TicketContextV1(
         nps=alert.scores.nps,
         mood=alert.scores.mood,
         goal=alert.scores.nps_goal if alert.kind.startswith("nps") else alert.scores.mood_goal,
-        previous_tickets=list(previous),
+        previous_tickets=[str(ticket.number) for ticket in previous],
         respondent_channel=None if newest is None else newest.channel,
         language=None if newest is None else newest.language,
+        previous=list(previous),
+        contact=next((answer.contact for answer in alert.evidence if answer.contact is not None), None),
     )
 
 
@@ -157,7 +184,7 @@ def _with_evidence(ticket: TicketV1, alert: AlertV1, severity: Severity, now: da
         severity=severity,
         evidence=evidence,
         summary=alert.summary,
-        context=_context(alert, ticket.context.previous_tickets),
+        context=_context(alert, ticket.context.previous),
     )
     return Outcome(changed, "ticket.updated", tuple(lines))
 
@@ -176,7 +203,7 @@ def reopen(ticket: TicketV1, alert: AlertV1, now: datetime) -> Outcome:
         alert=alert.id,
         summary=alert.summary,
         evidence=merged_evidence(ticket.evidence, alert.evidence),
-        context=_context(alert, ticket.context.previous_tickets),
+        context=_context(alert, [*_told_of([ticket]), *ticket.context.previous][:PREVIOUS]),
         caused_at=alert.caused_at,
     )
     line = entry(ticket.id, now, SYSTEM, "reopened", alert=str(alert.id), rule=alert.rule, severity=alert.severity)
@@ -225,6 +252,46 @@ def take_page(ticket: TicketV1, event: str, page: PageV1, now: datetime) -> Outc
         assignee=page.acknowledged_by or ticket.assignee,
     )
     return Outcome(changed, "ticket.updated", (line,))
+
+
+def take_desk(
+    ticket: TicketV1,
+    desk: str,
+    state: TicketState | None,
+    *,
+    assignee: str | None,
+    resolution: str | None,
+    now: datetime,
+) -> Outcome | None:
+    """Take over what changed in the desk: its state (None: unchanged), and who works on it (None: nobody of ours).
+
+    The desk is where people work, so its state wins, but for two things: it never makes an acknowledged ticket
+    unacknowledged, and a ticket that is closed here stays closed.
+    """
+    actor = f"desk:{desk}"
+    changed = ticket
+    if state in {"resolved", "closed"} and ticket.state in ACTIVE:
+        changed = msgspec.structs.replace(
+            ticket,
+            state="resolved",
+            resolved_at=now,
+            acknowledged_at=ticket.acknowledged_at or now,
+            resolution=resolution or f"Resolved in {desk}",
+        )
+    elif state == "closed" and ticket.state == "resolved":
+        changed = msgspec.structs.replace(ticket, state="closed")
+    elif state == "cancelled" and ticket.state in ACTIVE:
+        changed = msgspec.structs.replace(ticket, state="cancelled")
+    elif state in ACTIVE and ticket.state == "resolved":
+        changed = msgspec.structs.replace(_reopened(ticket, now), version=ticket.version)
+    elif state in {"acknowledged", "in_progress", "waiting"} and ticket.state in ACTIVE:
+        changed = msgspec.structs.replace(ticket, state=state, acknowledged_at=ticket.acknowledged_at or now)
+    if assignee is not None and changed.state in ACTIVE:
+        changed = msgspec.structs.replace(changed, assignee=assignee)
+    if changed == ticket:
+        return None
+    changed = msgspec.structs.replace(changed, version=ticket.version + 1)
+    return Outcome(changed, _event(ticket, changed), tuple(_lines(ticket, changed, actor, now)))
 
 
 class Patch(msgspec.Struct, frozen=True, kw_only=True):

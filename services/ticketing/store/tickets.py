@@ -1,17 +1,18 @@
-"""All SQL of ticketing."""
+"""SQL of tickets, what was merged into them, and their timelines."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from uuid import UUID
 
 import asyncpg
 import msgspec
 
-from services.ticketing.domain import Entry, Outcome
+from services.ticketing.domain.ticket import Entry, Outcome
 from shared.cursor import Place
 from shared.db import Connection
-from shared.events import TicketV1
+from shared.events import ClockState, TicketV1
 
 _NUMBERS = "SELECT nextval('ticket_number') FROM generate_series(1, $1)"
 _MERGED = "SELECT alert, version, ticket FROM merged_alert WHERE alert = ANY($1::uuid[])"
@@ -33,18 +34,53 @@ SELECT body FROM ticket WHERE id IN (
 ) ORDER BY id FOR UPDATE
 """
 _PREVIOUS = """
-SELECT asked.key, earlier.number FROM unnest($1::text[]) AS asked(key)
+SELECT asked.key, earlier.body FROM unnest($1::text[]) AS asked(key)
 CROSS JOIN LATERAL (
-    SELECT number FROM ticket WHERE dedup_key = asked.key ORDER BY opened_at DESC LIMIT 5
+    SELECT body FROM ticket WHERE dedup_key = asked.key ORDER BY opened_at DESC LIMIT 5
 ) AS earlier
 """
 _SAVE = """
-INSERT INTO ticket (id, number, version, customer, state, severity, assignee, dedup_key, opened_at, resolved_at, body)
+INSERT INTO ticket (id, number, version, customer, state, severity, assignee, dedup_key, opened_at, resolved_at, sla,
+    clock_due_at, body)
 SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::int[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
-    $9::timestamptz[], $10::timestamptz[], $11::text[])
+    $9::timestamptz[], $10::timestamptz[], $11::text[], $12::timestamptz[], $13::text[])
 ON CONFLICT (id) DO UPDATE SET version = excluded.version, state = excluded.state, severity = excluded.severity,
     assignee = excluded.assignee, opened_at = excluded.opened_at, resolved_at = excluded.resolved_at,
-    body = excluded.body
+    sla = excluded.sla, clock_due_at = excluded.clock_due_at, body = excluded.body
+"""
+_SHOW = """
+INSERT INTO shown_answer (answer, ticket, customer, respondent)
+SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[]) ON CONFLICT DO NOTHING
+"""
+_CLOCKS = """
+SELECT body FROM ticket WHERE clock_due_at <= $1 ORDER BY clock_due_at LIMIT $2 FOR UPDATE SKIP LOCKED
+"""
+_LOOK_AGAIN = """
+UPDATE ticket SET clock_due_at = later.due_at FROM unnest($1::uuid[], $2::timestamptz[]) AS later(id, due_at)
+WHERE ticket.id = later.id
+"""
+_OF_ANSWER = """
+SELECT ticket.body FROM shown_answer JOIN ticket ON ticket.id = shown_answer.ticket
+WHERE shown_answer.answer = $1 AND shown_answer.customer = $2 ORDER BY ticket.opened_at DESC LIMIT 1
+"""
+_OF_RESPONDENT = """
+SELECT body FROM ticket WHERE id IN (SELECT ticket FROM shown_answer WHERE customer = $1 AND respondent = $2)
+ORDER BY id FOR UPDATE
+"""
+_UNNAME = "UPDATE shown_answer SET respondent = NULL WHERE customer = $1 AND respondent = $2"
+_DROP_OLD = """
+DELETE FROM ticket WHERE id IN (
+    SELECT id FROM ticket WHERE resolved_at < $1 AND state IN ('resolved', 'closed', 'cancelled') LIMIT $2
+)
+"""
+_DROP_CANCELLED = """
+DELETE FROM ticket WHERE id IN (SELECT id FROM ticket WHERE state = 'cancelled' AND opened_at < $1 LIMIT $2)
+"""
+_SINCE = """
+SELECT body, EXISTS (
+    SELECT FROM timeline WHERE timeline.ticket = ticket.id AND what = 'state' AND detail::jsonb ->> 'after' = 'waiting'
+)
+FROM ticket WHERE customer = $1 AND opened_at >= $2 AND state <> 'cancelled' ORDER BY opened_at DESC LIMIT $3
 """
 _APPEND = """
 INSERT INTO timeline (ticket, at, actor, what, detail)
@@ -56,8 +92,9 @@ _LIST = """
 SELECT body FROM ticket
 WHERE ($1::text[] IS NULL OR customer = ANY($1)) AND ($2::text[] IS NULL OR state = ANY($2))
     AND ($3::text IS NULL OR assignee = $3) AND ($4::text[] IS NULL OR severity = ANY($4))
-    AND ($5::timestamptz IS NULL OR (opened_at, id) < ($5, $6::uuid))
-ORDER BY opened_at DESC, id DESC LIMIT $7
+    AND ($5::text[] IS NULL OR sla = ANY($5))
+    AND ($6::timestamptz IS NULL OR (opened_at, id) < ($6, $7::uuid))
+ORDER BY opened_at DESC, id DESC LIMIT $8
 """
 _TIMELINE = """
 SELECT line, ticket, at, actor, what, detail FROM timeline
@@ -115,16 +152,19 @@ async def newest_of_problems(tx: Connection, dedup_keys: Sequence[str]) -> dict[
     return {ticket.dedup_key: ticket for ticket in found}
 
 
-async def previous_numbers(tx: Connection, dedup_keys: Sequence[str]) -> dict[str, list[str]]:
-    """Return the numbers of the earlier tickets of each problem, newest first."""
-    found: dict[str, list[str]] = {}
+async def previous(tx: Connection, dedup_keys: Sequence[str]) -> dict[str, list[TicketV1]]:
+    """Return the earlier tickets of each problem, newest first, at most five."""
+    found: dict[str, list[TicketV1]] = {}
     for row in await tx.fetch(_PREVIOUS, dedup_keys):
-        found.setdefault(row[0], []).append(str(row[1]))
+        found.setdefault(row[0], []).append(_decode(row[1]))
     return found
 
 
-async def save(tx: Connection, outcomes: Sequence[Outcome]) -> None:
-    """Store the newest state of each ticket and every line that was left. Raises AlreadyOpen."""
+async def save(tx: Connection, outcomes: Sequence[Outcome], looks: Mapping[UUID, datetime | None]) -> None:
+    """Store the newest state of each ticket and every line that was left. Raises AlreadyOpen.
+
+    `looks`: when a clock of each ticket changes next.
+    """
     last = {outcome.ticket.id: outcome.ticket for outcome in outcomes if outcome.event is not None}
     tickets = list(last.values())
     if tickets:
@@ -140,9 +180,67 @@ async def save(tx: Connection, outcomes: Sequence[Outcome]) -> None:
             [t.dedup_key for t in tickets],
             [t.opened_at for t in tickets],
             [t.resolved_at for t in tickets],
+            [_worse(t) for t in tickets],
+            [looks[t.id] for t in tickets],
             [_encode(t).decode() for t in tickets],
         )
+        shown = [(answer, t) for t in tickets for answer in t.evidence]
+        if shown:
+            await tx.execute(
+                _SHOW,
+                [answer.id for answer, _ in shown],
+                [t.id for _, t in shown],
+                [t.customer for _, t in shown],
+                [answer.respondent for answer, _ in shown],
+            )
     await append(tx, [line for outcome in outcomes for line in outcome.entries])
+
+
+_CLOCK_STATES: Sequence[ClockState] = ("met", "running", "warning", "breached")
+
+
+def _worse(ticket: TicketV1) -> str | None:
+    if ticket.sla is None:
+        return None
+    return max(ticket.sla.first_response, ticket.sla.resolve, key=_CLOCK_STATES.index)
+
+
+async def due_clocks(tx: Connection, now: datetime, limit: int) -> list[TicketV1]:
+    """Return tickets of which a clock warns or runs out, locked."""
+    return [_decode(row[0]) for row in await tx.fetch(_CLOCKS, now, limit)]
+
+
+async def look_again(tx: Connection, looks: Mapping[UUID, datetime | None]) -> None:
+    """Store when clocks change next, where nothing changed now."""
+    if looks:
+        await tx.execute(_LOOK_AGAIN, list(looks), list(looks.values()))
+
+
+async def of_answer(tx: Connection, answer: UUID, customer: str) -> TicketV1 | None:
+    """Return the ticket that an answer led to."""
+    body = await tx.fetchval(_OF_ANSWER, answer, customer)
+    return None if body is None else _decode(body)
+
+
+async def of_respondent(tx: Connection, customer: str, respondent: str) -> list[TicketV1]:
+    """Return the tickets that show answers of a person, locked."""
+    return [_decode(row[0]) for row in await tx.fetch(_OF_RESPONDENT, customer, respondent)]
+
+
+async def unname(tx: Connection, customer: str, respondent: str) -> None:
+    """Forget whose answers a customer's tickets show."""
+    await tx.execute(_UNNAME, customer, respondent)
+
+
+async def since(tx: Connection, customer: str, moment: datetime, limit: int) -> list[tuple[TicketV1, bool]]:
+    """Return a customer's tickets opened since a moment, newest first, each with whether it ever waited."""
+    return [(_decode(row[0]), row[1]) for row in await tx.fetch(_SINCE, customer, moment, limit)]
+
+
+async def drop(tx: Connection, before: datetime, limit: int) -> int:
+    """Delete tickets that ended before a moment, with all that belongs to them; return how many."""
+    done = [await tx.execute(statement, before, limit) for statement in (_DROP_OLD, _DROP_CANCELLED)]
+    return sum(int(text.split()[-1]) for text in done)
 
 
 async def append(tx: Connection, entries: Sequence[Entry]) -> None:
@@ -177,12 +275,13 @@ async def listed(
     states: Sequence[str] | None,
     assignee: str | None,
     severities: Sequence[str] | None,
+    sla: Sequence[str] | None,
     after: Place | None,
     limit: int,
 ) -> list[TicketV1]:
     """Return tickets, newest opening first."""
     at, id_ = after or (None, None)
-    rows = await tx.fetch(_LIST, customers, states, assignee, severities, at, id_, limit)
+    rows = await tx.fetch(_LIST, customers, states, assignee, severities, sla, at, id_, limit)
     return [_decode(row[0]) for row in rows]
 
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Response
+from msgspec.structs import replace
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.ticketing import store
-from services.ticketing.consumer import Happened, save
-from services.ticketing.domain import Missing, NotAllowed, Outcome, Patch, by_hand, change, entry
+from services.ticketing.domain.ticket import Missing, NotAllowed, Outcome, Patch, by_hand, change, entry
+from services.ticketing.ledger import Happened, Ledger, measure_breaches
+from services.ticketing.store import desks
+from services.ticketing.store import tickets as store
 from shared.clock import Clock
 from shared.db import Connection, Database
 from shared.directory.access import Access, Caller
 from shared.errors import FieldError, Problem, invalid_fields
-from shared.events import Severity, TicketState, TicketV1
+from shared.events import ClockState, Severity, TicketState, TicketV1
 from shared.lists import Page, page_of
 from shared.logs import new_traceparent
 from shared.web import caller_with, id_in_path, json_response
@@ -25,12 +28,13 @@ _OpenSeverity = Annotated[Severity, Field(pattern="^(critical|high|medium|low)$"
 
 
 class TicketsQuery(Page):
-    """What can be asked of the list; `state` and `severity` take several, by comma."""
+    """What can be asked of the list; `state`, `severity` and `sla` take several, by comma."""
 
     state: str | None = None
     customer: str | None = None
     assignee: str | None = None
     severity: str | None = None
+    sla: str | None = None
 
 
 class TimelineQuery(Page):
@@ -68,8 +72,8 @@ class NewComment(BaseModel):
     text: _Text
 
 
-def build_router(database: Database, access: Access, clock: Clock) -> APIRouter:
-    """Return ticketing's part of the HTTP interface."""
+def build_router(database: Database, access: Access, clock: Clock, ledger: Ledger) -> APIRouter:
+    """Return what is served of tickets."""
     router = APIRouter(prefix="/v1/tickets", tags=["ticketing"])
     reader = caller_with(access, "tickets")
 
@@ -84,9 +88,11 @@ def build_router(database: Database, access: Access, clock: Clock) -> APIRouter:
                 states=_several("state", query.state, TicketState),
                 assignee=query.assignee,
                 severities=_several("severity", query.severity, Severity),
+                sla=_several("sla", query.sla, ClockState),
                 after=after,
                 limit=query.limit + 1,
             )
+            found = await _with_desks(tx, found, caller)
         return json_response(page_of(found, query.limit, lambda ticket: (ticket.opened_at, ticket.id)))
 
     @router.post("")
@@ -106,14 +112,16 @@ def build_router(database: Database, access: Access, clock: Clock) -> APIRouter:
                 actor=f"key:{caller.key.id}",
                 now=clock.now(),
             )
-            await _save(tx, outcome, clock)
+            outcome = await _save(tx, None, outcome)
+        ledger.wake()
         return _shown(outcome.ticket, 201)
 
     @router.get("/{ticket}")
     async def one(ticket: str, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Return a ticket; its ETag is its version."""
         async with database.transaction() as tx:
-            return _shown(caller.visible("ticket", ticket, await store.one(tx, id_in_path("ticket", ticket))))
+            found = caller.visible("ticket", ticket, await store.one(tx, id_in_path("ticket", ticket)))
+            return _shown((await _with_desks(tx, [found], caller))[0])
 
     @router.patch("/{ticket}")
     async def patch(  # pyright: ignore[reportUnusedFunction]
@@ -130,13 +138,15 @@ def build_router(database: Database, access: Access, clock: Clock) -> APIRouter:
                 _match(if_match, current)
                 outcome = _changed(current, patch, caller, clock)
                 if outcome is None:
-                    return _shown(current)
-                await _save(tx, outcome, clock)
+                    return _shown((await _with_desks(tx, [current], caller))[0])
+                outcome = await _save(tx, current, outcome)
+                shown = (await _with_desks(tx, [outcome.ticket], caller))[0]
         except store.AlreadyOpen:
             raise Problem(
                 409, "already-open", "Another ticket of this problem is open", "Work on that one instead."
             ) from None
-        return _shown(outcome.ticket)
+        ledger.wake()
+        return _shown(shown)
 
     @router.post("/{ticket}/comments")
     async def comment(ticket: str, new: NewComment, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
@@ -145,6 +155,8 @@ def build_router(database: Database, access: Access, clock: Clock) -> APIRouter:
             current = caller.visible("ticket", ticket, await store.one(tx, id_in_path("ticket", ticket)))
             line = entry(current.id, clock.now(), f"key:{caller.key.id}", "comment", text=new.text)
             await store.append(tx, [line])
+            await desks.nudge(tx, current.id, clock.now())
+        ledger.wake()
         return json_response(line, 201)
 
     @router.get("/{ticket}/timeline")
@@ -160,7 +172,26 @@ def build_router(database: Database, access: Access, clock: Clock) -> APIRouter:
         more = len(lines) > len(shown)
         return json_response({"items": [line for _, line in shown], "next": str(shown[-1][0]) if more else None})
 
+    async def _save(tx: Connection, before: TicketV1 | None, outcome: Outcome) -> Outcome:
+        timed = ledger.timed(before, outcome)
+        happened = [Happened(timed, new_traceparent(timed.ticket.id.hex))]
+        await ledger.save(tx, happened, clock.now())
+        measure_breaches(happened)
+        return timed
+
     return router
+
+
+async def _with_desks(tx: Connection, found: Sequence[TicketV1], caller: Caller) -> list[TicketV1]:
+    """Return tickets with where they stand in their desks."""
+    shown = await desks.shown(tx, [ticket.id for ticket in found])
+    settings = caller.directory.desks
+    return [
+        replace(ticket, desk=replace(shown[ticket.id][1], type=settings[shown[ticket.id][0]].type))
+        if ticket.id in shown and shown[ticket.id][0] in settings
+        else ticket
+        for ticket in found
+    ]
 
 
 def _shown(ticket: TicketV1, status: int = 200) -> Response:
@@ -196,10 +227,6 @@ def _changed(ticket: TicketV1, patch: TicketPatch, caller: Caller, clock: Clock)
         ) from None
     except Missing as missing:
         raise invalid_fields(*(FieldError(path, detail) for path, detail in missing.errors)) from None
-
-
-async def _save(tx: Connection, outcome: Outcome, clock: Clock) -> None:
-    await save(tx, [Happened(outcome, new_traceparent(outcome.ticket.id.hex))], clock.now())
 
 
 def _several(field: str, text: str | None, allowed: Any) -> list[str] | None:

@@ -1,0 +1,109 @@
+"""Asks respondents by mail whether it was put right. A letter that cannot be sent wakes nobody."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from email.message import EmailMessage
+from typing import NamedTuple
+
+from services.notify import store
+from services.notify.channels import Result
+from services.notify.channels.email import Mailer, one_line
+from services.notify.store import Letter
+from shared.clock import Clock
+from shared.db import Database
+from shared.directory.follower import Follower
+from shared.directory.model import Directory
+from shared.due import DueLoop
+from shared.errors import Transient
+from shared.logs import Log, tracing
+from shared.retry import Backoff
+
+log = Log("notify")
+
+_AT_ONCE = 20
+_ATTEMPTS = 10
+_RETRY = Backoff(60, 21_600)
+_LEASE_MARGIN = timedelta(seconds=5)
+
+
+class Words(NamedTuple):
+    """A letter in one language."""
+
+    subject: str
+    text: str
+
+
+_WORDS = {
+    "en": Words(
+        "Was it put right?",
+        "You told {company} about something that was not as it should be. It has been taken care of.\n\n"
+        "Was it put right? One click tells us:\n\n{url}\n\n"
+        "If it was not, we take it up again.\n",
+    ),
+    "fi": Words(
+        "Tuliko asia kuntoon?",
+        "Kerroit meille ({company}) asiasta, joka ei ollut kunnossa. Se on nyt hoidettu.\n\n"
+        "Tuliko asia kuntoon? Vastaa yhdellä napsautuksella:\n\n{url}\n\n"
+        "Jos ei tullut, otamme sen uudelleen hoitoon.\n",
+    ),
+    "sv": Words(
+        "Blev det bra?",
+        "Du berättade för oss ({company}) om något som inte var som det skulle. Det är nu åtgärdat.\n\n"
+        "Blev det bra? Svara med ett klick:\n\n{url}\n\n"
+        "Om det inte blev bra tar vi upp det igen.\n",
+    ),
+}
+
+
+class Letters:
+    """Sends the letters that are due."""
+
+    def __init__(
+        self, database: Database, directory: Follower, mailer: Mailer, clock: Clock, *, call_seconds: float
+    ) -> None:
+        self._database = database
+        self._directory = directory
+        self._mailer = mailer
+        self._clock = clock
+        self._lease = timedelta(seconds=call_seconds) + _LEASE_MARGIN
+        self.loop = DueLoop("letters", self._work)
+
+    async def _work(self) -> int:
+        revision = self._directory.current
+        if revision is None:
+            return 0
+        async with self._database.transaction() as tx:
+            claimed = await store.claim_letters(tx, self._clock.now(), _AT_ONCE, self._lease)
+        async with asyncio.TaskGroup() as calls:
+            for letter in claimed:
+                calls.create_task(self._send(letter, revision.directory))
+        return len(claimed)
+
+    async def _send(self, letter: Letter, directory: Directory) -> None:
+        message = letter.message
+        assert message.contact is not None
+        words = _WORDS.get(message.language[:2].lower(), _WORDS["en"])
+        mail = EmailMessage()
+        mail["Subject"] = one_line(words.subject)
+        mail.set_content(words.text.format(company=directory.company, url=message.survey_url))
+        with tracing(letter.traceparent):
+            result = await self._mailer.send(
+                mail, message.contact, directory.smtp, key=str(message.id), at=self._clock.now()
+            )
+            try:
+                await self._store(letter, result)
+            except Transient as error:
+                # The lease brings the letter back, with the same key.
+                log.warning("result not stored", letter=message.id, why=str(error))
+
+    async def _store(self, letter: Letter, result: Result) -> None:
+        again = result.kind in {"temporary", "unknown"} and letter.attempt < _ATTEMPTS
+        state = "sent" if result.kind == "delivered" else "pending" if again else "failed"
+        wait = timedelta(seconds=max(_RETRY.delay(letter.attempt), result.retry_after or 0))
+        due_at = self._clock.now() + wait if again else None
+        async with self._database.transaction() as tx:
+            await store.finish_letter(tx, letter.message.id, state, result.detail, due_at)
+        say = log.info if state == "sent" else log.warning
+        say(f"follow-up {state}", letter=letter.message.id, ticket=letter.message.ticket, detail=result.detail)

@@ -1,0 +1,26 @@
+"""Ticketing over HTTP, by what it is about."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from services.ticketing.api import desks, hooks, improvement, status, tickets
+from services.ticketing.ledger import Ledger
+from services.ticketing.synchronizer import Synchronizer
+from shared.clock import Clock
+from shared.db import Database
+from shared.directory.access import Access
+from shared.security import Signer
+
+
+def build_router(
+    database: Database, access: Access, clock: Clock, ledger: Ledger, synchronizer: Synchronizer, signer: Signer
+) -> APIRouter:
+    """Return ticketing's part of the HTTP interface."""
+    router = APIRouter(tags=["ticketing"])
+    router.include_router(tickets.build_router(database, access, clock, ledger))
+    router.include_router(improvement.build_router(database, access, clock))
+    router.include_router(desks.build_router(database, access, clock, synchronizer))
+    router.include_router(hooks.build_router(database, access, clock, ledger))
+    router.include_router(status.build_router(database, access, clock, signer))
+    return router

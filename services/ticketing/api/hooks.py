@@ -1,0 +1,49 @@
+"""The log of webhooks out, and sending one again."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query, Response
+
+from services.ticketing.ledger import Ledger
+from services.ticketing.store import hooks
+from shared.clock import Clock
+from shared.db import Database
+from shared.directory.access import Access, Caller
+from shared.lists import Page, page_of
+from shared.web import caller_with, id_in_path, json_response
+
+
+class DeliveriesQuery(Page):
+    """What can be asked of the log."""
+
+    customer: str | None = None
+    state: Literal["pending", "delivered", "failed"] | None = None
+
+
+def build_router(database: Database, access: Access, clock: Clock, ledger: Ledger) -> APIRouter:
+    """Return what is served of webhooks out."""
+    router = APIRouter(prefix="/v1/webhooks")
+    reader = caller_with(access, "tickets")
+
+    @router.get("/deliveries")
+    async def listed(query: Annotated[DeliveriesQuery, Query()], caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
+        """List what was sent, newest first."""
+        customers, after = caller.limited_to(query.customer), query.after()
+        async with database.transaction() as tx:
+            found = await hooks.listed(tx, customers=customers, state=query.state, after=after, limit=query.limit + 1)
+        return json_response(page_of(found, query.limit, lambda one: (one.created_at, one.id)))
+
+    @router.post("/deliveries/{delivery}/replay")
+    async def replay(delivery: str, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
+        """Send a message again, with the same id; an address that was gone gets messages again."""
+        async with database.transaction() as tx:
+            found = caller.visible("delivery", delivery, await hooks.one(tx, id_in_path("delivery", delivery)))
+            await hooks.enable(tx, found.url)
+            await hooks.replay(tx, found.id, clock.now())
+            again = await hooks.one(tx, found.id)
+        ledger.wake()
+        return json_response(again, 202)
+
+    return router

@@ -1,0 +1,165 @@
+"""How well problems are taken care of, improvement actions, and what became of an erasure."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+from typing import Annotated, Literal
+from uuid import UUID
+
+import msgspec
+from fastapi import APIRouter, Query, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from services.ticketing.domain.action import Action, figure
+from services.ticketing.domain.service import service_of
+from services.ticketing.store import actions, people, tickets
+from shared.clock import Clock
+from shared.db import Database
+from shared.directory.access import Access, Caller
+from shared.directory.fields import duration_seconds
+from shared.errors import FieldError, Problem, invalid_fields
+from shared.ids import uuid7
+from shared.lists import Page, page_of
+from shared.web import caller_with, id_in_path, json_response
+
+_MOST = 10_000
+"""Tickets of a period that are looked at."""
+_LONGEST = 400 * 86400
+_State = Literal["open", "done", "dropped"]
+
+
+class ServiceQuery(BaseModel):
+    """Whose, and over which period until now."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    customer: str
+    window: str = "90d"
+
+
+class ActionsQuery(Page):
+    """What can be asked of the list."""
+
+    customer: str | None = None
+    state: _State | None = None
+
+
+class NewAction(BaseModel):
+    """One small concrete step."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    customer: str = Field(max_length=63)
+    step: Annotated[str, Field(min_length=1, max_length=500, pattern=r"^[^\x00]*$")]
+    owner: str = Field(max_length=63)
+    due_on: date
+    metric: str = Field(default="nps", max_length=63)
+    ticket: UUID | None = None
+
+
+class ActionPatch(BaseModel):
+    """What can be changed."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    state: _State | None = None
+    due_on: date | None = None
+    owner: str | None = Field(default=None, max_length=63)
+
+
+def build_router(database: Database, access: Access, clock: Clock) -> APIRouter:
+    """Return what is served of service and improvement."""
+    router = APIRouter(prefix="/v1")
+    reader = caller_with(access, "tickets")
+
+    @router.get("/service")
+    async def service(query: Annotated[ServiceQuery, Query()], caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
+        """Return how well a customer's problems were taken care of."""
+        customer = caller.customer(query.customer)
+        try:
+            seconds = duration_seconds(query.window)
+        except ValueError as error:
+            raise invalid_fields(FieldError("window", str(error))) from None
+        if seconds > _LONGEST:
+            raise invalid_fields(FieldError("window", "must be at most 400d"))
+        now = clock.now()
+        start = now - timedelta(seconds=seconds)
+        async with database.transaction() as tx:
+            found = await tickets.since(tx, customer.id, start, _MOST)
+        figures = msgspec.structs.asdict(service_of(found))
+        window = {"length": query.window, "start": start, "end": now}
+        return json_response({"customer": customer.id, "window": window, **figures})
+
+    @router.get("/actions")
+    async def listed(query: Annotated[ActionsQuery, Query()], caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
+        """List improvement actions, newest first."""
+        customers, after = caller.limited_to(query.customer), query.after()
+        async with database.transaction() as tx:
+            found = await actions.listed(tx, customers=customers, state=query.state, after=after, limit=query.limit + 1)
+        return json_response(page_of(found, query.limit, lambda action: (action.opened_at, action.id)))
+
+    @router.post("/actions")
+    async def create(new: NewAction, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
+        """Decide on a step; the figure that it is taken for is remembered as it is now."""
+        customer = caller.customer(new.customer)
+        _check_owner(new.owner, caller)
+        if new.metric not in {"nps", "mood", *caller.directory.metrics}:
+            raise invalid_fields(FieldError("metric", "must be nps, mood or a metric that the directory declares"))
+        async with database.transaction() as tx:
+            if new.ticket is not None:
+                ticket = await tickets.one(tx, new.ticket)
+                if ticket is None or ticket.customer != customer.id:
+                    raise invalid_fields(FieldError("ticket", f"{customer.id} has no such ticket"))
+            point = await actions.score(tx, customer.id)
+            action = Action(
+                id=uuid7(),
+                customer=customer.id,
+                ticket=new.ticket,
+                step=new.step,
+                owner=new.owner,
+                due_on=new.due_on,
+                metric=new.metric,
+                state="open",
+                opened_at=clock.now(),
+                before=None if point is None else figure(point, new.metric),
+            )
+            await actions.save(tx, [action])
+        return json_response(action, 201)
+
+    @router.patch("/actions/{action}")
+    async def change(action: str, patch: ActionPatch, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
+        """Change a step: done, dropped, another owner or day."""
+        if patch.owner is not None:
+            _check_owner(patch.owner, caller)
+        async with database.transaction() as tx:
+            found = await actions.one_locked(tx, id_in_path("action", action))
+            current = caller.visible("action", action, found)
+            state = patch.state or current.state
+            if current.state == "dropped" and state != "dropped":
+                raise Problem(409, "dropped", "The action was dropped", "Decide on a new one instead.")
+            done_at = (current.done_at or clock.now()) if state == "done" else None
+            changed = msgspec.structs.replace(
+                current,
+                state=state,
+                done_at=done_at,
+                due_on=patch.due_on or current.due_on,
+                owner=patch.owner or current.owner,
+            )
+            if changed != current:
+                changed = msgspec.structs.replace(changed, version=current.version + 1)
+                await actions.save(tx, [changed])
+        return json_response(changed)
+
+    @router.get("/erasures/{erasure}")
+    async def erasure(erasure: str, caller: Caller = caller_with(access, "admin")) -> Response:  # pyright: ignore[reportUnusedFunction]
+        """Return what each service did to forget a person."""
+        async with database.transaction() as tx:
+            found = await people.one(tx, id_in_path("erasure", erasure))
+        return json_response(caller.visible("erasure", erasure, found))
+
+    return router
+
+
+def _check_owner(owner: str, caller: Caller) -> None:
+    if owner not in caller.directory.people:
+        raise invalid_fields(FieldError("owner", f"the directory has no person {owner!r}"))

@@ -1,0 +1,89 @@
+"""The respondent's own page: what happened to my feedback."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from fastapi import APIRouter, Header, Response
+
+from services.ticketing.domain.status import steps
+from services.ticketing.pages import page, refusal
+from services.ticketing.store import tickets
+from shared.clock import Clock
+from shared.db import Database
+from shared.directory.access import Access
+from shared.directory.model import Directory
+from shared.events import TicketV1
+from shared.security import BadToken, ExpiredToken, Signer
+
+_HEADERS = {
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
+}
+
+
+def build_router(database: Database, access: Access, clock: Clock, signer: Signer) -> APIRouter:
+    """Return what respondents are served."""
+    router = APIRouter()
+
+    @router.get("/t/{token}")
+    async def status(token: str, accept_language: Annotated[str | None, Header()] = None) -> Response:  # pyright: ignore[reportUnusedFunction]
+        """Show how far an answer, or a ticket, is."""
+        wanted = _language(accept_language)
+        directory = access.revision.directory
+        try:
+            facts = signer.verify("status", token, now=clock.now())
+        except ExpiredToken:
+            return _refused(410, "expired", directory, wanted)
+        except BadToken:
+            return _refused(404, "unknown", directory, wanted)
+        async with database.transaction() as tx:
+            ticket = await _ticket(tx, facts)
+        customer = directory.customers.get(facts["customer"] if ticket is None else ticket.customer)
+        body = page(
+            steps(ticket, _received(facts, ticket)),
+            company=directory.company,
+            customer_zone=directory.timezone if customer is None else customer.timezone,
+            person=directory.people.get((None if ticket is None else ticket.assignee) or ""),
+            language=wanted or _spoken(ticket) or (directory.language if customer is None else customer.language),
+        )
+        return Response(body, 200, _HEADERS, media_type="text/html")
+
+    return router
+
+
+def _refused(status: int, why: Literal["expired", "unknown"], directory: Directory, wanted: str | None) -> Response:
+    body = refusal(why, company=directory.company, language=wanted or directory.language)
+    return Response(body, status, _HEADERS, media_type="text/html")
+
+
+async def _ticket(tx: Any, facts: dict[str, Any]) -> TicketV1 | None:
+    if "ticket" in facts:
+        return await tickets.one(tx, UUID(facts["ticket"]))
+    return await tickets.of_answer(tx, UUID(facts["answer"]), facts["customer"])
+
+
+def _received(facts: dict[str, Any], ticket: TicketV1 | None) -> datetime | None:
+    if "at" in facts:
+        return datetime.fromtimestamp(facts["at"], UTC)
+    return None if ticket is None else ticket.caused_at
+
+
+def _spoken(ticket: TicketV1 | None) -> str | None:
+    return None if ticket is None else ticket.context.language
+
+
+_KNOWN = ("en", "fi", "sv")
+
+
+def _language(accepted: str | None) -> str | None:
+    """Return the first language that the browser asks for and the page has, in the order that it names them."""
+    for part in (accepted or "").split(",")[:20]:
+        language = part.split(";")[0].strip().lower()[:2]
+        if language in _KNOWN:
+            return language
+    return None

@@ -1,0 +1,103 @@
+"""Sends webhooks: the attempt is counted before the call, the result stored after it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Mapping
+from datetime import timedelta
+
+from services.ticketing.store import hooks
+from services.ticketing.store.hooks import DeliveryState, Sending
+from shared import metrics
+from shared.clock import Clock
+from shared.db import Database
+from shared.directory.follower import Follower
+from shared.directory.model import Webhook
+from shared.due import DueLoop
+from shared.errors import Transient
+from shared.http import Answer, Outbound, Refused, Unreachable
+from shared.logs import Log
+from shared.security import Signer
+from shared.webhooks import NoSecret, signed_headers, signing_secret
+
+log = Log("ticketing")
+
+SCHEDULE = (5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400)
+"""Seconds until the next attempt, after each; as Standard Webhooks proposes. After the last it has failed."""
+_JITTER = 0.1
+_SECONDS = 20.0
+_LEASE = timedelta(seconds=30)
+_AT_ONCE = 20
+
+
+class Courier:
+    """Calls the addresses that the directory lists."""
+
+    def __init__(
+        self, database: Database, directory: Follower, clock: Clock, signer: Signer, outbound: Outbound
+    ) -> None:
+        self._database = database
+        self._directory = directory
+        self._clock = clock
+        self._signer = signer
+        self._outbound = outbound
+        self.loop = DueLoop("webhooks", self._work)
+
+    async def _work(self) -> int:
+        revision = self._directory.current
+        if revision is None:
+            return 0
+        async with self._database.transaction() as tx:
+            claimed = await hooks.claim(tx, self._clock.now(), _LEASE, _AT_ONCE)
+            gone = await hooks.disabled(tx) if claimed else set[str]()
+        endpoints = {endpoint.url: endpoint for endpoint in revision.directory.webhooks}
+        async with asyncio.TaskGroup() as calls:
+            for sending in claimed:
+                calls.create_task(self._send(sending, {} if sending.url in gone else endpoints))
+        return len(claimed)
+
+    async def _send(self, sending: Sending, endpoints: Mapping[str, Webhook]) -> None:
+        try:
+            endpoint = endpoints.get(sending.url)
+            if endpoint is None:
+                await self._store(sending, "failed", None, "the directory no longer lists the address, or it is gone")
+                return
+            try:
+                secret = signing_secret(endpoint.url, endpoint.secret_env, self._signer)
+                body = sending.body.encode()
+                headers = signed_headers(secret, str(sending.id), self._clock.now(), body)
+                answer = await self._outbound.post(endpoint.url, body, headers, seconds=_SECONDS)
+            except (NoSecret, Refused, Unreachable) as error:
+                await self._again(sending, None, str(error), 0)
+                return
+            await self._answered(sending, answer)
+        except Transient as error:
+            log.warning("result not stored", delivery=sending.id, why=str(error))  # it falls due again
+
+    async def _answered(self, sending: Sending, answer: Answer) -> None:
+        if 200 <= answer.status < 300:
+            await self._store(sending, "delivered", answer.status, "")
+        elif answer.status == 410:
+            await self._store(sending, "failed", answer.status, "the address is gone (410)")
+            async with self._database.transaction() as tx:
+                await hooks.disable(tx, sending.url, self._clock.now(), "HTTP 410")
+            log.warning("webhook disabled", url=sending.url)
+        else:
+            await self._again(sending, answer.status, f"HTTP {answer.status}", answer.retry_after or 0)
+
+    async def _again(self, sending: Sending, status: int | None, why: str, at_least: float) -> None:
+        if sending.attempts > len(SCHEDULE):
+            await self._store(sending, "failed", status, why)
+            return
+        wait = SCHEDULE[sending.attempts - 1] * (1 + random.uniform(0, _JITTER))  # noqa: S311 (no secret)
+        await self._store(sending, "pending", status, why, timedelta(seconds=max(wait, min(at_least, 86_400))))
+
+    async def _store(
+        self, sending: Sending, state: DeliveryState, status: int | None, detail: str, wait: timedelta | None = None
+    ) -> None:
+        now = self._clock.now()
+        async with self._database.transaction() as tx:
+            due = None if wait is None else now + wait
+            await hooks.answered(tx, sending.id, state, now=now, status=status, detail=detail, due_at=due)
+        metrics.WEBHOOK_ATTEMPTS.labels("again" if state == "pending" else state).inc()

@@ -1,0 +1,233 @@
+"""What desks' drivers call with: one JSON interface at one address, its answers classified, its calls counted.
+
+Below it, what the drivers share: reading an answer's shape, the marks that our tickets carry, when a state is reached.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+from urllib.parse import urlencode
+from uuid import UUID
+
+import msgspec
+
+from services.ticketing.desks import Failed, Gone
+from services.ticketing.domain.ticket import ACTIVE
+from shared import metrics
+from shared.events import TicketState
+from shared.http import Answer, Outbound, Refused, Unreachable
+
+_SECONDS = 20.0
+"""How long a desk may take."""
+_LIMIT = 1024 * 1024
+"""Bytes of an answer that are read."""
+
+Pace = Callable[[], Awaitable[None]]
+"""Waits until the desk's budget has room for one more call."""
+
+
+class Api:
+    """A desk's HTTP interface."""
+
+    def __init__(self, desk: str, url: str, headers: Mapping[str, str], outbound: Outbound, pace: Pace) -> None:
+        """`headers` authenticate. Raises Failed where they cannot be sent."""
+        if not all(value.isascii() and value.isprintable() for value in headers.values()):
+            raise Failed("permanent", "the desk's token has characters that no header can carry")
+        self._desk = desk
+        self.url = url.rstrip("/")
+        # The outbound client reads bodies as they come, so none may come compressed.
+        self._headers = {
+            "accept": "application/json",
+            "accept-encoding": "identity",
+            "user-agent": "Fiilis",
+            **headers,
+        }
+        words = (word for value in headers.values() for word in value.replace("=", " ").split())
+        self._secrets = [word for word in words if len(word) > 7]
+        self._outbound = outbound
+        self._pace = pace
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        query: Mapping[str, str | int] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
+        """Return the answer's JSON, None where it has none. Raises Gone for 404 and 410, Failed for other failures."""
+        content = b"" if body is None else msgspec.json.encode(body)
+        answer = await self.send(method, path, content, query=query, headers=headers)
+        return self._json(answer, writes=method != "GET")
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        query: Mapping[str, str | int] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
+        """Call what names no ticket: if it is not there, a setting is wrong and no ticket is gone."""
+        try:
+            return await self.call(method, path, body, query=query, headers=headers)
+        except Gone as gone:
+            raise Failed("permanent", f"{gone}: is the desk's url that of the API?") from None
+
+    async def send(
+        self,
+        method: str,
+        path: str,
+        content: bytes,
+        *,
+        query: Mapping[str, str | int] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """Return an answer that says yes, whatever else it says. Raises as `call`."""
+        await self._pace()
+        sent = {**self._headers, **({"content-type": "application/json"} if content else {}), **(headers or {})}
+        url = f"{self.url}{path}" + (f"?{urlencode(query)}" if query else "")
+        writes = method != "GET"
+        try:
+            answer = await self._outbound.request(method, url, content, sent, seconds=_SECONDS, limit=_LIMIT)
+        except Refused as refused:
+            raise self._failed("permanent", str(refused)) from None
+        except Unreachable as error:
+            raise self._failed("unknown" if error.sent and writes else "temporary", str(error)) from None
+        if 200 <= answer.status < 300:
+            metrics.DESK_REQUESTS.labels(self._desk, "ok").inc()
+            return answer
+        said = _said(answer)
+        detail = self._masked(f"HTTP {answer.status}{': ' if said else ''}{said}")
+        if answer.status in {404, 410}:
+            metrics.DESK_REQUESTS.labels(self._desk, "gone").inc()
+            raise Gone(detail)
+        if answer.status in {429, 503}:
+            raise self._failed("limited", detail, answer.retry_after)
+        if answer.status >= 500 or answer.status == 408:
+            raise self._failed("unknown" if writes else "temporary", detail, answer.retry_after)
+        if answer.status in {409, 423, 425}:  # somebody else was at it in that moment
+            raise self._failed("temporary", detail, answer.retry_after)
+        if 300 <= answer.status < 400:
+            raise self._failed("permanent", f"{detail}: the desk's url redirects; name where it leads")
+        raise self._failed("permanent", detail)
+
+    def _json(self, answer: Answer, *, writes: bool) -> Any:
+        if not answer.body:
+            return None
+        kind = "unknown" if writes else "permanent"
+        if answer.cut:
+            raise self._failed(kind, f"the answer is larger than {_LIMIT // 1024} KiB")
+        try:
+            return msgspec.json.decode(answer.body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            what = answer.headers.get("content-type", "no content type")
+            raise self._failed(kind, f"the answer is not JSON but {what}: is the url that of the API?") from None
+
+    def _failed(self, kind: Any, detail: str, retry_after: float | None = None) -> Failed:
+        metrics.DESK_REQUESTS.labels(self._desk, kind).inc()
+        return Failed(kind, self._masked(detail), retry_after)
+
+    def _masked(self, text: str) -> str:
+        """Take out what authenticates us, in case the other side says it back."""
+        for secret in self._secrets:
+            text = text.replace(secret, "...")
+        return text
+
+
+def _said(answer: Answer) -> str:
+    """Return the beginning of an error's text, on one line; pages of HTML say nothing to us."""
+    if "json" not in answer.headers.get("content-type", "") and "text/plain" not in answer.headers.get(
+        "content-type", ""
+    ):
+        return ""
+    return " ".join(answer.body[:300].decode("utf-8", "replace").split())
+
+
+def basic(user: str, password: str) -> dict[str, str]:
+    """Return the header of HTTP Basic authentication."""
+    return {"authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()}
+
+
+def shaped(value: Any, *keys: str | int) -> Any:
+    """Return what an answer has at some place. Raises Failed where the desk's answer has another shape."""
+    for key in keys:
+        try:
+            value = value[key]
+        except (KeyError, IndexError, TypeError):
+            raise Failed("unknown", f"the desk's answer has no {'.'.join(map(str, keys))}") from None
+    return value
+
+
+T = TypeVar("T")
+
+
+def told(value: Any, kind: type[T]) -> T:
+    """Return what a desk told, as a type. Raises Failed where it has another shape."""
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise Failed("unknown", f"the desk's answer has another shape: {error}") from None
+
+
+def moment(text: str) -> datetime:
+    """Return the time in an answer; UTC where it names no zone. Raises Failed where it is none."""
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise Failed("unknown", f"the desk's answer has {text[:40]!r} for a time") from None
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+def safe(reference: str) -> str:
+    """Return a reference that can stand in a path or a query. Raises Gone where no desk calls a ticket so."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", reference):
+        raise Gone(f"no ticket is called {reference[:64]!r}")
+    return reference
+
+
+def one_line(text: str, limit: int) -> str:
+    """Return a title as desks take it: without line breaks, and cut where it is too long."""
+    line = " ".join(text.split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+MARK = "fiilis"
+"""What each of our tickets is tagged with."""
+
+
+def mark(ticket: UUID) -> str:
+    """Return what one of our tickets is tagged with; also the last line of a note that tells its story."""
+    return f"{MARK}-{ticket}"
+
+
+def tells_story(text: str) -> bool:
+    """Tell whether a note in the desk is one that we wrote to tell the story."""
+    return re.search(rf"{MARK}-[0-9a-f]{{8}}-[0-9a-f-]{{27}}\s*$", text) is not None
+
+
+def letters(text: str) -> str:
+    """Return what remains of a text whatever markup and spacing the desk gives it."""
+    return "".join(filter(str.isalnum, text))
+
+
+def visible(markup: str) -> str:
+    """Return the text of HTML."""
+    return html.unescape(re.sub(r"<[^>]*>", " ", markup))
+
+
+def over(state: TicketState | None, wanted: TicketState | None) -> bool:
+    """Tell whether the desk's ticket has ended and is not to be moved back: if it is sealed, nothing is left to do."""
+    return state is not None and state not in ACTIVE and wanted not in ACTIVE
+
+
+def reached(state: TicketState | None, wanted: TicketState) -> bool:
+    """Tell whether the desk's ticket needs no move: it is there already, or over in another way."""
+    return state == wanted or over(state, wanted)

@@ -1,0 +1,318 @@
+"""Jira and Jira Service Management, Cloud and Data Center: an issue that carries our id as a label."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from services.ticketing.desks import Draft, Failed, Remark, Remote
+from services.ticketing.desks.api import (
+    MARK,
+    Api,
+    Pace,
+    basic,
+    mark,
+    moment,
+    one_line,
+    over,
+    reached,
+    safe,
+    shaped,
+    told,
+)
+from services.ticketing.desks.signatures import check_hub, reference_in
+from services.ticketing.domain.story import Paragraph, Story, as_adf, as_text
+from services.ticketing.domain.ticket import ACTIVE
+from shared.directory import model
+from shared.events import Severity, TicketState
+from shared.http import Outbound
+
+_PRIORITIES: Mapping[Severity, str] = {
+    "critical": "Highest",
+    "high": "High",
+    "medium": "Medium",
+    "low": "Low",
+    "info": "Lowest",
+}
+_STATES: Mapping[str, TicketState] = {
+    "acknowledged": "acknowledged",
+    "blocked": "waiting",
+    "on hold": "waiting",
+    "pending": "waiting",
+    "waiting for customer": "waiting",
+    "closed": "closed",
+    "canceled": "cancelled",
+    "cancelled": "cancelled",
+    "declined": "cancelled",
+    "rejected": "cancelled",
+    "won't do": "cancelled",
+}
+"""Names of statuses that say more than their category, in lower case."""
+_OF_CATEGORY: Mapping[str, TicketState] = {"new": "open", "indeterminate": "in_progress", "done": "resolved"}
+_CATEGORY: Mapping[TicketState, str] = {
+    "open": "new",
+    "acknowledged": "indeterminate",
+    "in_progress": "indeterminate",
+    "waiting": "indeterminate",
+    "resolved": "done",
+    "closed": "done",
+    "cancelled": "done",
+}
+_OTHER = 9
+"""How far a status is from a state of another category."""
+_FIELDS = "status,assignee,resolution,labels,updated"
+
+
+class _Category(msgspec.Struct):
+    key: str
+
+
+class _Status(msgspec.Struct, rename="camel"):
+    name: str
+    status_category: _Category
+
+
+class _User(msgspec.Struct, rename="camel"):
+    email_address: str | None = None
+    name: str | None = None
+    display_name: str | None = None
+
+    @property
+    def known_as(self) -> str | None:
+        return self.email_address or self.name or self.display_name
+
+
+class _Resolution(msgspec.Struct):
+    name: str
+
+
+class _Fields(msgspec.Struct):
+    status: _Status
+    updated: str
+    assignee: _User | None = None
+    resolution: _Resolution | None = None
+    labels: list[str] = []
+
+
+class _Issue(msgspec.Struct):
+    id: str
+    key: str
+    fields: _Fields
+
+
+class _Transition(msgspec.Struct):
+    id: str
+    to: _Status
+    fields: dict[str, Any] = {}
+
+
+class _Node(msgspec.Struct):
+    """A part of a document."""
+
+    type: str = ""
+    text: str = ""
+    attrs: dict[str, Any] = {}
+    content: list[_Node] = []
+
+
+class _Comment(msgspec.Struct):
+    id: str
+    created: str
+    body: str | _Node
+    author: _User = msgspec.field(default_factory=_User)
+
+
+class Jira:
+    """Creates issues in the project whose key is `group`.
+
+    Settings: with `user_env` Basic (Cloud), else a personal access token (Data Center).
+    Options: `deployment` cloud (default) or server; `issue_type` (Task); `priority` no: leave it out, where the project
+    has none; `priority_critical` to `priority_info`: names of priorities; `resolution` (Done): set where a transition
+    asks for one; by each of our states (`open`, `waiting`, ...) the name of the status that means it, where its name
+    and its category do not say so.
+
+    A move goes by the transitions that the workflow offers, to the best status of the wanted category. Without a status
+    of such a name, acknowledged and waiting read back as in_progress, closed and cancelled as resolved.
+    """
+
+    settles = 60.0  # JQL reads an index that is brought up to date later
+
+    def __init__(
+        self, name: str, settings: model.Desk, secrets: Mapping[str, str], outbound: Outbound, pace: Pace
+    ) -> None:
+        """Take the settings. Raises Failed without `group`."""
+        if settings.group is None:
+            raise Failed("permanent", "a jira desk needs `group`: the key of the project")
+        user, token = secrets.get("user"), secrets["token"]
+        headers = {"authorization": f"Bearer {token}"} if user is None else basic(user, token)
+        self._api = Api(name, settings.url, headers, outbound, pace)
+        self._project = settings.group
+        self._options = options = settings.options
+        self._server = options.get("deployment") == "server"
+        self._rest = "/rest/api/2" if self._server else "/rest/api/3"
+        self._priorities = {one: options.get(f"priority_{one}", name) for one, name in _PRIORITIES.items()}
+        chosen: dict[str, TicketState] = {options[one].lower(): one for one in _CATEGORY if one in options}
+        self._states: Mapping[str, TicketState] = {**_STATES, **chosen}
+
+    async def find(self, ticket: UUID) -> Sequence[Remote]:
+        """Return the issues that carry our id."""
+        issues = await self._search(f'labels = "{mark(ticket)}" ORDER BY created ASC')
+        return [self._remote(issue) for issue in issues if mark(ticket) in issue.fields.labels]
+
+    async def create(self, draft: Draft) -> Remote:
+        """Create an issue, in the workflow's first status."""
+        fields = {
+            "project": {"key": self._project},
+            "issuetype": {"name": self._options.get("issue_type", "Task")},
+            "labels": [MARK, mark(draft.ticket)],
+            **self._said(draft),
+        }
+        answer = await self._api.ask("POST", f"{self._rest}/issue", {"fields": fields})
+        id_, key = told(shaped(answer, "id"), str), told(shaped(answer, "key"), str)
+        return Remote(id_, key, self._page(key), "open")
+
+    async def update(self, reference: str, draft: Draft, state: TicketState | None, remark: str | None) -> None:
+        """Set the fields, move, and append a comment that portal users do not see."""
+        try:
+            await self._update(reference, draft, state, remark)
+        except Failed as failed:
+            if failed.kind != "permanent" or not over((await self.read(reference)).state, state):
+                raise
+
+    async def _update(self, reference: str, draft: Draft, state: TicketState | None, remark: str | None) -> None:
+        path = f"{self._rest}/issue/{safe(reference)}"
+        # What the workflow does not allow is found out before anything is written: no remark is repeated for it.
+        step = None if state is None else await self._step(path, state)
+        # An issue that is over may not be editable: it is written before it ends, and after it comes back.
+        if step is not None and state in ACTIVE:
+            await self._api.call("POST", f"{path}/transitions", step)
+        await self._api.call("PUT", path, {"fields": self._said(draft)})
+        if remark is not None:
+            hidden = {"key": "sd.public.comment", "value": {"internal": True}}
+            body = {"body": self._markup((Paragraph(remark),)), "properties": [hidden]}
+            await self._api.call("POST", f"{path}/comment", body)
+        if step is not None and state not in ACTIVE:
+            await self._api.call("POST", f"{path}/transitions", step)
+
+    async def read(self, reference: str) -> Remote:
+        """Return an issue."""
+        return self._remote(await self._issue(f"{self._rest}/issue/{safe(reference)}"))
+
+    async def remarks(self, reference: str) -> Sequence[Remark]:
+        """Return the newest hundred comments."""
+        path = f"{self._rest}/issue/{safe(reference)}/comment"
+        answer = await self._api.call("GET", path, query={"orderBy": "-created", "maxResults": 100})
+        comments = told(shaped(answer, "comments"), list[_Comment])
+        remarks = [Remark(one.id, one.author.known_as or "", _plain(one.body), moment(one.created)) for one in comments]
+        return sorted(remarks, key=lambda one: (one.at, len(one.id), one.id))
+
+    async def changed(self, since: datetime) -> Sequence[Remote]:
+        """Return up to a hundred issues, the longest unchanged first."""
+        # JQL takes a written time for one in the account's zone; milliseconds are the same everywhere.
+        since_ms = int(since.timestamp() * 1000)
+        issues = await self._search(f'labels = "{MARK}" AND updated >= {since_ms} ORDER BY updated ASC')
+        return [self._remote(issue) for issue in issues]
+
+    async def redact(self, reference: str, draft: Draft) -> str:
+        """Overwrite summary and description."""
+        left = "earlier texts in the issue's history, and its comments; in Jira only deleting the issue removes them"
+        try:
+            await self._api.call("PUT", f"{self._rest}/issue/{safe(reference)}", {"fields": self._said(draft)})
+        except Failed as failed:
+            if failed.kind != "permanent" or not over((await self.read(reference)).state, None):
+                raise
+            return f"everything, as the issue is closed to changes; {left}"
+        return left
+
+    def heard(self, headers: Mapping[str, str], body: bytes, secret: str, now: datetime) -> str:
+        """Return the issue of a webhook with a secret."""
+        check_hub(headers, body, secret, "sha256")
+        return reference_in(body, ("issue", "id"))
+
+    def _said(self, draft: Draft) -> dict[str, Any]:
+        priority = {"priority": {"name": self._priorities[draft.severity]}}
+        return {
+            "summary": one_line(draft.title, 255),
+            "description": self._markup(draft.story),
+            **({} if self._options.get("priority") == "no" else priority),
+        }
+
+    def _markup(self, story: Story) -> str | dict[str, Any]:
+        return as_text(story) if self._server else as_adf(story)
+
+    def _page(self, key: str) -> str:
+        return f"{self._api.url}/browse/{key}"
+
+    def _remote(self, issue: _Issue) -> Remote:
+        fields = issue.fields
+        return Remote(
+            issue.id,
+            issue.key,
+            self._page(issue.key),
+            self._state(fields.status),
+            None if fields.assignee is None else fields.assignee.known_as,
+            None if fields.resolution is None else fields.resolution.name,
+            moment(fields.updated),
+        )
+
+    def _state(self, status: _Status) -> TicketState | None:
+        return self._states.get(status.name.lower()) or _OF_CATEGORY.get(status.status_category.key)
+
+    async def _issue(self, path: str) -> _Issue:
+        return told(await self._api.call("GET", path, query={"fields": _FIELDS}), _Issue)
+
+    async def _search(self, jql: str) -> list[_Issue]:
+        path = f"{self._rest}/search" if self._server else f"{self._rest}/search/jql"
+        answer = await self._api.ask("GET", path, query={"jql": jql, "fields": _FIELDS, "maxResults": 100})
+        return told(shaped(answer, "issues"), list[_Issue])
+
+    async def _step(self, path: str, wanted: TicketState) -> dict[str, Any] | None:
+        """Return the transition that leads to a state, None where the issue is there."""
+        status = (await self._issue(path)).fields.status
+        if reached(self._state(status), wanted):
+            return None
+        answer = await self._api.call("GET", f"{path}/transitions", query={"expand": "transitions.fields"})
+        offered = told(shaped(answer, "transitions"), list[_Transition])
+        best = min(offered, key=lambda one: self._fit(one.to, wanted), default=None)
+        fit = _OTHER if best is None else self._fit(best.to, wanted)
+        if fit > 0 and status.status_category.key == _CATEGORY[wanted]:
+            return None  # as near as this workflow comes
+        if best is None or fit == _OTHER:
+            names = ", ".join(one.to.name for one in offered) or "none"
+            raise Failed(
+                "permanent",
+                f"from {status.name!r} no transition leads to {wanted}; it offers {names}: "
+                f"the option `{wanted}` can name one",
+            )
+        step: dict[str, Any] = {"transition": {"id": best.id}}
+        if "resolution" in best.fields:
+            step["fields"] = {"resolution": {"name": self._options.get("resolution", "Done")}}
+        return step
+
+    def _fit(self, status: _Status, wanted: TicketState) -> int:
+        """Tell how far a status is from a state: 0 says just that."""
+        state, category = self._state(status), status.status_category.key
+        if state == wanted:
+            return 0
+        if category != _CATEGORY[wanted]:
+            return _OTHER
+        return 2 if state in {"cancelled", "waiting"} else 1
+
+
+def _plain(body: str | _Node) -> str:
+    """Return a comment's text."""
+    if isinstance(body, str):
+        return body
+    return re.sub(r"\n{2,}", "\n", _lines(body)).strip()
+
+
+def _lines(node: _Node) -> str:
+    if node.type == "hardBreak":
+        return "\n"
+    own = node.text or str(node.attrs.get("text", ""))
+    return own + "".join(map(_lines, node.content)) + ("\n" if node.content and node.type != "doc" else "")

@@ -1,0 +1,225 @@
+"""ServiceNow by its Table API: an incident whose correlation_id is our id."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from services.ticketing.desks import Draft, Failed, Remark, Remote
+from services.ticketing.desks.api import MARK, Api, Pace, basic, moment, one_line, over, reached, safe, shaped, told
+from services.ticketing.desks.signatures import check_secret, reference_in
+from services.ticketing.domain.story import as_text
+from shared.directory import model
+from shared.events import Severity, TicketState
+from shared.http import Outbound
+
+_URGENCY: Mapping[Severity, tuple[str, str]] = {
+    "critical": ("1", "1"),
+    "high": ("1", "2"),
+    "medium": ("2", "2"),
+    "low": ("3", "2"),
+    "info": ("3", "3"),
+}
+"""Urgency and impact, from which the desk computes the priority of the same name."""
+_SHOWS: Mapping[str, TicketState] = {
+    "1": "open",
+    "2": "in_progress",
+    "3": "waiting",
+    "6": "resolved",
+    "7": "closed",
+    "8": "cancelled",
+}
+_STATE: Mapping[TicketState, str] = {
+    "open": "1",
+    "acknowledged": "2",
+    "in_progress": "2",
+    "waiting": "3",
+    "resolved": "6",
+    "closed": "6",  # 7 is for the desk's own job to set
+    "cancelled": "8",
+}
+_TITLE = 160
+_FIELDS = "sys_id,number,state,correlation_id,correlation_display,close_notes,sys_updated_on,assigned_to.email"
+
+
+class _Incident(msgspec.Struct, rename={"assignee": "assigned_to.email"}):
+    sys_id: str
+    number: str
+    state: str
+    sys_updated_on: str
+    correlation_id: str = ""
+    correlation_display: str = ""
+    close_notes: str = ""
+    assignee: str = ""
+
+
+class _Note(msgspec.Struct):
+    sys_id: str
+    element_id: str
+    value: str
+    sys_created_by: str
+    sys_created_on: str
+
+
+class _Group(msgspec.Struct):
+    sys_id: str
+    name: str
+
+
+class ServiceNow:
+    """Creates incidents; `group` is the assignment group, by name or sys_id.
+
+    Settings: with `user_env` Basic, else a bearer token. The account may read sys_journal_field (to see comments) and,
+    for a group by name, sys_user_group.
+    Options: `table` (incident); `close_code` (Solution provided): as the release has it; `hold_reason` (1: awaiting
+    caller); `caller`: sys_id of whom incidents are on behalf of, as the API knows no caller by e-mail.
+
+    Acknowledged reads back as in_progress, closed as resolved until the desk closes it.
+    """
+
+    settles = 30.0  # the table is read itself; a call that nobody waits for any more may still write for a while
+
+    def __init__(
+        self, name: str, settings: model.Desk, secrets: Mapping[str, str], outbound: Outbound, pace: Pace
+    ) -> None:
+        user, token = secrets.get("user"), secrets["token"]
+        headers = {"authorization": f"Bearer {token}"} if user is None else basic(user, token)
+        self._api = Api(name, settings.url, headers, outbound, pace)
+        self._group = settings.group
+        self._group_id: str | None = None
+        self._options = settings.options
+        self._table = f"/api/now/table/{safe(settings.options.get('table', 'incident'))}"
+
+    async def find(self, ticket: UUID) -> Sequence[Remote]:
+        """Return the incidents that carry our id."""
+        rows = await self._search(f"correlation_id={ticket}^ORDERBYsys_created_on")
+        # A condition on a field that does not exist is left out and matches everything.
+        return [_remote(self._api.url, row) for row in rows if row.correlation_id == str(ticket)]
+
+    async def create(self, draft: Draft) -> Remote:
+        """Create an incident in state new."""
+        body: dict[str, Any] = {
+            **_said(draft),
+            "correlation_id": str(draft.ticket),
+            "correlation_display": MARK,
+        }
+        if self._group is not None:
+            body["assignment_group"] = await self._assignment_group(self._group)
+        if "caller" in self._options:
+            body["caller_id"] = self._options["caller"]
+        answer = await self._api.ask("POST", self._table, body, query=_shape(_FIELDS))
+        return _remote(self._api.url, told(shaped(answer, "result"), _Incident))
+
+    async def update(self, reference: str, draft: Draft, state: TicketState | None, remark: str | None) -> None:
+        """Set fields and state and append a work note, in one call."""
+        body: dict[str, Any] = _said(draft)
+        if state is not None and not reached((await self.read(reference)).state, state):
+            body |= self._moved(draft, state)
+        if remark is not None:
+            body["work_notes"] = remark
+        try:
+            await self._api.call("PATCH", self._record(reference), body, query=_shape("sys_id"))
+        except Failed as failed:
+            if failed.kind != "permanent" or not over((await self.read(reference)).state, state):
+                raise
+
+    async def read(self, reference: str) -> Remote:
+        """Return an incident."""
+        answer = await self._api.call("GET", self._record(reference), query=_shape(_FIELDS))
+        return _remote(self._api.url, told(shaped(answer, "result"), _Incident))
+
+    async def remarks(self, reference: str) -> Sequence[Remark]:
+        """Return the newest hundred comments and work notes."""
+        query = f"element_id={safe(reference)}^elementINcomments,work_notes^ORDERBYDESCsys_created_on"
+        fields = "sys_id,element_id,value,sys_created_by,sys_created_on"
+        answer = await self._api.ask(
+            "GET",
+            "/api/now/table/sys_journal_field",
+            query={**_shape(fields), "sysparm_query": query, "sysparm_limit": 100},
+        )
+        notes = [one for one in told(shaped(answer, "result"), list[_Note]) if one.element_id == reference]
+        if not notes:
+            await self.read(reference)  # one that is gone has none either
+        return [Remark(one.sys_id, one.sys_created_by, one.value, moment(one.sys_created_on)) for one in notes[::-1]]
+
+    async def changed(self, since: datetime) -> Sequence[Remote]:
+        """Return up to a hundred incidents, the longest unchanged first."""
+        at = since.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
+        rows = await self._search(f"correlation_display={MARK}^sys_updated_on>={at}^ORDERBYsys_updated_on")
+        return [_remote(self._api.url, row) for row in rows if row.correlation_display == MARK]
+
+    async def redact(self, reference: str, draft: Draft) -> str:
+        """Overwrite title and description."""
+        left = "earlier texts in the incident's audit history, and its comments and work notes"
+        try:
+            await self._api.call("PATCH", self._record(reference), _said(draft), query=_shape("sys_id"))
+        except Failed as failed:
+            if failed.kind != "permanent" or not over((await self.read(reference)).state, None):
+                raise
+            return f"everything, as the incident is closed to changes; {left}"
+        return left
+
+    def heard(self, headers: Mapping[str, str], body: bytes, secret: str, now: datetime) -> str:
+        """Return the incident of a request that a business rule sends: `{"sys_id": ...}`, secret in x-fiilis-secret."""
+        check_secret(headers, secret)
+        return reference_in(body, ("sys_id",))
+
+    def _record(self, reference: str) -> str:
+        return f"{self._table}/{safe(reference)}"
+
+    def _moved(self, draft: Draft, state: TicketState) -> dict[str, str]:
+        body = {"state": _STATE[state]}
+        if state == "waiting":
+            body["hold_reason"] = self._options.get("hold_reason", "1")
+        if state in {"resolved", "closed"}:
+            body["close_code"] = self._options.get("close_code", "Solution provided")
+            body["close_notes"] = draft.resolution or draft.root_cause or "resolved in Fiilis"
+        return body
+
+    async def _search(self, query: str) -> list[_Incident]:
+        answer = await self._api.ask(
+            "GET", self._table, query={**_shape(_FIELDS), "sysparm_query": query, "sysparm_limit": 100}
+        )
+        return told(shaped(answer, "result"), list[_Incident])
+
+    async def _assignment_group(self, group: str) -> str:
+        """Return a group's sys_id; a name would be stored as it is and lead nowhere."""
+        if self._group_id is None and re.fullmatch(r"[0-9a-f]{32}", group):
+            self._group_id = group
+        if self._group_id is None:
+            query = {**_shape("sys_id,name"), "sysparm_query": f"name={group}", "sysparm_limit": 10}
+            answer = await self._api.ask("GET", "/api/now/table/sys_user_group", query=query)
+            found = [one.sys_id for one in told(shaped(answer, "result"), list[_Group]) if one.name == group]
+            if not found:
+                raise Failed("permanent", f"the desk has no group {group!r} that its account can see")
+            self._group_id = found[0]
+        return self._group_id
+
+
+def _shape(fields: str) -> dict[str, str | int]:
+    return {"sysparm_fields": fields, "sysparm_exclude_reference_link": "true"}
+
+
+def _said(draft: Draft) -> dict[str, str]:
+    urgency, impact = _URGENCY[draft.severity]
+    title = one_line(draft.title, _TITLE)
+    story = as_text(draft.story)
+    whole = story if title == one_line(draft.title, len(draft.title) + 1) else f"{draft.title}\n\n{story}"
+    return {"short_description": title, "description": whole, "urgency": urgency, "impact": impact}
+
+
+def _remote(url: str, row: _Incident) -> Remote:
+    return Remote(
+        row.sys_id,
+        row.number,
+        f"{url}/nav_to.do?uri=incident.do%3Fsys_id%3D{row.sys_id}",
+        _SHOWS.get(row.state),
+        row.assignee or None,
+        row.close_notes or None,
+        moment(row.sys_updated_on),
+    )

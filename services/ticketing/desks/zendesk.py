@@ -1,0 +1,307 @@
+"""Zendesk Support: a ticket whose external_id is our id, created under an idempotency key."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from services.ticketing.desks import BadSignature, Draft, Failed, Gone, Remark, Remote
+from services.ticketing.desks.api import (
+    MARK,
+    Api,
+    Pace,
+    basic,
+    letters,
+    mark,
+    moment,
+    one_line,
+    over,
+    reached,
+    safe,
+    shaped,
+    tells_story,
+    told,
+    visible,
+)
+from services.ticketing.desks.signatures import check, check_time, digest, header, reference_in
+from services.ticketing.domain.story import as_html
+from services.ticketing.domain.ticket import ACTIVE
+from shared.directory import model
+from shared.events import Severity, TicketState
+from shared.http import Outbound
+
+_PRIORITY: Mapping[Severity, str] = {
+    "critical": "urgent",
+    "high": "high",
+    "medium": "normal",
+    "low": "low",
+    "info": "low",
+}
+_SHOWS: Mapping[str, TicketState] = {
+    "new": "open",
+    "open": "in_progress",
+    "pending": "waiting",
+    "hold": "waiting",
+    "solved": "resolved",
+    "closed": "closed",
+}
+_STATUS: Mapping[TicketState, str] = {
+    "open": "open",  # a ticket that was touched can never be new again
+    "acknowledged": "open",
+    "in_progress": "open",
+    "waiting": "pending",
+    "resolved": "solved",
+    "closed": "solved",  # closed is for the desk's own job to set: it could not be reopened
+    "cancelled": "solved",
+}
+_CANCELLED = f"{MARK}-cancelled"
+_BLACK = "▇"
+
+
+class _Ticket(msgspec.Struct):
+    id: int
+    status: str
+    updated_at: str
+    external_id: str | None = None
+    assignee_id: int | None = None
+    tags: list[str] = []
+
+
+class _User(msgspec.Struct):
+    id: int
+    email: str | None = None
+    name: str = ""
+
+
+class _Comment(msgspec.Struct):
+    id: int
+    created_at: str
+    html_body: str
+    plain_body: str = ""
+    author_id: int | None = None
+
+
+class _Comments(msgspec.Struct):
+    comments: list[_Comment]
+    users: list[_User] = []
+
+
+class _Users(msgspec.Struct):
+    users: list[_User] = []
+
+
+class _Group(msgspec.Struct):
+    id: int
+    name: str
+
+
+class Zendesk:
+    """Creates tickets with private comments; `group` by name or number.
+
+    Settings: with `user_env` (an e-mail) Basic with an API token, else an OAuth bearer token.
+    Options: `assignee` (the user): e-mail of whom a ticket is assigned to when we solve one that nobody has taken, as
+    Zendesk solves no other.
+
+    The first comment cannot be changed: a story that has changed is appended as a further private comment.
+    New reads back as open, open as in_progress (so open and acknowledged do too), solved as resolved (so closed does
+    too), or as cancelled where it has the tag fiilis-cancelled. A closed ticket refuses every change.
+    """
+
+    settles = 60.0  # lists are read from a copy
+
+    def __init__(
+        self, name: str, settings: model.Desk, secrets: Mapping[str, str], outbound: Outbound, pace: Pace
+    ) -> None:
+        user, token = secrets.get("user"), secrets["token"]
+        headers = {"authorization": f"Bearer {token}"} if user is None else basic(f"{user}/token", token)
+        self._api = Api(name, settings.url, headers, outbound, pace)
+        self._group = settings.group
+        self._group_id: int | None = None
+        self._requester = settings.requester
+        self._solver = settings.options.get("assignee", user)
+
+    async def find(self, ticket: UUID) -> Sequence[Remote]:
+        """Return the tickets that carry our id."""
+        query = {"external_id": str(ticket), "include": "users"}
+        answer = await self._api.ask("GET", "/api/v2/tickets.json", query=query)
+        found = [one for one in told(shaped(answer, "tickets"), list[_Ticket]) if one.external_id == str(ticket)]
+        return [self._remote(one, answer) for one in sorted(found, key=lambda one: one.id)]
+
+    async def create(self, draft: Draft) -> Remote:
+        """Create a ticket; for some hours Zendesk answers a repetition with the same ticket."""
+        requester = draft.requester or self._requester
+        ticket: dict[str, Any] = {
+            **_said(draft),
+            "type": "incident",
+            "comment": _story(draft),
+            "external_id": str(draft.ticket),
+            "tags": [MARK],
+        }
+        if requester is not None:
+            ticket["requester"] = {"email": requester, "name": requester}
+        if self._group is not None:
+            ticket["group_id"] = await self._group_of(self._group)
+        headers = {"idempotency-key": str(draft.ticket)}
+        answer = await self._api.ask("POST", "/api/v2/tickets.json", {"ticket": ticket}, headers=headers)
+        return self._remote(told(shaped(answer, "ticket"), _Ticket), None)
+
+    async def update(self, reference: str, draft: Draft, state: TicketState | None, remark: str | None) -> None:
+        """Set fields and status and append a private comment, in one call as far as Zendesk has a place."""
+        try:
+            await self._update(reference, draft, state, remark)
+        except Failed as failed:
+            if failed.kind != "permanent" or not over((await self.read(reference)).state, state):
+                raise
+
+    async def _update(self, reference: str, draft: Draft, state: TicketState | None, remark: str | None) -> None:
+        path = f"/api/v2/tickets/{safe(reference)}"
+        ticket: dict[str, Any] = _said(draft)
+        if state is not None:
+            ticket |= self._move(await self._ticket(reference), state)
+        said = [letters(visible(one.html_body)) for one in (await self._comments(reference)).comments]
+        if letters(visible(_markup(draft))) not in said:
+            ticket["comment"] = _story(draft)
+        elif remark is not None:
+            ticket["comment"], remark = {"body": remark, "public": False}, None
+        await self._api.call("PUT", f"{path}.json", {"ticket": ticket})
+        if state == "cancelled" and "status" in ticket:
+            await self._api.call("PUT", f"{path}/tags.json", {"tags": [_CANCELLED]})
+        if remark is not None:
+            body = {"ticket": {"comment": {"body": remark, "public": False}}}
+            await self._api.call("PUT", f"{path}.json", body)
+
+    async def read(self, reference: str) -> Remote:
+        """Return a ticket."""
+        answer = await self._api.call("GET", f"/api/v2/tickets/{safe(reference)}.json", query={"include": "users"})
+        ticket = told(shaped(answer, "ticket"), _Ticket)
+        if ticket.status == "deleted":
+            raise Gone("the ticket is deleted")
+        return self._remote(ticket, answer)
+
+    async def remarks(self, reference: str) -> Sequence[Remark]:
+        """Return the newest hundred comments that do not tell our story."""
+        answer = await self._comments(reference)
+        authors = {one.id: one.email or one.name for one in answer.users}
+        return [
+            Remark(
+                str(one.id),
+                authors.get(one.author_id or 0, ""),
+                one.plain_body or visible(one.html_body),
+                moment(one.created_at),
+            )
+            for one in answer.comments
+            if not tells_story(visible(one.html_body).strip())
+        ]
+
+    async def changed(self, since: datetime) -> Sequence[Remote]:
+        """Return up to a hundred tickets, the longest unchanged first."""
+        at = since.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        query = {
+            "query": f"type:ticket tags:{MARK} updated>={at}",
+            "sort_by": "updated_at",
+            "sort_order": "asc",
+            "include": "tickets(users)",
+        }
+        answer = await self._api.ask("GET", "/api/v2/search.json", query=query)
+        return [self._remote(one, answer) for one in told(shaped(answer, "results"), list[_Ticket])]
+
+    async def redact(self, reference: str, draft: Draft) -> str:
+        """Blacken our comments that say something else, then say it anew."""
+        left = "comments that people wrote, and earlier titles in the ticket's events"
+        now = letters(visible(_markup(draft)))
+        for comment in (await self._comments(reference)).comments:
+            text = visible(comment.html_body).strip()
+            if tells_story(text) and letters(text) != now and _BLACK not in text:
+                body = {"ticket_id": int(safe(reference)), "html_body": _blackened(comment.html_body)}
+                await self._api.call("PUT", f"/api/v2/comment_redactions/{comment.id}.json", body)
+        try:
+            await self._update(reference, draft, None, None)
+        except Failed as failed:
+            # A closed ticket can be blackened but not written to.
+            if failed.kind != "permanent" or not over((await self.read(reference)).state, None):
+                raise
+            left = f"the title, as the ticket is closed; {left}"
+        return left
+
+    def heard(self, headers: Mapping[str, str], body: bytes, secret: str, now: datetime) -> str:
+        """Return the ticket of a webhook: of an event, or of a trigger that sends `{"ticket_id": "{{ticket.id}}"}`."""
+        at = header(headers, "x-zendesk-webhook-signature-timestamp")
+        signature = base64.b64encode(digest(secret, at.encode("utf-8", "replace") + body)).decode()
+        check(signature, header(headers, "x-zendesk-webhook-signature"))
+        try:
+            signed = datetime.fromisoformat(at)
+        except ValueError:
+            raise BadSignature("its time is none") from None
+        check_time((signed if signed.tzinfo else signed.replace(tzinfo=UTC)).timestamp(), now)
+        return reference_in(body, ("ticket_id",), ("detail", "id"))
+
+    async def _ticket(self, reference: str) -> _Ticket:
+        answer = await self._api.call("GET", f"/api/v2/tickets/{safe(reference)}.json")
+        return told(shaped(answer, "ticket"), _Ticket)
+
+    async def _comments(self, reference: str) -> _Comments:
+        path = f"/api/v2/tickets/{safe(reference)}/comments.json"
+        answer = await self._api.call("GET", path, query={"sort_order": "desc", "per_page": 100, "include": "users"})
+        found = told(answer, _Comments)
+        return _Comments(found.comments[::-1], found.users)
+
+    def _move(self, ticket: _Ticket, wanted: TicketState) -> dict[str, str]:
+        if reached(_state(ticket), wanted):
+            return {}
+        solves = wanted not in ACTIVE and ticket.assignee_id is None and self._solver is not None
+        return {"status": _STATUS[wanted], **({"assignee_email": self._solver or ""} if solves else {})}
+
+    async def _group_of(self, group: str) -> int:
+        if self._group_id is None and group.isascii() and group.isdecimal():
+            self._group_id = int(group)
+        if self._group_id is None:
+            answer = await self._api.ask("GET", "/api/v2/groups.json", query={"per_page": 100})
+            known = {one.name: one.id for one in told(shaped(answer, "groups"), list[_Group])}
+            if group not in known:
+                raise Failed("permanent", f"the desk has no group {group!r} that its account can see")
+            self._group_id = known[group]
+        return self._group_id
+
+    def _remote(self, ticket: _Ticket, answer: Any) -> Remote:
+        users = {} if answer is None else {one.id: one for one in told(answer, _Users).users}
+        assignee = users.get(ticket.assignee_id or 0)
+        return Remote(
+            str(ticket.id),
+            f"#{ticket.id}",
+            f"{self._api.url}/agent/tickets/{ticket.id}",
+            _state(ticket),
+            None if assignee is None else assignee.email or assignee.name,
+            changed_at=moment(ticket.updated_at),
+        )
+
+
+def _state(ticket: _Ticket) -> TicketState | None:
+    state = _SHOWS.get(ticket.status)
+    return "cancelled" if state not in ACTIVE and _CANCELLED in ticket.tags else state
+
+
+def _said(draft: Draft) -> dict[str, Any]:
+    return {"subject": one_line(draft.title, 250), "priority": _PRIORITY[draft.severity]}
+
+
+def _markup(draft: Draft) -> str:
+    return f"{as_html(draft.story)}<p>{mark(draft.ticket)}</p>"
+
+
+def _story(draft: Draft) -> dict[str, Any]:
+    return {"html_body": _markup(draft), "public": False}
+
+
+def _blackened(markup: str) -> str:
+    """Mark every text of a comment to be blackened but the line by which we know it."""
+
+    def black(found: re.Match[str]) -> str:
+        return found[0] if tells_story(found[0].strip()) else f"<redact>{found[0]}</redact>"
+
+    return re.sub(r"(?<=>)[^<]*[^<\s][^<]*(?=<)", black, markup)

@@ -1,0 +1,230 @@
+"""Where every change of a ticket goes through: its clocks, its row, and everybody who is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from uuid import UUID
+
+import msgspec
+
+from services.ticketing.domain.sla import Calendar, breaches, calendar_of, looked, next_look, started, ticked
+from services.ticketing.domain.ticket import SYSTEM, Entry, Outcome, entry
+from services.ticketing.store import desks, hooks, tickets
+from shared import metrics, outbox
+from shared.clock import Clock
+from shared.db import Connection
+from shared.directory.follower import Follower
+from shared.directory.model import Customer, Directory, Sla, Webhook
+from shared.errors import Transient
+from shared.events import DeskV1, EvidenceV1, FollowUpDueV1, TicketV1
+from shared.ids import uuid7
+from shared.kafka import Outgoing, cloud_event
+from shared.logs import Log, tracing
+from shared.security import Signer
+from shared.topics import TICKETS
+
+log = Log("ticketing")
+
+SURVEY = timedelta(days=30)
+"""How long a respondent can say whether it was put right."""
+
+
+@dataclass(frozen=True, slots=True)
+class Happened:
+    """What became of a ticket, under the trace of what led to it."""
+
+    outcome: Outcome
+    traceparent: str | None
+    by_desk: int | None = None
+    """The version that the change was made to, where it came from the desk: it is not to be told what it said."""
+
+
+class Ledger:
+    """Stores tickets, and in the same transaction what their desk, webhooks, respondents and Kafka are to be told."""
+
+    def __init__(self, directory: Follower, clock: Clock, signer: Signer, public_url: Callable[[], str]) -> None:
+        self._directory = directory
+        self._clock = clock
+        self._signer = signer
+        self._public_url = public_url
+        self.wake: Callable[[], None] = lambda: None
+        """Called after a commit: something may be due for a desk or a webhook."""
+
+    # ---- clocks
+
+    def timed(self, before: TicketV1 | None, outcome: Outcome) -> Outcome:
+        """Bring the clocks of a changed ticket to where its change puts them. Raises Transient without a directory."""
+        ticket = outcome.ticket
+        if outcome.event is None:
+            return outcome
+        directory, now = self._now(), self._clock.now()
+        sla, calendar = _clocks(directory, ticket)
+        if before is None or outcome.event == "ticket.opened":
+            ticket = started(ticket, sla, calendar, now)
+            ticket = self._presented(ticket, directory, now)
+        else:
+            ticket = ticked(before, ticket, sla, calendar, now, was=_clocks(directory, before))
+        return self._told(before, replace(outcome, ticket=ticket), now)
+
+    def looked(self, ticket: TicketV1) -> Outcome | None:
+        """Return what time alone makes of a ticket's clocks; None: nothing."""
+        now = self._clock.now()
+        sla, calendar = _clocks(self._now(), ticket)
+        changed = looked(ticket, sla, calendar, now)
+        if changed is ticket:
+            return None
+        line = entry(ticket.id, now, SYSTEM, "clock", **_states(changed))
+        changed = msgspec.structs.replace(changed, version=ticket.version + 1)
+        return self._told(ticket, Outcome(changed, "ticket.updated", (line,)), now)
+
+    def _told(self, before: TicketV1 | None, outcome: Outcome, now: datetime) -> Outcome:
+        """Add a line for each clock that ran out."""
+        ran_out = () if before is None else breaches(before, outcome.ticket)
+        lines = [entry(outcome.ticket.id, now, SYSTEM, "sla breached", clock=clock) for clock in ran_out]
+        return replace(outcome, entries=(*outcome.entries, *lines))
+
+    def _presented(self, ticket: TicketV1, directory: Directory, now: datetime) -> TicketV1:
+        """Add what a new ticket shows of its desk, and its respondents' page."""
+        customer = directory.customers.get(ticket.customer)
+        desk = None if customer is None or customer.desk is None else directory.desks.get(customer.desk)
+        page = ticket.status_page
+        if page is None:
+            expires = now + timedelta(seconds=directory.retention)
+            page = self.link("/t/", self._signer.sign("status", {"ticket": str(ticket.id)}, expires=expires))
+        shown = ticket.desk or (None if desk is None else DeskV1(type=desk.type))
+        return msgspec.structs.replace(ticket, status_page=page, desk=shown)
+
+    def link(self, path: str, token: str) -> str:
+        """Return an address of ours."""
+        return f"{self._public_url()}{path}{token}"
+
+    def _now(self) -> Directory:
+        revision = self._directory.current
+        if revision is None:
+            raise Transient("no directory was applied yet")
+        return revision.directory
+
+    def next_look(self, ticket: TicketV1) -> datetime | None:
+        """Return when a clock of a ticket changes next by time alone."""
+        return _next_look(self._now(), ticket)
+
+    # ---- saving
+
+    async def save(self, tx: Connection, happened: Sequence[Happened], now: datetime) -> None:
+        """Store tickets and their new lines, and tell others what changed, all at once. Raises AlreadyOpen."""
+        if not happened:
+            return
+        directory = self._now()
+        looks = {one.outcome.ticket.id: _next_look(directory, one.outcome.ticket) for one in happened}
+        await tickets.save(tx, [one.outcome for one in happened], looks)
+        told: list[Outgoing] = []
+        sent: list[hooks.Sending] = []
+        for one in happened:
+            ticket, event = one.outcome.ticket, one.outcome.event
+            if event is None:
+                continue
+            with tracing(one.traceparent):
+                id_ = f"{ticket.id}:{ticket.version}"
+                told.append(cloud_event(TICKETS, event, key=ticket.customer, id=id_, at=now, message=ticket))
+                if event == "ticket.resolved":
+                    told += self._follow_ups(ticket, directory, now)
+                log.info(
+                    event, ticket=ticket.id, problem=ticket.dedup_key, severity=ticket.severity, state=ticket.state
+                )
+            sent += _webhooks(directory.webhooks, event, ticket, now)
+        await outbox.add(tx, told)
+        await hooks.add(tx, sent, now)
+        await self._want(tx, happened, directory, now)
+
+    async def _want(self, tx: Connection, happened: Sequence[Happened], directory: Directory, now: datetime) -> None:
+        wanted: list[tuple[TicketV1, str]] = []
+        for one in happened:
+            ticket = one.outcome.ticket
+            customer = directory.customers.get(ticket.customer)
+            if customer is not None and customer.desk is not None:
+                wanted.append((ticket, customer.desk))
+        await desks.want(tx, wanted, now)
+        for one in happened:
+            if one.by_desk is not None:
+                await desks.keep_up(tx, one.outcome.ticket.id, one.outcome.ticket.version, one.by_desk)
+
+    def _follow_ups(self, ticket: TicketV1, directory: Directory, now: datetime) -> Iterable[Outgoing]:
+        """Ask those whose answers led here whether it was put right."""
+        customer = directory.customers.get(ticket.customer)
+        for answer in _asked(ticket.evidence):
+            facts = {
+                "customer": ticket.customer,
+                "respondent": answer.respondent,
+                "touchpoint": ticket.touchpoint,
+                "follow_up": ticket.dedup_key,
+            }
+            token = self._signer.sign("survey", facts, expires=now + SURVEY)
+            message = FollowUpDueV1(
+                id=uuid7(),
+                ticket=ticket.id,
+                number=ticket.number,
+                opening=ticket.opening,
+                customer=ticket.customer,
+                touchpoint=ticket.touchpoint,
+                dedup_key=ticket.dedup_key,
+                respondent=answer.respondent,
+                contact=answer.contact,
+                language=answer.language or (directory.language if customer is None else customer.language),
+                survey_url=self.link("/s/", token),
+                due_at=now,
+            )
+            id_ = f"{ticket.id}:{ticket.opening}:{answer.respondent}"
+            yield cloud_event(TICKETS, "follow-up.due", key=ticket.customer, id=id_, at=now, message=message)
+
+
+def measure_breaches(happened: Sequence[Happened]) -> None:
+    """Count the clocks that ran out, after the commit."""
+    for one in happened:
+        for line in one.outcome.entries:
+            if line.what == "sla breached":
+                metrics.SLA_BREACHED.labels(line.detail["clock"]).inc()
+
+
+_AROUND_THE_CLOCK = Customer("", "", "", "", "UTC", "en")
+
+
+def _clocks(directory: Directory, ticket: TicketV1) -> tuple[Sla | None, Calendar]:
+    customer = directory.customers.get(ticket.customer, _AROUND_THE_CLOCK)
+    return directory.sla.get(ticket.severity), calendar_of(customer, ticket.severity)
+
+
+def _next_look(directory: Directory, ticket: TicketV1) -> datetime | None:
+    return next_look(ticket, *_clocks(directory, ticket))
+
+
+def _states(ticket: TicketV1) -> dict[str, str]:
+    return {} if ticket.sla is None else {"first_response": ticket.sla.first_response, "resolve": ticket.sla.resolve}
+
+
+def _asked(evidence: Sequence[EvidenceV1]) -> list[EvidenceV1]:
+    """Return the newest answer of each respondent who left an address; else that of the newest respondent."""
+    newest: dict[str, EvidenceV1] = {}
+    for answer in evidence:
+        if answer.respondent is not None:
+            newest.setdefault(answer.respondent, answer)
+    reachable = [answer for answer in newest.values() if answer.contact is not None]
+    return reachable or list(newest.values())[:1]
+
+
+def _webhooks(endpoints: Sequence[Webhook], event: str, ticket: TicketV1, now: datetime) -> Iterable[hooks.Sending]:
+    body: str | None = None
+    for endpoint in endpoints:
+        if endpoint.customers and ticket.customer not in endpoint.customers:
+            continue
+        if endpoint.events and event not in endpoint.events:
+            continue
+        if body is None:
+            body = msgspec.json.encode({"type": event, "timestamp": now, "data": ticket}).decode()
+        yield hooks.Sending(uuid7(), endpoint.url, event, ticket.customer, ticket.id, body)
+
+
+def note(ticket: UUID, now: datetime, actor: str, what: str, text: str) -> Entry:
+    """Return a line with a text."""
+    return entry(ticket, now, actor, what, text=text)

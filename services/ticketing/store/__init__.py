@@ -1,0 +1,1 @@
+"""All SQL of ticketing, by what it is about."""

@@ -1,0 +1,272 @@
+"""SQL of the desks: which ticket is where, what a desk is still to be told, and who works for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from shared.db import Connection
+from shared.directory.model import severity_rank
+from shared.events import DeskV1, TicketState, TicketV1
+
+_WANT = """
+INSERT INTO desk_ticket (ticket, desk, customer, severity, wanted, pushed, due_at)
+SELECT ticket, desk, customer, severity, wanted, 0, $6
+FROM unnest($1::uuid[], $2::text[], $3::text[], $4::int[], $5::int[]) AS new(ticket, desk, customer, severity, wanted)
+ON CONFLICT (ticket) DO UPDATE SET wanted = excluded.wanted, severity = excluded.severity,
+    due_at = CASE WHEN NOT desk_ticket.gone THEN coalesce(desk_ticket.due_at, excluded.due_at) END
+"""
+_KEEP_UP = "UPDATE desk_ticket SET wanted = $2, pushed = $2, due_at = NULL WHERE ticket = $1 AND pushed = $3"
+_OPEN_DESK = "INSERT INTO desk (name) VALUES ($1) ON CONFLICT DO NOTHING"
+_LEASE = """
+UPDATE desk SET owner = $2, leased_until = $3
+WHERE name = $1 AND (owner = $2 OR leased_until IS NULL OR leased_until < $4)
+RETURNING polled_until, failures, closed_until, error
+"""
+_CLAIM = """
+UPDATE desk_ticket SET due_at = $3
+FROM (
+    SELECT ticket FROM (
+        SELECT ticket, severity, due_at,
+            row_number() OVER (PARTITION BY customer ORDER BY severity DESC, due_at) AS turn
+        FROM desk_ticket WHERE desk = $1 AND due_at <= $2 LIMIT 20000
+    ) AS due ORDER BY turn, severity DESC, due_at LIMIT $4
+) AS claimed
+WHERE desk_ticket.ticket = claimed.ticket
+RETURNING desk_ticket.*
+"""
+_ONE = "SELECT * FROM desk_ticket WHERE ticket = $1"
+_OF_TICKETS = """
+SELECT ticket, desk, reference, url, synced_at, error FROM desk_ticket WHERE ticket = ANY($1::uuid[])
+"""
+_ASK = "UPDATE desk_ticket SET asked_at = $2 WHERE ticket = $1"
+_ADOPT = """
+UPDATE desk_ticket SET reference = $2, label = $3, url = $4, state = $5, asked_at = NULL, pushed = $6, line = $7,
+    attempts = 0, error = NULL, synced_at = $8, due_at = CASE WHEN wanted > $6 THEN $8::timestamptz END
+WHERE ticket = $1
+"""
+_PUSHED = """
+UPDATE desk_ticket SET pushed = $2, line = $3, state = $4, attempts = 0, error = NULL, synced_at = $5, erased = false,
+    due_at = CASE WHEN wanted > $2 OR heard THEN $5::timestamptz END
+WHERE ticket = $1
+"""
+_READ = """
+UPDATE desk_ticket SET heard = false, state = $2, seen_at = $4, synced_at = $3, attempts = 0, error = NULL,
+    due_at = CASE WHEN wanted > pushed THEN $3::timestamptz END
+WHERE ticket = $1
+"""
+_FAILED = """
+UPDATE desk_ticket SET attempts = attempts + 1, error = $2, due_at = $3, asked_at = CASE WHEN $4 THEN asked_at END
+WHERE ticket = $1
+"""
+_GONE = "UPDATE desk_ticket SET gone = true, error = $2, due_at = NULL WHERE ticket = $1"
+_HEARD = """
+UPDATE desk_ticket SET heard = true, due_at = least(coalesce(due_at, $3), $3) WHERE desk = $1 AND reference = $2
+RETURNING ticket
+"""
+_BY_REFERENCE = "SELECT reference, seen_at FROM desk_ticket WHERE desk = $1 AND reference = ANY($2::text[])"
+_NUDGE = "UPDATE desk_ticket SET due_at = coalesce(due_at, $2) WHERE ticket = $1 AND NOT gone"
+_POLLED = "UPDATE desk SET polled_until = $2 WHERE name = $1"
+_HEALTH = "UPDATE desk SET failures = $2, closed_until = $3, error = $4 WHERE name = $1"
+_HEALTHS = "SELECT name, polled_until, failures, closed_until, error FROM desk"
+_NEW_REMARKS = """
+INSERT INTO desk_remark (ticket, remark) SELECT $1, * FROM unnest($2::text[]) ON CONFLICT DO NOTHING RETURNING remark
+"""
+_LINES = """
+SELECT line, at, actor, what, detail FROM timeline WHERE ticket = $1 AND line > $2 ORDER BY line LIMIT 200
+"""
+_WAITING = "SELECT desk, count(*)::int FROM desk_ticket WHERE due_at IS NOT NULL GROUP BY desk"
+_ERASE = """
+UPDATE desk_ticket SET erased = true, due_at = $2 WHERE ticket = ANY($1::uuid[]) AND NOT gone
+RETURNING desk
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Mirror:
+    """A ticket as the desk is to have it, and as it has it."""
+
+    ticket: UUID
+    desk: str
+    customer: str
+    severity: int
+    reference: str | None
+    label: str | None
+    url: str | None
+    asked_at: datetime | None
+    wanted: int
+    pushed: int
+    line: int
+    state: TicketState | None
+    seen_at: datetime | None
+    heard: bool
+    erased: bool
+    gone: bool
+    attempts: int
+    due_at: datetime | None
+    synced_at: datetime | None
+    error: str | None
+
+
+def _mirror(row: Any) -> Mirror:
+    facts: dict[str, Any] = dict(row)
+    facts["ticket"] = UUID(int=facts["ticket"].int)
+    return Mirror(**facts)
+
+
+async def want(tx: Connection, tickets: Sequence[tuple[TicketV1, str]], now: datetime) -> None:
+    """Note that desks are to have these tickets as they stand: each with the desk's name. The last of each wins."""
+    last = {ticket.id: (ticket, desk) for ticket, desk in tickets}
+    if last:
+        await tx.execute(
+            _WANT,
+            list(last),
+            [desk for _, desk in last.values()],
+            [ticket.customer for ticket, _ in last.values()],
+            [severity_rank(ticket.severity) for ticket, _ in last.values()],
+            [ticket.version for ticket, _ in last.values()],
+            now,
+        )
+
+
+async def keep_up(tx: Connection, ticket: UUID, version: int, before: int) -> None:
+    """Note that the desk has a version already, since the change came from it; unless it lacked the one before."""
+    await tx.execute(_KEEP_UP, ticket, version, before)
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """How a desk does."""
+
+    polled_until: datetime | None
+    failures: int
+    closed_until: datetime | None
+    error: str | None
+
+
+async def lease(tx: Connection, desk: str, owner: UUID, now: datetime, length: timedelta) -> Turn | None:
+    """Take or keep a desk; None while another process works for it."""
+    await tx.execute(_OPEN_DESK, desk)
+    row = await tx.fetchrow(_LEASE, desk, owner, now + length, now)
+    return None if row is None else Turn(*row)
+
+
+async def claim(tx: Connection, desk: str, now: datetime, lease: timedelta, limit: int) -> list[Mirror]:
+    """Return what the desk is to be told next, in turn of the customers, the severest of each first."""
+    return [_mirror(row) for row in await tx.fetch(_CLAIM, desk, now, now + lease, limit)]
+
+
+async def one(tx: Connection, ticket: UUID) -> Mirror | None:
+    """Return where a ticket stands in its desk."""
+    row = await tx.fetchrow(_ONE, ticket)
+    return None if row is None else _mirror(row)
+
+
+async def shown(tx: Connection, tickets: Sequence[UUID]) -> dict[UUID, tuple[str, DeskV1]]:
+    """Return what users see of tickets in desks: the desk's name, and the rest without the desk's type."""
+    rows = await tx.fetch(_OF_TICKETS, tickets) if tickets else []
+    return {
+        UUID(int=row[0].int): (
+            row[1],
+            DeskV1(type="", reference=row[2], url=row[3], synced_at=row[4], error=row[5]),
+        )
+        for row in rows
+    }
+
+
+async def ask(tx: Connection, ticket: UUID, now: datetime) -> None:
+    """Store the intent to create, before the call."""
+    await tx.execute(_ASK, ticket, now)
+
+
+async def adopt(
+    tx: Connection,
+    ticket: UUID,
+    *,
+    reference: str,
+    label: str,
+    url: str,
+    state: TicketState | None,
+    pushed: int,
+    line: int,
+    now: datetime,
+) -> None:
+    """Remember the desk's ticket: it has the version `pushed` and the timeline up to `line`."""
+    await tx.execute(_ADOPT, ticket, reference, label, url, state, pushed, line, now)
+
+
+async def pushed(
+    tx: Connection, ticket: UUID, version: int, line: int, state: TicketState | None, now: datetime
+) -> None:
+    """Remember that the desk has a version."""
+    await tx.execute(_PUSHED, ticket, version, line, state, now)
+
+
+async def read(
+    tx: Connection, ticket: UUID, state: TicketState | None, seen_at: datetime | None, now: datetime
+) -> None:
+    """Remember how the desk has a ticket; `seen_at`: when it had changed last there."""
+    await tx.execute(_READ, ticket, state, now, seen_at)
+
+
+async def failed(tx: Connection, ticket: UUID, error: str, due_at: datetime, *, unknown: bool) -> None:
+    """Store why a call did not succeed and when to try again; `unknown`: a create may have been done."""
+    await tx.execute(_FAILED, ticket, error[:1000], due_at, unknown)
+
+
+async def gone(tx: Connection, ticket: UUID, error: str) -> None:
+    """Remember that somebody deleted it in the desk: it is told nothing more."""
+    await tx.execute(_GONE, ticket, error)
+
+
+async def heard(tx: Connection, desk: str, reference: str, now: datetime) -> bool:
+    """Note that a desk's ticket has changed there; tell whether it is one of ours."""
+    return await tx.fetchval(_HEARD, desk, reference, now) is not None
+
+
+async def seen(tx: Connection, desk: str, references: Sequence[str]) -> dict[str, datetime | None]:
+    """Return those of the desk's tickets that are ours, with how new they were when they were read last."""
+    return {row[0]: row[1] for row in await tx.fetch(_BY_REFERENCE, desk, references)}
+
+
+async def nudge(tx: Connection, ticket: UUID, now: datetime) -> None:
+    """Have the desk told of new lines of the timeline."""
+    await tx.execute(_NUDGE, ticket, now)
+
+
+async def polled(tx: Connection, desk: str, until: datetime) -> None:
+    """Remember up to when the desk was asked what changed."""
+    await tx.execute(_POLLED, desk, until)
+
+
+async def health(tx: Connection, desk: str, failures: int, closed_until: datetime | None, error: str | None) -> None:
+    """Store how a desk does."""
+    await tx.execute(_HEALTH, desk, failures, closed_until, error)
+
+
+async def healths(tx: Connection) -> dict[str, Turn]:
+    """Return how each desk does that was ever worked for."""
+    return {row[0]: Turn(*row[1:]) for row in await tx.fetch(_HEALTHS)}
+
+
+async def new_remarks(tx: Connection, ticket: UUID, remarks: Sequence[str]) -> set[str]:
+    """Remember comments of the desk; return those that were not known."""
+    return {row[0] for row in await tx.fetch(_NEW_REMARKS, ticket, remarks)} if remarks else set()
+
+
+async def lines_after(tx: Connection, ticket: UUID, line: int) -> list[Any]:
+    """Return the timeline's lines after one: line, at, actor, what, detail (JSON)."""
+    return await tx.fetch(_LINES, ticket, line)
+
+
+async def waiting(tx: Connection) -> dict[str, int]:
+    """Return how many tickets wait, by desk."""
+    return {row[0]: row[1] for row in await tx.fetch(_WAITING)}
+
+
+async def erase(tx: Connection, tickets: Sequence[UUID], now: datetime) -> list[str]:
+    """Have the desks' tickets rewritten; return the names of the desks that have any."""
+    return sorted({row[0] for row in await tx.fetch(_ERASE, tickets, now)})

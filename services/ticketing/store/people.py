@@ -1,0 +1,60 @@
+"""SQL of erasures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from uuid import UUID
+
+import msgspec
+
+from shared.db import Connection
+from shared.events import ErasedV1
+
+_TOMBSTONE = """
+INSERT INTO erased (customer, respondent, before) VALUES ($1, $2, $3)
+ON CONFLICT (customer, respondent) DO UPDATE SET before = greatest(erased.before, excluded.before)
+"""
+_TOMBSTONES = "SELECT customer, respondent, before FROM erased WHERE customer = ANY($1::text[])"
+_SAVE = """
+INSERT INTO erasure (id, customer, before, done, updated_at) VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT (id) DO UPDATE SET done = excluded.done, updated_at = excluded.updated_at
+"""
+_ONE = "SELECT id, customer, before, done, updated_at FROM erasure WHERE id = $1"
+
+
+class Erasure(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of the wish to forget a person."""
+
+    id: UUID
+    customer: str
+    before: datetime
+    """What was said until then is erased."""
+    done: list[ErasedV1]
+    """What each service did, in the order in which it came to them."""
+    updated_at: datetime
+
+
+async def tombstone(tx: Connection, customer: str, digest: str, before: datetime) -> None:
+    """Keep whom to forget, so that what comes late is forgotten too."""
+    await tx.execute(_TOMBSTONE, customer, digest, before)
+
+
+async def tombstones(tx: Connection, customers: Sequence[str]) -> dict[tuple[str, str], datetime]:
+    """Return until when the answers of whom are to be forgotten, by customer and digest."""
+    return {(row[0], row[1]): row[2] for row in await tx.fetch(_TOMBSTONES, customers)}
+
+
+async def save(tx: Connection, erasure: Erasure) -> None:
+    """Store what was done so far."""
+    done = msgspec.json.encode(erasure.done).decode()
+    await tx.execute(_SAVE, erasure.id, erasure.customer, erasure.before, done, erasure.updated_at)
+
+
+async def one(tx: Connection, erasure: UUID) -> Erasure | None:
+    """Return what was done so far."""
+    row = await tx.fetchrow(_ONE, erasure)
+    if row is None:
+        return None
+    done = msgspec.json.decode(row[3], type=list[ErasedV1])
+    return Erasure(id=UUID(int=row[0].int), customer=row[1], before=row[2], done=done, updated_at=row[4])

@@ -1,0 +1,479 @@
+"""Keeps tickets and service desks alike: what a desk lacks is due, and what changed there is read back.
+
+One process at a time works for a desk, so that the budget of calls is one place. The intent to create is stored before
+the call; when what came of it is not known, the desk is asked for our id after its search has settled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+
+from services.ticketing.desks import MOST, Desk, Draft, Failed, Gone, Remote
+from services.ticketing.desks.registry import build
+from services.ticketing.domain.story import tell
+from services.ticketing.domain.ticket import Outcome, entry, take_desk
+from services.ticketing.ledger import Happened, Ledger, measure_breaches, note
+from services.ticketing.store import desks, tickets
+from services.ticketing.store.desks import Mirror
+from shared import metrics
+from shared.clock import Clock
+from shared.db import Connection, Database
+from shared.directory.follower import Follower
+from shared.directory.model import Desk as DeskSettings
+from shared.directory.model import Directory
+from shared.errors import Transient
+from shared.events import TicketV1
+from shared.http import Outbound
+from shared.ids import uuid7
+from shared.logs import Log
+from shared.retry import Backoff
+
+log = Log("ticketing")
+
+_LEASE = timedelta(seconds=30)
+_RENEW = 10.0
+_ROW_LEASE = timedelta(seconds=60)
+_AT_ONCE = 4
+_RETRY = Backoff(2, 300)
+_MISTAKE = timedelta(minutes=10)
+"""What a person has to mend is tried again this often."""
+_TROUBLE = 5
+"""Failures in a row after which a desk is left alone."""
+_PAUSE = Backoff(15, 600)
+_OVERLAP = timedelta(minutes=2)
+"""Desks' clocks and searches lag: what changed lately is looked at again."""
+_TICK = 0.5
+
+_MARK = "Fiilis, ticket {number}, entry {line}"
+_MARKED = re.compile(r"Fiilis, ticket [0-9]+, entry [0-9]+")
+"""Ends each remark that we write, so that it is not read back as somebody's."""
+
+_TOLD = {"comment", "evidence added", "sla breached", "reopened", "alert cleared", "follow-up"}
+"""Lines of the timeline that a desk is told as remarks."""
+
+
+class Pace:
+    """A desk's budget of calls: a quarter of a minute's at once, the rest spread, so never more than it in a minute."""
+
+    def __init__(self, per_minute: int) -> None:
+        self._room = max(1.0, per_minute / 4)
+        self._refill = max(per_minute - self._room, per_minute / 2) / 60
+        self._left = self._room
+        self._at = 0.0
+        self._lock = asyncio.Lock()
+
+    async def __call__(self) -> None:
+        """Wait until one more call may be made."""
+        async with self._lock:
+            now = asyncio.get_running_loop().time()
+            if self._at == 0.0:
+                self._at = now
+            self._left = min(self._room, self._left + max(0.0, now - self._at) * self._refill)
+            self._at = max(self._at, now)
+            if self._left < 1 or self._at > now:
+                wait = max(self._at - now, 0.0) + max(0.0, 1 - self._left) / self._refill
+                await asyncio.sleep(wait)
+                self._left, self._at = max(self._left, 1.0), now + wait
+            self._left -= 1
+
+    def hold(self, seconds: float) -> None:
+        """Make no call for so long: the desk asked for it."""
+        now = asyncio.get_running_loop().time()
+        self._left, self._at = 0.0, max(self._at, now + seconds)
+
+
+class Synchronizer:
+    """Runs a loop for each desk of the directory."""
+
+    def __init__(
+        self, database: Database, directory: Follower, clock: Clock, ledger: Ledger, outbound: Outbound
+    ) -> None:
+        self._database = database
+        self._directory = directory
+        self._clock = clock
+        self._ledger = ledger
+        self._outbound = outbound
+        self._owner = uuid7()
+        self._loops: dict[str, _Loop] = {}
+        self.troubles: Mapping[str, str] = {}
+        """Desks that are left alone for now, and why."""
+
+    def wake(self) -> None:
+        """Something may be due."""
+        for loop in self._loops.values():
+            loop.event.set()
+
+    async def run(self) -> None:
+        """Run as long as the service."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                revision = self._directory.current
+                wanted = {} if revision is None else dict(revision.directory.desks)
+                for name, loop in list(self._loops.items()):
+                    if wanted.get(name) != loop.settings:
+                        assert loop.task is not None
+                        loop.task.cancel()
+                        del self._loops[name]
+                for name, settings in wanted.items():
+                    if name not in self._loops:
+                        loop = self._loops[name] = _Loop(name, settings, self._turn)
+                        loop.task = group.create_task(loop.run())
+                await asyncio.sleep(_TICK)
+
+    def driver(self, name: str, settings: DeskSettings) -> Desk:
+        """Return a desk's driver. Raises Failed while a secret is missing."""
+        loop = self._loops.get(name)
+        if loop is None or loop.settings != settings:
+            return build(name, settings, self._outbound, Pace(settings.calls_per_minute), os.environ)
+        return loop.driver(self._outbound)
+
+    async def figures(self) -> None:
+        """Measure what waits, and which desks are left alone."""
+        async with self._database.transaction() as tx:
+            waiting = await desks.waiting(tx)
+            healths = await desks.healths(tx)
+        now = self._clock.now()
+        self.troubles = {
+            name: f"left alone until {health.closed_until:%H:%M} UTC: {health.error}"
+            for name, health in healths.items()
+            if name in self._loops and health.closed_until is not None and health.closed_until > now
+        }
+        for name in self._loops:
+            metrics.DESK_WAITING.labels(name).set(waiting.get(name, 0))
+            metrics.DESK_OPEN.labels(name).set(name in self.troubles)
+
+    # ---- one desk
+
+    async def _turn(self, loop: _Loop) -> bool:
+        """Do what is due for a desk; tell whether there may be more."""
+        revision = self._directory.current
+        if revision is None:
+            return False
+        now = self._clock.now()
+        async with self._database.transaction() as tx:
+            turn = await desks.lease(tx, loop.name, self._owner, now, _LEASE)
+        if turn is None:
+            return False
+        loop.failures = turn.failures
+        if turn.closed_until is not None and turn.closed_until > now:
+            return False
+        try:
+            desk = loop.driver(self._outbound)
+        except Failed as failed:
+            await self._ailing(loop, failed, now)
+            return False
+        async with asyncio.TaskGroup() as group:
+            keeping = group.create_task(self._keep(loop.name))
+            try:
+                return await self._work(loop, desk, turn, revision.directory)
+            finally:
+                keeping.cancel()
+
+    async def _keep(self, desk: str) -> None:
+        """Stay the one that works for the desk, however slow it is."""
+        while True:
+            await asyncio.sleep(_RENEW)
+            try:
+                async with self._database.transaction() as tx:
+                    await desks.lease(tx, desk, self._owner, self._clock.now(), _LEASE)
+            except Transient as error:
+                log.warning("lease not renewed", desk=desk, why=str(error))
+
+    async def _work(self, loop: _Loop, desk: Desk, turn: desks.Turn, directory: Directory) -> bool:
+        now = self._clock.now()
+        careful = turn.closed_until is not None  # one call shows whether it is well again
+        if now >= loop.poll_at and not careful:
+            await self._poll(loop, desk, turn.polled_until, now)
+        async with self._database.transaction() as tx:
+            claimed = await desks.claim(tx, loop.name, now, _ROW_LEASE, 1 if careful else _AT_ONCE)
+        if careful and not claimed:
+            await self._poll(loop, desk, turn.polled_until, now)
+        async with asyncio.TaskGroup() as group:
+            for mirror in claimed:
+                group.create_task(self._one(loop, desk, mirror, directory))
+        return bool(claimed)
+
+    async def _poll(self, loop: _Loop, desk: Desk, since: datetime | None, now: datetime) -> None:
+        """Look at what changed in the desk, of our tickets, since the last look."""
+        loop.poll_at = now + loop.poll
+        if since is None:
+            async with self._database.transaction() as tx:
+                await desks.polled(tx, loop.name, now)  # nothing of ours was there before
+            return
+        try:
+            changed = await desk.changed(since - _OVERLAP)
+        except (Failed, Gone) as error:
+            await self._ailing(loop, error if isinstance(error, Failed) else Failed("permanent", str(error)), now)
+            return
+        async with self._database.transaction() as tx:
+            known = await desks.seen(tx, loop.name, [remote.reference for remote in changed])
+            for remote in changed:
+                before = known.get(remote.reference)
+                if remote.reference in known and (before is None or before != remote.changed_at):
+                    await desks.heard(tx, loop.name, remote.reference, now)
+            times = [remote.changed_at for remote in changed if remote.changed_at is not None]
+            if len(changed) < MOST or not times:
+                await desks.polled(tx, loop.name, now)
+            else:
+                # There is more: go on after the last of these, at once.
+                await desks.polled(tx, loop.name, max(max(times) + _OVERLAP, since + timedelta(seconds=1)))
+                loop.poll_at = now
+        await self._well(loop)
+
+    async def _one(self, loop: _Loop, desk: Desk, mirror: Mirror, directory: Directory) -> None:
+        """Bring one ticket and the desk to the same state."""
+        try:
+            async with self._database.transaction() as tx:
+                ticket = await tickets.one(tx, mirror.ticket)
+            if ticket is None:
+                return
+            if mirror.reference is None:
+                await self._create(desk, mirror, ticket, directory)
+            elif mirror.heard:
+                # What changed there first: what is told then does not undo it.
+                await self._read(loop, desk, mirror, directory)
+            else:
+                await self._update(desk, mirror, ticket, directory)
+            await self._well(loop)
+        except Gone as gone:
+            await self._gone(mirror, str(gone))
+        except Failed as failed:
+            await self._failed(loop, desk, mirror, failed)
+        except Transient as error:
+            log.warning("desk waits", desk=loop.name, why=str(error))  # the row falls due again
+
+    async def _create(self, desk: Desk, mirror: Mirror, ticket: TicketV1, directory: Directory) -> None:
+        now = self._clock.now()
+        found: list[Remote] = []
+        if mirror.asked_at is not None:
+            settled = mirror.asked_at + timedelta(seconds=desk.settles)
+            if now < settled:
+                async with self._database.transaction() as tx:
+                    await desks.failed(tx, mirror.ticket, mirror.error or "asked, and waits", settled, unknown=True)
+                return
+            found = list(await desk.find(ticket.id))
+        if not found:
+            if ticket.state in {"closed", "cancelled"}:
+                return  # nobody needs it there any more
+            async with self._database.transaction() as tx:
+                await desks.ask(tx, ticket.id, self._clock.now())
+            found = [await desk.create(_draft(ticket, directory))]
+        remote, *more = found
+        now, actor = self._clock.now(), f"desk:{mirror.desk}"
+        lines = [note(ticket.id, now, actor, "desk ticket", f"{mirror.desk} {remote.label}")]
+        lines += [note(ticket.id, now, actor, "duplicate", one.label) for one in more]
+        async with self._database.transaction() as tx:
+            # Always the ticket before what the desk has of it: whoever saves a ticket locks them in this order.
+            await tickets.append(tx, lines)
+            before = await desks.lines_after(tx, ticket.id, 0)
+            await desks.adopt(
+                tx,
+                ticket.id,
+                reference=remote.reference,
+                label=remote.label,
+                url=remote.url,
+                state=remote.state,
+                # One that was found may be of an earlier version: it is brought to this one.
+                pushed=ticket.version if mirror.asked_at is None and ticket.state == "open" else 0,
+                line=before[-1]["line"],
+                now=now,
+            )
+        for duplicate in more:
+            log.warning("duplicate in the desk", desk=mirror.desk, ticket=ticket.id, reference=duplicate.reference)
+            await desk.update(
+                duplicate.reference, _draft(ticket, directory), "cancelled", f"Duplicate of {remote.label}"
+            )
+
+    async def _update(self, desk: Desk, mirror: Mirror, ticket: TicketV1, directory: Directory) -> None:
+        assert mirror.reference is not None
+        draft = _draft(ticket, directory)
+        if mirror.erased:
+            left = await desk.redact(mirror.reference, draft)
+            async with self._database.transaction() as tx:
+                line = note(ticket.id, self._clock.now(), f"desk:{mirror.desk}", "erased in the desk", left)
+                await tickets.append(tx, [line])
+        async with self._database.transaction() as tx:
+            lines = await desks.lines_after(tx, ticket.id, mirror.line)
+        told = [line for line in lines if line["what"] in _TOLD]
+        last = lines[-1]["line"] if lines else mirror.line
+        remark = None
+        if told:
+            mark = _MARK.format(number=ticket.number, line=last)
+            remark = "\n".join(_sentence(line["what"], msgspec.json.decode(line["detail"])) for line in told)
+            remark = f"{remark}\n\n{mark}"
+        state = None if _alike(mirror.state, ticket.state) else ticket.state
+        await desk.update(mirror.reference, draft, state, remark)
+        # Read back, since desks have fewer states, and workflows that say no without a word: what it shows now is no
+        # news the next time.
+        known = mirror.state if state is None else (await desk.read(mirror.reference)).state
+        async with self._database.transaction() as tx:
+            await desks.pushed(tx, ticket.id, ticket.version, last, known, self._clock.now())
+
+    async def _read(self, loop: _Loop, desk: Desk, mirror: Mirror, directory: Directory) -> None:
+        assert mirror.reference is not None
+        remote = await desk.read(mirror.reference)
+        remarks = [one for one in await desk.remarks(mirror.reference) if not _MARKED.search(one.text)]
+        now = self._clock.now()
+        async with self._database.transaction() as tx:
+            ticket = await tickets.one_locked(tx, mirror.ticket)
+            if ticket is None:
+                return
+            new = await desks.new_remarks(tx, ticket.id, [one.id for one in remarks])
+            actor = f"desk:{loop.name}"
+            said = [
+                entry(ticket.id, one.at, actor, "desk comment", text=one.text[:4_000], author=one.author)
+                for one in remarks
+                if one.id in new
+            ]
+            await tickets.append(tx, said)
+            await desks.read(tx, ticket.id, remote.state, remote.changed_at, now)
+            outcome = take_desk(
+                ticket,
+                loop.name,
+                None if _alike(mirror.state, remote.state) else remote.state,
+                assignee=_person(directory, remote.assignee),
+                resolution=remote.resolution,
+                now=now,
+            )
+            if outcome is not None:
+                await self._save(tx, ticket, outcome, now)
+        self._ledger.wake()
+
+    async def _save(self, tx: Connection, ticket: TicketV1, outcome: Outcome, now: datetime) -> None:
+        happened = [Happened(self._ledger.timed(ticket, outcome), None, by_desk=ticket.version)]
+        await self._ledger.save(tx, happened, now)
+        measure_breaches(happened)
+
+    # ---- what goes wrong
+
+    async def _gone(self, mirror: Mirror, why: str) -> None:
+        now = self._clock.now()
+        async with self._database.transaction() as tx:
+            line = note(mirror.ticket, now, f"desk:{mirror.desk}", "deleted in the desk", mirror.label or "")
+            await tickets.append(tx, [line])
+            await desks.gone(tx, mirror.ticket, f"deleted in the desk: {why}")
+
+    async def _failed(self, loop: _Loop, desk: Desk, mirror: Mirror, failed: Failed) -> None:
+        now = self._clock.now()
+        creating = mirror.reference is None
+        # What came of an earlier create stays unknown until the desk has been asked for our id.
+        unknown = creating and (failed.kind == "unknown" or mirror.asked_at is not None)
+        if failed.kind == "permanent":
+            wait = _MISTAKE
+        elif unknown and failed.kind == "unknown":
+            wait = timedelta(seconds=desk.settles)
+        else:
+            wait = timedelta(seconds=max(_RETRY.delay(mirror.attempts + 1), failed.retry_after or 0))
+        async with self._database.transaction() as tx:
+            await desks.failed(tx, mirror.ticket, failed.detail, now + wait, unknown=unknown)
+        await self._ailing(loop, failed, now)
+
+    async def _ailing(self, loop: _Loop, failed: Failed, now: datetime) -> None:
+        """Count a failure; after several in a row leave the desk alone for a while."""
+        log.warning("desk failed", desk=loop.name, kind=failed.kind, why=failed.detail)
+        if failed.kind == "limited":
+            loop.pace.hold(failed.retry_after or 10.0)
+            return
+        loop.failures += 1
+        closed_until = None
+        if loop.failures >= _TROUBLE:
+            closed_until = now + timedelta(seconds=_PAUSE.delay(loop.failures - _TROUBLE + 1))
+        async with self._database.transaction() as tx:
+            await desks.health(tx, loop.name, loop.failures, closed_until, failed.detail)
+
+    async def _well(self, loop: _Loop) -> None:
+        if loop.failures == 0:
+            return
+        loop.failures = 0
+        async with self._database.transaction() as tx:
+            await desks.health(tx, loop.name, 0, None, None)
+
+
+class _Loop:
+    """One desk's loop."""
+
+    def __init__(self, name: str, settings: DeskSettings, turn: Callable[[_Loop], Awaitable[bool]]) -> None:
+        self.name = name
+        self.settings = settings
+        self.poll = timedelta(seconds=settings.poll)
+        self.poll_at = datetime.min.replace(tzinfo=UTC)
+        self.pace = Pace(settings.calls_per_minute)
+        self.failures = 0
+        self.event = asyncio.Event()
+        self.task: asyncio.Task[None] | None = None
+        self._turn = turn
+        self._desk: Desk | None = None
+
+    def driver(self, outbound: Outbound) -> Desk:
+        """Return the desk's driver. Raises Failed while a secret is missing."""
+        if self._desk is None:
+            self._desk = build(self.name, self.settings, outbound, self.pace, os.environ)
+        return self._desk
+
+    async def run(self) -> None:
+        """Run until cancelled."""
+        backoff, failures = Backoff(0.1, 5), 0
+        while True:
+            self.event.clear()
+            try:
+                more = await self._turn(self)
+                failures = 0
+            except Transient as error:
+                failures += 1
+                log.warning("desk waits", desk=self.name, why=str(error))
+                await asyncio.sleep(backoff.delay(failures))
+                continue
+            if more:
+                continue
+            try:
+                async with asyncio.timeout(_TICK):
+                    await self.event.wait()
+            except TimeoutError:
+                continue
+
+
+def _draft(ticket: TicketV1, directory: Directory) -> Draft:
+    customer = directory.customers[ticket.customer]
+    return Draft(
+        ticket=ticket.id,
+        number=ticket.number,
+        title=ticket.title,
+        story=tell(ticket, customer, directory.people, customer.language),
+        severity=ticket.severity,
+        state=ticket.state,
+        customer=ticket.customer,
+        requester=ticket.context.contact,
+        root_cause=ticket.root_cause,
+        resolution=ticket.resolution,
+    )
+
+
+_SAME = {"acknowledged": "in_progress", "closed": "resolved"}
+"""States that many desks cannot tell apart."""
+
+
+def _alike(one: str | None, other: str | None) -> bool:
+    return one is not None and other is not None and _SAME.get(one, one) == _SAME.get(other, other)
+
+
+def _person(directory: Directory, assignee: str | None) -> str | None:
+    """Return who an assignee of the desk is, by id or e-mail."""
+    if assignee is None:
+        return None
+    if assignee in directory.people:
+        return assignee
+    for person in directory.people.values():
+        if any(contact.channel == "email" and contact.address == assignee for contact in person.contacts):
+            return person.id
+    return None
+
+
+def _sentence(what: str, detail: Mapping[str, object]) -> str:
+    shown = detail.get("text") or detail.get("summary") or detail.get("clock") or ""
+    return f"{what}: {shown}" if shown else what

@@ -1,0 +1,58 @@
+"""What time alone does to tickets: their clocks warn and run out, and what is older than the directory keeps goes."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from services.ticketing.ledger import Happened, Ledger, measure_breaches
+from services.ticketing.store import hooks, tickets
+from shared.clock import Clock
+from shared.db import Database
+from shared.directory.follower import Follower
+from shared.due import DueLoop
+from shared.logs import Log
+
+log = Log("ticketing")
+
+_AT_ONCE = 200
+_LOG_KEPT = timedelta(days=30)
+"""The log of webhooks."""
+
+
+class Timekeeper:
+    """Looks at tickets whose clocks are due."""
+
+    def __init__(self, database: Database, directory: Follower, clock: Clock, ledger: Ledger) -> None:
+        self._database = database
+        self._directory = directory
+        self._clock = clock
+        self._ledger = ledger
+        self.loop = DueLoop("clocks", self._work)
+
+    async def _work(self) -> int:
+        if self._directory.current is None:
+            return 0
+        now = self._clock.now()
+        async with self._database.transaction() as tx:
+            due = await tickets.due_clocks(tx, now, _AT_ONCE)
+            happened = [Happened(outcome, None) for ticket in due if (outcome := self._ledger.looked(ticket))]
+            await self._ledger.save(tx, happened, now)
+            changed = {one.outcome.ticket.id for one in happened}
+            unchanged = [ticket for ticket in due if ticket.id not in changed]
+            await tickets.look_again(tx, {ticket.id: self._ledger.next_look(ticket) for ticket in unchanged})
+        if happened:
+            measure_breaches(happened)
+            self._ledger.wake()
+        return len(happened)
+
+    async def forget(self) -> None:
+        """Delete what is older than the directory keeps, some at a time."""
+        revision = self._directory.current
+        if revision is None:
+            return
+        now = self._clock.now()
+        async with self._database.transaction() as tx:
+            dropped = await tickets.drop(tx, now - timedelta(seconds=revision.directory.retention), 1_000)
+            await hooks.forget(tx, now - _LOG_KEPT)
+        if dropped:
+            log.info("old tickets deleted", tickets=dropped)

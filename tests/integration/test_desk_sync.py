@@ -1,0 +1,406 @@
+"""Tickets and desks stay alike: one ticket however often we crash, both ways, and an outage that is no flood."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, cast
+
+import pytest
+
+from services.run import MIGRATIONS
+from services.ticketing.domain.ticket import Opening, Outcome, Patch, change, open_ticket
+from services.ticketing.ledger import Happened, Ledger
+from services.ticketing.store import desks, tickets
+from services.ticketing.synchronizer import Synchronizer
+from shared.clock import MovableClock
+from shared.db import Database
+from shared.directory.follower import Follower, revision_of
+from shared.directory.model import Customer, Desk, Directory, Escalation, Person, Step
+from shared.events import DeskV1, TicketV1
+from shared.http import Answer, Guard, Outbound
+from shared.kafka import Kafka
+from shared.security import Signer
+from tests.support import build
+from tests.support.desks import FakeDesk, Trouble
+from tests.support.desks.jira import fake_jira
+from tests.support.desks.rt import fake_rt
+from tests.support.desks.servicenow import fake_servicenow
+from tests.support.desks.webhook import fake_webhook
+from tests.support.desks.zammad import fake_zammad
+from tests.support.desks.zendesk import fake_zendesk
+from tests.support.wait import until
+
+FAKES: dict[str, Callable[[], FakeDesk]] = {
+    "jira": fake_jira,
+    "servicenow": fake_servicenow,
+    "zendesk": fake_zendesk,
+    "zammad": fake_zammad,
+    "rt": fake_rt,
+    "webhook": fake_webhook,
+}
+SEARCHABLE = [name for name in FAKES if name != "webhook"]
+
+
+class Killed(BaseException):
+    """The process dies here."""
+
+
+class Mortal(Outbound):
+    """The real client, in a process that dies at one of its calls."""
+
+    def __init__(self, call: int, moment: str) -> None:
+        super().__init__(Guard("true"))
+        self._left = call
+        self._moment = moment
+
+    async def request(
+        self, method: str, url: str, content: bytes, headers: Mapping[str, str], *, seconds: float, limit: int = 65_536
+    ) -> Answer:
+        self._left -= 1
+        if self._left == 0 and self._moment == "before":
+            raise Killed
+        answer = await super().request(method, url, content, headers, seconds=seconds, limit=limit)
+        if self._left == 0:
+            raise Killed
+        return answer
+
+
+@dataclass(slots=True)
+class Office:
+    """Ticketing's tables, a desk, and processes that come and go."""
+
+    desk: FakeDesk
+    database: Database
+    follower: Follower
+    clock: MovableClock
+    ledger: Ledger
+    running: asyncio.Task[None] | None = None
+    opened: list[TicketV1] = field(default_factory=list[TicketV1])
+
+    def run(self, outbound: Outbound | None = None) -> Synchronizer:
+        """Start a process."""
+        made = Synchronizer(self.database, self.follower, self.clock, self.ledger, outbound or Outbound(Guard("true")))
+        self.ledger.wake = made.wake
+        self.running = asyncio.create_task(made.run())
+        return made
+
+    async def end(self) -> None:
+        """Kill the process that runs."""
+        if self.running is not None:
+            self.running.cancel()
+            with contextlib.suppress(asyncio.CancelledError, BaseExceptionGroup):
+                await self.running
+
+    async def open(self, customer: str = "acme", **more: Any) -> TicketV1:
+        """Open a ticket."""
+        alert = build.alert(customer=customer, dedup_key=f"{customer}/mood-one/{len(self.opened)}", **more)
+        now = self.clock.now()
+        async with self.database.transaction() as tx:
+            (number,) = await tickets.numbers(tx, 1)
+            outcome = self.ledger.timed(None, open_ticket(alert, Opening(number, "architect-1"), now))
+            await self.ledger.save(tx, [Happened(outcome, None)], now)
+        self.opened.append(outcome.ticket)
+        self.ledger.wake()
+        return outcome.ticket
+
+    async def change(self, ticket: TicketV1, **patch: Any) -> TicketV1:
+        """Change the newest version of a ticket."""
+        now = self.clock.now()
+        async with self.database.transaction() as tx:
+            current = await tickets.one_locked(tx, ticket.id)
+            assert current is not None
+            outcome = change(current, Patch(**patch), root_causes=(), actor="architect-1", now=now)
+            outcome = self.ledger.timed(current, cast("Outcome", outcome))
+            await self.ledger.save(tx, [Happened(outcome, None)], now)
+        self.ledger.wake()
+        return outcome.ticket
+
+    async def ticket(self, ticket: TicketV1) -> TicketV1:
+        """Return a ticket as it is now."""
+        async with self.database.transaction() as tx:
+            found = await tickets.one(tx, ticket.id)
+        assert found is not None
+        return found
+
+    async def shown(self, ticket: TicketV1) -> DeskV1:
+        """Return where a ticket stands in its desk."""
+        async with self.database.transaction() as tx:
+            return (await desks.shown(tx, [ticket.id]))[ticket.id][1]
+
+    async def mirrored(self, ticket: TicketV1) -> str:
+        """Wait until the desk has a ticket, whole; return its reference."""
+
+        async def there() -> str | None:
+            async with self.database.transaction() as tx:
+                mirror = await desks.one(tx, ticket.id)
+            done = mirror is not None and mirror.reference is not None and mirror.due_at is None
+            return mirror.reference if done and mirror is not None else None
+
+        return cast("str", await until(there))
+
+    async def becomes(self, ticket: TicketV1, state: str) -> TicketV1:
+        """Wait until a ticket is in a state."""
+
+        async def there() -> TicketV1 | None:
+            found = await self.ticket(ticket)
+            return found if found.state == state else None
+
+        return cast("TicketV1", await until(there))
+
+    async def timeline(self, ticket: TicketV1, what: str) -> list[dict[str, Any]]:
+        """Return the details of a ticket's lines of a sort."""
+        async with self.database.transaction() as tx:
+            return [cast("Any", e.detail) for _, e in await tickets.timeline(tx, ticket.id, 0, 200) if e.what == what]
+
+
+def directory(desk: Desk) -> Directory:
+    """Return a company whose customers use one desk."""
+    person = Person("architect-1", "First Architect", "UTC", "en")
+    return Directory(
+        company="Example",
+        timezone="UTC",
+        language="en",
+        people={person.id: person},
+        escalations={"standard": Escalation("standard", (Step("architect", 300),), person.id)},
+        customers={
+            name: Customer(name, name.title(), person.id, "standard", "UTC", "fi", desk="main")
+            for name in ("acme", "borealis")
+        },
+        desks={"main": desk},
+    )
+
+
+@contextlib.asynccontextmanager
+async def office(
+    fake: FakeDesk, database_url: str, kafka: Kafka, monkeypatch: pytest.MonkeyPatch, **settings: Any
+) -> AsyncIterator[Office]:
+    async with fake as desk:
+        for name, value in desk.environ.items():
+            monkeypatch.setenv(name, value)
+        database = Database(database_url, "ticketing", pool=6)
+        await database.migrate(MIGRATIONS["ticketing"])
+        follower = Follower(kafka, ("ticketing",))
+        entry = {"calls_per_minute": 6_000, "poll": 1, **desk.directory_entry(), **settings}
+        follower.current = revision_of(1, directory(Desk(**entry)))
+        clock = MovableClock()
+        desk.now = clock.now
+        ledger = Ledger(follower, clock, Signer(["a-test-secret"]), lambda: "https://fiilis.example.test")
+        made = Office(desk, database, follower, clock, ledger)
+        try:
+            yield made
+        finally:
+            await made.end()
+            await database.close()
+
+
+@pytest.fixture(params=list(FAKES))
+async def at(
+    request: pytest.FixtureRequest, database_url: str, kafka: Kafka, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Office]:
+    async with office(FAKES[request.param](), database_url, kafka, monkeypatch) as made:
+        yield made
+
+
+# ---- exactly one ticket
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("call", [1, 2, 3])
+async def test_killed_at_a_call_there_is_one_ticket(at: Office, call: int, moment: str) -> None:
+    """Before the call, after it and before what it returned is stored: the next process finds what is there."""
+    at.run(Mortal(call, moment))
+    ticket = await at.open()
+    await at.change(ticket, state="in_progress")
+    assert at.running is not None
+    await asyncio.wait([at.running], timeout=1.5)
+    await at.end()
+    at.clock.move(timedelta(seconds=70))  # the leases are over
+    at.run()
+    for _ in range(3):
+        await asyncio.sleep(0.1)
+        at.clock.move(timedelta(seconds=70))  # the search has settled
+    await at.mirrored(ticket)
+    assert len(at.desk.of(ticket.id)) == 1
+    assert (await at.ticket(ticket)).state == "in_progress", "our own words are no news from the desk"
+
+
+@pytest.mark.parametrize("what", ["before", "after", "lost", "limited", "busy", "html", "huge", "odd"])
+async def test_in_trouble_there_is_one_ticket(at: Office, what: Any) -> None:
+    """A create that timed out but landed, a 429, a 500, a page of HTML: never a second ticket, never none."""
+    if at.desk.type == "webhook" and what == "html":
+        pytest.skip("any 2xx is yes from a webhook")
+    at.desk.trouble = Trouble(what, methods={"POST"}, times=1, retry_after=1)
+    ticket = await at.open()
+    at.run()
+
+    async def happened() -> bool:
+        return at.desk.trouble is None
+
+    await until(happened)
+    for _ in range(4):
+        at.clock.move(timedelta(minutes=11))
+        await asyncio.sleep(0.1)
+    await at.mirrored(ticket)
+    assert len(at.desk.of(ticket.id)) == 1
+    assert (await at.shown(ticket)).error is None
+
+
+@pytest.mark.parametrize("name", SEARCHABLE)
+async def test_a_duplicate_that_is_found_is_closed(
+    name: str, database_url: str, kafka: Kafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever made it: one is kept, the other is closed and told of."""
+    async with office(FAKES[name](), database_url, kafka, monkeypatch) as at:
+        ticket = await at.open()
+        at.run()
+        await at.mirrored(ticket)
+        await at.end()
+        async with at.database.transaction() as tx:
+            # As if another process had created one, and neither had stored it.
+            await tx.execute(
+                "UPDATE desk_ticket SET reference = NULL, asked_at = NULL, pushed = 0, due_at = $1", at.clock.now()
+            )
+        at.clock.move(timedelta(seconds=70))
+        at.desk.trouble = Trouble("after", methods={"POST"}, times=1)
+        at.run()
+        for _ in range(4):
+            await asyncio.sleep(0.1)
+            at.clock.move(timedelta(seconds=70))
+        await at.mirrored(ticket)
+        if name == "zendesk":
+            assert len(at.desk.of(ticket.id)) == 1, "its idempotency key made it the same"
+            return
+        assert len(at.desk.of(ticket.id)) == 2
+        assert len(await at.timeline(ticket, "duplicate")) == 1
+
+
+# ---- both ways
+
+
+async def test_a_resolved_ticket_is_resolved_in_the_desk(at: Office) -> None:
+    ticket = await at.open()
+    at.run()
+    reference = await at.mirrored(ticket)
+    before = at.desk.tickets[reference].state if reference in at.desk.tickets else None
+    await at.change(ticket, state="resolved", root_cause="process", resolution="Mended")
+    await at.mirrored(ticket)
+    if before is not None:
+        assert at.desk.tickets[reference].state != before
+    at.clock.move(timedelta(minutes=5))
+    await asyncio.sleep(0.3)
+    assert (await at.ticket(ticket)).state == "resolved"
+
+
+@pytest.mark.parametrize("name", SEARCHABLE)
+async def test_what_happens_in_the_desk_comes_back(
+    name: str, database_url: str, kafka: Kafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody comments and closes it there: the timeline has it, the ticket is resolved, and once."""
+    async with office(FAKES[name](), database_url, kafka, monkeypatch) as at:
+        ticket = await at.open()
+        synchronizer = at.run()
+        reference = await at.mirrored(ticket)
+        at.clock.move(timedelta(minutes=3))
+        at.desk.comment(reference, "I called them, and it was the invoice")
+        at.desk.end(reference)
+        at.clock.move(timedelta(seconds=5))
+        synchronizer.wake()
+        resolved = await at.becomes(ticket, "resolved")
+        assert resolved.acknowledged_at is not None
+        comments = await at.timeline(ticket, "desk comment")
+        assert [one["text"] for one in comments] == ["I called them, and it was the invoice"]
+        version = resolved.version
+        for _ in range(3):
+            at.clock.move(timedelta(minutes=3))
+            await asyncio.sleep(0.2)
+        assert (await at.ticket(ticket)).version == version
+        assert len(await at.timeline(ticket, "desk comment")) == 1
+
+
+@pytest.mark.parametrize("name", SEARCHABLE)
+async def test_a_ticket_that_is_deleted_by_hand_stays_deleted(
+    name: str, database_url: str, kafka: Kafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with office(FAKES[name](), database_url, kafka, monkeypatch) as at:
+        ticket = await at.open()
+        at.run()
+        reference = await at.mirrored(ticket)
+        at.desk.delete(reference)
+        left = len(at.desk.tickets)
+        await at.change(ticket, state="in_progress")
+
+        async def told() -> bool:
+            return "deleted" in ((await at.shown(ticket)).error or "")
+
+        await until(told)
+        at.clock.move(timedelta(days=1))
+        await asyncio.sleep(0.3)
+        assert len(at.desk.tickets) == left, "it is not made again"
+        assert (await at.ticket(ticket)).state == "in_progress"
+
+
+# ---- trouble
+
+
+async def test_an_outage_loses_nothing_and_is_no_flood(
+    database_url: str, kafka: Kafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The desk is left alone, told of in one place, and gets each ticket once when it is back."""
+    async with office(fake_zammad(), database_url, kafka, monkeypatch) as at:
+        at.desk.trouble = Trouble("before")
+        synchronizer = at.run()
+        opened = [await at.open(customer=("acme", "borealis")[n % 2]) for n in range(20)]
+
+        async def alone() -> bool:
+            await synchronizer.figures()
+            return "main" in synchronizer.troubles
+
+        await until(alone)
+        calls = len(at.desk.calls)
+        await asyncio.sleep(1)
+        assert len(at.desk.calls) == calls, "it is left alone"
+        for _ in range(24):
+            at.clock.move(timedelta(hours=1))
+            await asyncio.sleep(0.05)
+        assert len(at.desk.calls) < calls + 60
+        at.desk.trouble = None
+        at.clock.move(timedelta(hours=1))
+
+        async def all_there() -> bool:
+            at.clock.move(timedelta(seconds=20))
+            return all(len(at.desk.of(ticket.id)) == 1 for ticket in opened)
+
+        await until(all_there)
+        for ticket in opened:
+            await at.mirrored(ticket)
+        assert len(at.desk.tickets) == 20
+        await synchronizer.figures()
+        assert synchronizer.troubles == {}
+
+
+async def test_customers_share_a_desks_budget(database_url: str, kafka: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A customer with a storm of tickets does not keep another's one waiting."""
+    async with office(fake_zammad(), database_url, kafka, monkeypatch, calls_per_minute=40) as at:
+        storm = [await at.open() for _ in range(30)]
+        other = await at.open(customer="borealis")
+        at.run()
+        await at.mirrored(other)
+        assert sum(bool(at.desk.of(ticket.id)) for ticket in storm) < 15
+
+
+async def test_a_missing_secret_says_which(database_url: str, kafka: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with office(fake_zammad(), database_url, kafka, monkeypatch, token_env="NOT_SET_ANYWHERE") as at:
+        await at.open()
+        synchronizer = at.run()
+
+        async def said() -> bool:
+            async with at.database.transaction() as tx:
+                health = await desks.healths(tx)
+            return "main" in health and "NOT_SET_ANYWHERE" in (health["main"].error or "")
+
+        await until(said)
+        assert synchronizer.troubles is not None

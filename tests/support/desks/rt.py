@@ -1,0 +1,144 @@
+"""Request Tracker: says in words what it did not do, drops unknown fields, keeps the mails that it sent."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import datetime, timedelta
+from typing import Any
+
+from tests.support.desks import Call, FakeDesk, FakeTicket, Reply
+
+_STATUSES = {"new", "open", "stalled", "resolved", "rejected", "deleted"}
+
+
+class FakeRT(FakeDesk):
+    type = "rt"
+    ends_as = "resolved"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fields = ["ExternalID"]
+        """The queue's custom fields."""
+        self.moves = True
+        """Else the lifecycle allows no change of status."""
+
+    def authorized(self, call: Call) -> bool:
+        return call.headers.get("authorization") == f"token {self.token}"
+
+    def refuse(self, status: int, why: str) -> Reply:
+        return Reply(status, {"message": why})
+
+    def delete(self, reference: str) -> None:
+        """A person deletes a ticket: it remains, in a status of that name."""
+        self.move(reference, "deleted")
+
+    def answer(self, call: Call) -> Reply:
+        path = call.path.removeprefix("/REST/2.0")
+        if path == f"/queue/{self.group}":
+            fields = [{"id": "1", "type": "customfield", "name": name} for name in self.fields]
+            return Reply(200, {"Name": self.group, "TicketCustomFields": fields})
+        if path == "/ticket":
+            return self._create(call.json)
+        if path == "/tickets":
+            return self._search(call.query["query"])
+        found = re.fullmatch(r"/ticket/(\d+)(/comment|/attachments|/history)?", path)
+        ticket = self.tickets.get(found[1]) if found else None
+        if found is not None and ticket is None and found[2] in {"/attachments", "/history"}:
+            return Reply(200, {"items": [], "count": 0})
+        if found is None or ticket is None:
+            return self.refuse(404, "Resource does not exist")
+        match found[2], call.method:
+            case "/comment", _:
+                self._say(ticket, "Comment", call.json["Content"])
+                return Reply(201, ["Comments added"])
+            case "/attachments", _:
+                assert '"text/"' in call.query["query"]
+                return Reply(200, {"items": self._texts(ticket)[::-1]})
+            case "/history", _:
+                items = [{"type": "transaction", "id": str(one.id), "Type": one.kind} for one in ticket.comments]
+                return Reply(200, {"items": items[::-1]})
+            case _, "PUT":
+                return Reply(200, self._update(ticket, call.json))
+        return Reply(200, {**self._shape(ticket), "id": int(ticket.reference)})
+
+    def _create(self, wanted: dict[str, Any]) -> Reply:
+        if wanted["Queue"] != self.group:
+            return self.refuse(403, f"No permission to create tickets in the queue '{wanted['Queue']}'")
+        kept = [value for name, value in wanted.get("CustomFields", {}).items() if name in self.fields]
+        number = self.number()
+        ticket = FakeTicket(str(number), number, "".join(kept).removeprefix("fiilis-"), "", "new", "", tags=set(kept))
+        ticket.more["requestor"] = wanted.get("Requestor")
+        self._update(ticket, wanted)
+        self._say(self.keep(ticket), "Create", wanted["Content"])
+        return Reply(201, {"type": "ticket", "id": ticket.reference, "_url": f"{self.url}/REST/2.0/ticket/{number}"})
+
+    def _update(self, ticket: FakeTicket, wanted: dict[str, Any]) -> list[str]:
+        ticket.title = wanted["Subject"].replace("\n", "")[:200]
+        ticket.severity = wanted["Priority"]
+        ticket.updated = self.now()
+        said = [f"Ticket {ticket.reference}: Subject changed"]
+        status = wanted.get("Status", ticket.state)
+        if status != ticket.state and (not self.moves or status not in _STATUSES):
+            return [*said, f"Ticket {ticket.reference}: You can't change status from '{ticket.state}' to '{status}'."]
+        ticket.state = status
+        return said
+
+    def _say(self, ticket: FakeTicket, kind: str, text: str) -> None:
+        self.write(ticket, "fiilis", text, kind=kind)
+        self.write(ticket, "fiilis", text, kind="EmailRecord")
+
+    def comment(self, reference: str, text: str, author: str = "agent@desk.example") -> Any:
+        """A person writes a comment; those who watch the ticket get a mail of it."""
+        made = self.write(self.tickets[reference], author, text, kind="Comment")
+        self.write(self.tickets[reference], author, text, kind="EmailRecord")
+        return made
+
+    def _texts(self, ticket: FakeTicket) -> list[dict[str, Any]]:
+        return [
+            {
+                "type": "attachment",
+                "id": str(one.id + 5_000),
+                "TransactionId": str(one.id),
+                "Content": one.text,
+                "ContentType": "text/plain",
+                "Filename": "",
+                "Creator": {"type": "user", "id": one.author, "Name": one.author, "EmailAddress": ""},
+                "Created": one.at.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            }
+            for one in ticket.comments
+        ]
+
+    def _search(self, query: str) -> Reply:
+        found = [one for one in self.shown() if one.state != "deleted"]
+        exact = re.fullmatch(r"CF\.\{(\w+)\} = '([\w-]+)'", query)
+        recent = re.fullmatch(r"CF\.\{(\w+)\} LIKE '([\w-]+)' AND LastUpdated >= '(\d+) minutes ago'", query)
+        if exact:
+            found = [one for one in found if exact[2] in one.tags]
+        elif recent:
+            since = self.now() - timedelta(minutes=int(recent[3]))
+            found = [one for one in found if any(recent[2] in tag for tag in one.tags) and one.updated >= since]
+        else:
+            return self.refuse(400, "Invalid query")
+        return Reply(200, {"items": [self._shape(one) for one in found], "count": len(found), "total": len(found)})
+
+    def _shape(self, ticket: FakeTicket) -> dict[str, Any]:
+        owner = ticket.assignee or "Nobody"
+        return {
+            "type": "ticket",
+            "id": ticket.reference,
+            "Status": ticket.state,
+            "LastUpdated": ticket.updated.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "Owner": {"type": "user", "id": owner, "Name": owner, "EmailAddress": owner if "@" in owner else ""},
+            "CustomFields": [{"id": "1", "name": name, "values": sorted(ticket.tags)} for name in self.fields],
+        }
+
+    def hook(
+        self, reference: str, at: datetime | None = None, secret: str | None = None
+    ) -> tuple[dict[str, str], bytes]:
+        return {"X-Fiilis-Secret": secret or self.secret}, json.dumps({"id": reference}).encode()
+
+
+def fake_rt() -> FakeRT:
+    """Return a fake, to be entered."""
+    return FakeRT()
