@@ -30,6 +30,7 @@ class Bench(StrEnum):
     EMBEDDED = "embedded"
     DETECTION = "detection"
     BACKTEST = "backtest"
+    TICKETING = "ticketing"
 
 
 def main(

@@ -19,11 +19,11 @@ from rich.console import Console
 from rich.progress import Progress
 
 from services.ingest.domain import Let, Posted, accept
-from services.scoring import store
 from services.scoring.domain.counting import category_of
 from services.scoring.domain.customer import plan
 from services.scoring.domain.replay import Replay, Told
 from services.scoring.domain.shift import DEFAULT_PRIOR, Prior
+from services.scoring.store import company, reads
 from shared.db import Database
 from shared.directory.model import Customer, Directory, Key, severity_rank
 from shared.errors import Problem
@@ -254,11 +254,11 @@ async def of_database(test: Backtest, url: str, newest: datetime, progress: Prog
     database = Database(url, "scoring", pool=1)
     try:
         async with database.transaction() as tx:
-            names = await store.customer_names(tx)
-            prior = (await store.levels(tx)).get("nps") or DEFAULT_PRIOR
+            names = await reads.customer_names(tx)
+            prior = (await company.levels(tx)).get("nps") or DEFAULT_PRIOR
         for name in progress.track(names, description="replaying"):
             async with database.transaction() as tx:
-                answers = [_as_live(answer) for answer in await store.past(tx, name)]
+                answers = [_as_live(answer) for answer in await reads.past(tx, name)]
             test.customer(name, answers, newest, prior)
     finally:
         await database.close()

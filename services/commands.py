@@ -16,7 +16,7 @@ from rich.progress import Progress
 
 from services import backtest as backtesting
 from services import run
-from services.scoring import store as counting
+from services.scoring.store import counting
 from shared import logs, security
 from shared.clock import SystemClock
 from shared.db import Database

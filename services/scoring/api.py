@@ -14,7 +14,6 @@ from fastapi import APIRouter, Query, Response
 from fastapi.responses import StreamingResponse
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from services.scoring import store
 from services.scoring.domain.counting import DAY, SCORES_WINDOW, WIDTH, Series, category_of, hour_time, window_start
 from services.scoring.domain.customer import CustomerState, plan
 from services.scoring.domain.report import (
@@ -30,6 +29,8 @@ from services.scoring.domain.report import (
     touchpoint_scores,
 )
 from services.scoring.domain.trend import Counted, daily, day_name, day_of, windows
+from services.scoring.store import alerts as alerting
+from services.scoring.store import answers, counting, reads
 from shared.clock import Clock
 from shared.db import Connection, Database
 from shared.directory.access import Access, Caller
@@ -151,8 +152,8 @@ def build_router(database: Database, access: Access, clock: Clock) -> APIRouter:
         visible = sorted(id_ for id_ in known if caller.may_see(id_) and id_ > (query.cursor or ""))
         page = visible[: query.limit]
         async with database.transaction() as tx:
-            counts = await store.window_counts(tx, page, window_start(clock.now(), SCORES_WINDOW))
-            opened = await store.open_counts(tx, page)
+            counts = await counting.window_counts(tx, page, window_start(clock.now(), SCORES_WINDOW))
+            opened = await reads.open_counts(tx, page)
         items = [
             CustomerItem(
                 id=id_,
@@ -172,13 +173,13 @@ def build_router(database: Database, access: Access, clock: Clock) -> APIRouter:
         _touchpoint(caller, known, query.touchpoint)
         length, now = window_seconds(query.window), clock.now()
         async with database.transaction() as tx:
-            state = await store.known_customer(tx, customer) if length < DAY or query.by == "channel" else None
+            state = await answers.known_customer(tx, customer) if length < DAY or query.by == "channel" else None
             if length >= DAY:
                 start = hour_time(window_start(now, length))
-                counts = (await store.window_counts(tx, [customer], window_start(now, length)))[customer]
+                counts = (await counting.window_counts(tx, [customer], window_start(now, length)))[customer]
             else:
                 start = now - timedelta(seconds=length)
-                counts = {} if state is None else await store.exact_counts(tx, state, start)
+                counts = {} if state is None else await counting.exact_counts(tx, state, start)
             channels = await _channels(tx, state, start, query) if query.by == "channel" else msgspec.UNSET
         touchpoints = None if query.touchpoint is None else [query.touchpoint]
         goals = goals_of(known, query.touchpoint)
@@ -219,11 +220,11 @@ def build_router(database: Database, access: Access, clock: Clock) -> APIRouter:
         stored: dict[str, ScoreDailyV1] = {}
         counted: list[Counted] = []
         async with database.transaction() as tx:
-            state = await store.known_customer(tx, customer)
+            state = await answers.known_customer(tx, customer)
             if state is not None:
-                counted = await store.days(tx, state.number, (first - length // DAY) * 24)
+                counted = await reads.days(tx, state.number, (first - length // DAY) * 24)
                 if length == SCORES_WINDOW and query.touchpoint is None and query.audience == "customer":
-                    stored = {point.day: point for point in await store.points(tx, state.number, first)}
+                    stored = {point.day: point for point in await reads.points(tx, state.number, first)}
         touchpoints, goals = None if query.touchpoint is None else [query.touchpoint], goals_of(known, query.touchpoint)
         points = [
             stored.get(day_name(day))
@@ -237,11 +238,11 @@ def build_router(database: Database, access: Access, clock: Clock) -> APIRouter:
         """List a customer's answers, newest first."""
         known, after = caller.customer(customer), query.after()
         _touchpoint(caller, known, query.touchpoint)
-        found: list[store.Answer] = []
+        found: list[reads.Answer] = []
         async with database.transaction() as tx:
-            state = await store.known_customer(tx, customer)
+            state = await answers.known_customer(tx, customer)
             if state is not None:
-                found = await store.feedback(tx, _asked(state.number, query), after=after, limit=query.limit + 1)
+                found = await reads.feedback(tx, _asked(state.number, query), after=after, limit=query.limit + 1)
         return json_response(page_of(found, query.limit, lambda answer: (answer.occurred_at, answer.id)))
 
     @router.get("/customers/{customer}/export.csv")
@@ -250,14 +251,14 @@ def build_router(database: Database, access: Access, clock: Clock) -> APIRouter:
         known = caller.customer(customer)
         _touchpoint(caller, known, query.touchpoint)
         async with database.transaction() as tx:
-            state = await store.known_customer(tx, customer)
+            state = await answers.known_customer(tx, customer)
 
         async def lines() -> AsyncIterator[bytes]:
-            yield csv_line(store.Answer.__struct_fields__)
+            yield csv_line(reads.Answer.__struct_fields__)
             after: tuple[datetime, UUID] | None = None
             while state is not None:
                 async with database.transaction() as tx:
-                    found = await store.feedback(tx, _asked(state.number, query), after=after, limit=_EXPORTED)
+                    found = await reads.feedback(tx, _asked(state.number, query), after=after, limit=_EXPORTED)
                 yield b"".join(csv_line(msgspec.structs.astuple(answer)) for answer in found)
                 if len(found) < _EXPORTED:
                     return
@@ -272,9 +273,9 @@ def build_router(database: Database, access: Access, clock: Clock) -> APIRouter:
         known, now = caller.customer(customer), clock.now()
         in_force = plan(caller.directory.rules_of(known))
         async with database.transaction() as tx:
-            state = await store.known_customer(tx, customer) or CustomerState(customer, 0, 0, now)
-            await store.move_windows(tx, [(state, in_force)], now)
-            for alert in await store.open_alerts(tx, [customer]):
+            state = await answers.known_customer(tx, customer) or CustomerState(customer, 0, 0, now)
+            await counting.move_windows(tx, [(state, in_force)], now)
+            for alert in await alerting.open_alerts(tx, [customer]):
                 state.alerts[alert.dedup_key] = alert
         return json_response({"customer": customer, "items": state.nearness(in_force, now)})
 
@@ -283,7 +284,7 @@ def build_router(database: Database, access: Access, clock: Clock) -> APIRouter:
         """List alerts, newest first."""
         customers, after = caller.limited_to(query.customer), query.after()
         async with database.transaction() as tx:
-            found = await store.alerts(tx, state=query.state, customers=customers, after=after, limit=query.limit + 1)
+            found = await reads.alerts(tx, state=query.state, customers=customers, after=after, limit=query.limit + 1)
         return json_response(page_of(found, query.limit, lambda alert: (alert.opened_at, alert.id)))
 
     @router.get("/alerts/{alert}")
@@ -291,7 +292,7 @@ def build_router(database: Database, access: Access, clock: Clock) -> APIRouter:
         """Return one alert with every number of its decision."""
         id_ = id_in_path("alert", alert)
         async with database.transaction() as tx:
-            return json_response(caller.visible("alert", alert, await store.alert(tx, id_)))
+            return json_response(caller.visible("alert", alert, await reads.alert(tx, id_)))
 
     return router
 
@@ -300,7 +301,7 @@ async def _channels(
     tx: Connection, state: CustomerState | None, since: datetime, query: ScoresQuery
 ) -> list[ChannelScore]:
     counts: dict[str, dict[Series, list[float]]] = {}
-    for channel, series, score in [] if state is None else await store.channels(tx, state.number, since):
+    for channel, series, score in [] if state is None else await reads.channels(tx, state.number, since):
         if query.touchpoint is None or series.touchpoint == query.touchpoint:
             counted = counts.setdefault(channel, {}).setdefault(series, [0] * WIDTH)
             counted[category_of(series.kind, score)] += 1
@@ -323,8 +324,8 @@ def _better(caller: Caller) -> dict[str, str]:
     return {name: metric.better for name, metric in caller.directory.metrics.items()}
 
 
-def _asked(customer: int, query: AnswersQuery) -> store.Asked:
-    return store.Asked(customer, query.kind, query.touchpoint, query.audience, query.channel, query.since, query.until)
+def _asked(customer: int, query: AnswersQuery) -> reads.Asked:
+    return reads.Asked(customer, query.kind, query.touchpoint, query.audience, query.channel, query.since, query.until)
 
 
 def csv_line(values: Iterable[object]) -> bytes:

@@ -14,7 +14,6 @@ from typing import cast
 
 from msgspec.structs import replace
 
-from services.scoring import store
 from services.scoring.domain.counting import (
     DAY,
     HOUR,
@@ -32,6 +31,7 @@ from services.scoring.domain.decide import Decision
 from services.scoring.domain.report import alert_message, alert_scores, without
 from services.scoring.domain.shift import DEFAULT_PRIOR, Prior
 from services.scoring.domain.trend import daily, day_of
+from services.scoring.store import alerts, answers, counting, people
 from shared import metrics, outbox
 from shared.clock import Clock
 from shared.consume import AfterCommit, Record
@@ -106,8 +106,8 @@ class FeedbackHandler:
         places = await self._places(tx, fresh, of, states)
         said_by = [_said(record.message) for record in fresh]
         around = await self._around(tx, fresh, places, said_by)
-        await store.store_answers(tx, [(r.message, place) for r, place in zip(fresh, places, strict=True)])
-        counted: list[tuple[store.Place, Change]] = []
+        await answers.store_answers(tx, [(r.message, place) for r, place in zip(fresh, places, strict=True)])
+        counted: list[tuple[answers.Place, Change]] = []
         told: list[Told] = []
         for record, series, place, said, others in zip(fresh, of, places, said_by, around, strict=True):
             answer = record.message
@@ -122,15 +122,15 @@ class FeedbackHandler:
             prior = self.priors.get(answer.kind, DEFAULT_PRIOR)
             decisions = state.take(self._plan(state), answer, series, said, previous, made, now, prior)
             told += [(decision, record.traceparent) for decision in decisions]
-        await store.count(tx, counted)
-        await store.save_customers(tx, [states[customer] for customer in {r.message.customer for r in fresh}])
+        await counting.count(tx, counted)
+        await answers.save_customers(tx, [states[customer] for customer in {r.message.customer for r in fresh}])
         return await self._tell(tx, told, states, now)
 
     async def sweep(self, tx: Connection, partitions: Sequence[int]) -> AfterCommit | None:
         """Look at the open alerts, and at the customers, that are due by time alone."""
         now = self._clock.now()
-        due = await store.due_alerts(tx, now, partitions, _DUE)
-        quiet = await store.due_customers(tx, now, partitions, _DUE)
+        due = await alerts.due_alerts(tx, now, partitions, _DUE)
+        quiet = await answers.due_customers(tx, now, partitions, _DUE)
         if not due and not quiet:
             return None
         states = await self._states_of(tx, {row.alert.customer: row.partition for row in due} | quiet, now)
@@ -143,7 +143,7 @@ class FeedbackHandler:
             state = states[customer]
             told += [(decision, None) for decision in state.listen(self._plan(state), now)]
         await self._end_day(tx, [states[customer] for customer in quiet], now)
-        await store.save_customers(tx, [states[customer] for customer in quiet])
+        await answers.save_customers(tx, [states[customer] for customer in quiet])
         return await self._tell(tx, told, states, now)
 
     def forget(self, partitions: Sequence[int]) -> None:
@@ -158,7 +158,7 @@ class FeedbackHandler:
         self, tx: Connection, records: Sequence[Record[FeedbackReceivedV1]], states: Mapping[str, CustomerState]
     ) -> list[Record[FeedbackReceivedV1]]:
         """Leave out what was counted before, or comes twice in this batch: the first one wins."""
-        known = await store.known_ids(tx, [r.message.id for r in records])
+        known = await answers.known_ids(tx, [r.message.id for r in records])
         fresh: list[Record[FeedbackReceivedV1]] = []
         for record in records:
             state = states[record.message.customer]
@@ -172,10 +172,10 @@ class FeedbackHandler:
         """Return the states of some customers, every window moved to now."""
         missing = {customer: p for customer, p in partitions.items() if customer not in self._states}
         if missing:
-            for state in await store.customers(tx, missing, midnight_after(now)):
+            for state in await answers.customers(tx, missing, midnight_after(now)):
                 self._states[state.name] = state
             names = list(missing)
-            for alert in await store.open_alerts(tx, names):
+            for alert in await alerts.open_alerts(tx, names):
                 self._states[alert.customer].alerts[alert.dedup_key] = alert
             await self._load_cooling(tx, [self._states[name] for name in names], now)
         states: dict[str, CustomerState] = {}
@@ -186,14 +186,14 @@ class FeedbackHandler:
             planned.append((state, self._plan(state)))
         while len(self._states) > max(self._remembered, len(states)):
             self._states.popitem(last=False)
-        await store.move_windows(tx, planned, now)
+        await counting.move_windows(tx, planned, now)
         return states
 
     async def _load_cooling(self, tx: Connection, states: Sequence[CustomerState], now: datetime) -> None:
         cooling = {state.name: cooldown for state in states if (cooldown := self._plan(state).cooldown)}
         if cooling:
             since = now - timedelta(seconds=max(cooling.values()))
-            for customer, problem, cleared_at in await store.cleared_since(tx, list(cooling), since):
+            for customer, problem, cleared_at in await alerts.cleared_since(tx, list(cooling), since):
                 self._states[customer].cleared[problem] = cleared_at
 
     async def _places(
@@ -202,10 +202,10 @@ class FeedbackHandler:
         fresh: Sequence[Record[FeedbackReceivedV1]],
         of: Sequence[Series],
         states: Mapping[str, CustomerState],
-    ) -> list[store.Place]:
+    ) -> list[answers.Place]:
         """Return where each answer is counted; series that are new get the customer's next number."""
         new: list[tuple[int, int, Series]] = []
-        places: list[store.Place] = []
+        places: list[answers.Place] = []
         for record, series in zip(fresh, of, strict=True):
             state = states[record.message.customer]
             number = state.series.get(series)
@@ -213,14 +213,14 @@ class FeedbackHandler:
                 number = state.series[series] = len(state.series)
                 new.append((state.number, number, series))
             places.append((state.number, number))
-        await store.add_series(tx, new)
+        await answers.add_series(tx, new)
         return places
 
     async def _around(
         self,
         tx: Connection,
         fresh: Sequence[Record[FeedbackReceivedV1]],
-        places: Sequence[store.Place],
+        places: Sequence[answers.Place],
         said_by: Sequence[Said],
     ) -> list[list[Said] | None]:
         """Return for each answer others of its respondent, its neighbours among them; None: nobody is named.
@@ -232,8 +232,8 @@ class FeedbackHandler:
             for record, place, said in zip(fresh, places, said_by, strict=True)
             if (respondent := record.message.respondent) is not None
         ]
-        shared: dict[tuple[store.Place, str], list[Said]] = {}
-        for (place, respondent, _), found in zip(asked, await store.neighbours(tx, asked), strict=True):
+        shared: dict[tuple[answers.Place, str], list[Said]] = {}
+        for (place, respondent, _), found in zip(asked, await answers.neighbours(tx, asked), strict=True):
             shared.setdefault((place, respondent), []).extend(found)
         return [
             None if (respondent := record.message.respondent) is None else shared[place, respondent]
@@ -247,7 +247,7 @@ class FeedbackHandler:
         wanted, now = record.message, self._clock.now()
         states = await self._states_of(tx, {wanted.customer: record.partition}, now)
         number = states[wanted.customer].number
-        removed = await store.erase(
+        removed = await people.erase(
             tx,
             number,
             wanted.respondent,
@@ -256,8 +256,8 @@ class FeedbackHandler:
             before=wanted.before,
             digest=self._erasing.digests(wanted.respondent)[0],
         )
-        shown = await store.alerts_that_name(tx, wanted.customer, wanted.respondent)
-        await store.scrub(tx, [without(alert, wanted.respondent, wanted.before) for alert in shown])
+        shown = await people.alerts_that_name(tx, wanted.customer, wanted.respondent)
+        await people.scrub(tx, [without(alert, wanted.respondent, wanted.before) for alert in shown])
         del self._states[wanted.customer]  # its windows and answers may have changed
         left = "scores, without the person" if self._erasing.keeps_counts else ""
         line = ErasedV1(service="scoring", removed=removed, left=left)
@@ -285,13 +285,13 @@ class FeedbackHandler:
         day = day_of(now) - 1
         after = (day + 1) * DAY // HOUR
         first = after - SCORES_WINDOW // HOUR
-        sums = await store.sum_hours(tx, [(state.number, first, after) for state in states], replaced=True)
+        sums = await counting.sum_hours(tx, [(state.number, first, after) for state in states], replaced=True)
         points: dict[int, ScoreDailyV1] = {}
         for state, of in zip(states, sums, strict=True):
             known = revision.directory.customers.get(state.name)
             if of and known is not None:
-                points[state.number] = daily(known, better, store.by_series(state, of), day)
-        new = await store.add_points(tx, [(number, day, point) for number, point in points.items()])
+                points[state.number] = daily(known, better, counting.by_series(state, of), day)
+        new = await counting.add_points(tx, [(number, day, point) for number, point in points.items()])
         told = [points[number] for number in sorted(new)]
         await outbox.add(
             tx,
@@ -307,20 +307,20 @@ class FeedbackHandler:
         self, tx: Connection, told: Sequence[Told], states: dict[str, CustomerState], now: datetime
     ) -> AfterCommit | None:
         """Store what was decided and leave the messages that tell it."""
-        await store.defer(tx, [d.alert for d, _ in told if d.happening == "deferred"])
+        await alerts.defer(tx, [d.alert for d, _ in told if d.happening == "deferred"])
         said = [(d, trace) for d, trace in told if d.happening != "deferred"]
         if not said:
             return None
-        evidence = await store.evidence(tx, [self._evidence_of(d, states[d.alert.customer], now) for d, _ in said])
+        evidence = await alerts.evidence(tx, [self._evidence_of(d, states[d.alert.customer], now) for d, _ in said])
         customers = sorted({d.alert.customer for d, _ in said})
-        counts = await store.window_counts(tx, customers, window_start(now, SCORES_WINDOW))
-        tellings: list[store.Telling] = []
+        counts = await counting.window_counts(tx, customers, window_start(now, SCORES_WINDOW))
+        tellings: list[alerts.Telling] = []
         sent: list[Outgoing] = []
         for (decision, trace), shown in zip(said, evidence, strict=True):
             customer = decision.alert.customer
             scores = alert_scores(counts[customer], decision.alert.touchpoint, self._goals(customer))
             message = alert_message(decision, shown, scores)
-            tellings.append(store.Telling(decision, message, states[customer].partition, trace))
+            tellings.append(alerts.Telling(decision, message, states[customer].partition, trace))
             with tracing(trace):
                 sent.append(_outgoing(decision, message, now))
                 log.info(
@@ -330,16 +330,16 @@ class FeedbackHandler:
                     severity=message.severity,
                     trust=message.trust,
                 )
-        await store.save(tx, tellings)
+        await alerts.save(tx, tellings)
         await outbox.add(tx, sent)
         return lambda: _measure([d for d, _ in said])
 
-    def _evidence_of(self, decision: Decision, state: CustomerState, now: datetime) -> store.EvidenceOf:
+    def _evidence_of(self, decision: Decision, state: CustomerState, now: datetime) -> alerts.EvidenceOf:
         alert = decision.alert
         rule = self._plan(state).rules.get(alert.rule)
         when = None if rule is None else rule.when
         length = when.seconds if isinstance(when, OnWindow) else SCORES_WINDOW
-        return store.EvidenceOf(
+        return alerts.EvidenceOf(
             customer=alert.customer,
             audience="customer" if rule is None else rule.audience,
             kind=None if when is None else when.kind,

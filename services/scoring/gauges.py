@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Protocol
 
-from services.scoring import store
 from services.scoring.domain.counting import SCORES_WINDOW, window_start
 from services.scoring.domain.report import mood_score, nps_score
 from services.scoring.domain.shift import Prior
+from services.scoring.store import company, counting, reads
 from shared import metrics
 from shared.clock import Clock
 from shared.consume import Consumer
@@ -49,8 +49,8 @@ class Gauges:
         """Set every gauge. Raises Transient."""
         customers = self._owned()
         async with self._database.transaction() as tx:
-            opened = await store.open_by_severity(tx)
-            counts = await store.window_counts(tx, customers, window_start(self._clock.now(), SCORES_WINDOW))
+            opened = await reads.open_by_severity(tx)
+            counts = await counting.window_counts(tx, customers, window_start(self._clock.now(), SCORES_WINDOW))
         for severity in SEVERITIES:
             metrics.ALERTS_OPEN.labels(severity).set(opened.get(severity, 0))
         for customer in customers:
@@ -93,9 +93,9 @@ class Company:
         """Read it, and measure it anew once a day, over a sample, so that the cost does not grow. Raises Transient."""
         now = self._clock.now()
         async with self._database.transaction() as tx:
-            measured_at = await store.levels_at(tx)
+            measured_at = await company.levels_at(tx)
             if measured_at is None or now - measured_at >= timedelta(days=1):
-                await store.measure_levels(tx, now, customers=SAMPLE, chance=now.toordinal())
-            levels = await store.levels(tx)
+                await company.measure_levels(tx, now, customers=SAMPLE, chance=now.toordinal())
+            levels = await company.levels(tx)
         for handler in self._handlers:
             handler.priors = levels

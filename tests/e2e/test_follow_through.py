@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import sys
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from email.message import EmailMessage
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 from msgspec.structs import replace
 
-from shared.directory.model import FollowUpAtMost, Rule, Sla, Smtp, Webhook
+from shared.directory.model import Desk, FollowUpAtMost, Rule, Sla, Smtp, Webhook
 from shared.security import Signer
+from tests.support.desks.zendesk import fake_zendesk
 from tests.support.house import RULES, SECRET, House
 from tests.support.relay import MailRelay, mail_relay
 from tests.support.wait import until
@@ -251,3 +256,69 @@ async def test_an_erased_person_is_nowhere(fiilis: House) -> None:
         rows = await fiilis.sql(f"SELECT body FROM {schema}.{table}")
         assert not [row for row in rows if "r-17" in row["body"] or "r17@" in row["body"]], (schema, table)
     assert not await fiilis.sql("SELECT 1 FROM ticketing.shown_answer WHERE respondent = 'r-17'")
+
+
+# ---- desks
+
+
+async def test_a_desk_tells_by_signed_requests(fiilis: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong signature or an old time stamp is nobody's word; a right one brings the desk's news at once."""
+    async with fake_zendesk() as desk:
+        for name, value in desk.environ.items():
+            monkeypatch.setenv(name, value)
+        desk.now = fiilis.clock.now
+        entry = Desk(**desk.directory_entry(poll=86_400))
+        acme = replace(fiilis.company.customers["acme"], desk="main")
+        await fiilis.apply(
+            replace(
+                fiilis.company,
+                desks={"main": entry, "mute": replace(entry, hook_secret_env=None)},
+                customers={**fiilis.company.customers, "acme": acme},
+            )
+        )
+        await fiilis.post(unhappy())
+        ticket = await until(lambda: _mirrored(fiilis))
+        reference = ticket["desk"]["reference"]
+        assert (ticket["desk"]["type"], ticket["desk"]["error"]) == ("zendesk", None)
+        desk.end(reference)
+
+        async def tell(headers: dict[str, str], body: bytes, name: str = "main") -> tuple[int, str | None]:
+            answer = await fiilis.client.post(f"/v1/desks/{name}/events", content=body, headers=headers)
+            return answer.status_code, answer.json().get("code")
+
+        assert await tell(*desk.hook(reference, secret="guessed")) == (401, "bad-signature")
+        assert await tell(*desk.hook(reference, fiilis.clock.now() - timedelta(minutes=6))) == (401, "bad-signature")
+        headers, _ = desk.hook(reference)
+        assert await tell(headers, b"{}") == (401, "bad-signature")
+        assert await tell(*desk.hook(reference), "unknown") == (404, "not-found")
+        assert await tell(*desk.hook(reference), "mute") == (403, "forbidden")
+        assert (await fiilis.get(f"/v1/tickets/{ticket['id']}"))["state"] == "open"
+        assert await tell(*desk.hook(reference)) == (202, None)
+        resolved = (await until(lambda: fiilis.items("/v1/tickets", state="resolved")))[0]
+        assert resolved["id"] == ticket["id"]
+        shown = (await fiilis.items("/v1/desks"))[0]
+        assert (shown["name"], shown["error"]) == ("main", None)
+
+
+async def _mirrored(house: House) -> Any:
+    found = await house.items("/v1/tickets")
+    return found[0] if found and (found[0]["desk"] or {}).get("reference") else None
+
+
+# ---- tools
+
+
+async def test_the_example_consumer_tells_of_tickets(fiilis: House) -> None:
+    """What docs/examples shows to authors of tools runs."""
+    await fiilis.post(unhappy())
+    ticket = await fiilis.ticket()
+    example = Path(__file__).parents[2] / "docs/examples/tickets.py"
+    arguments = (sys.executable, str(example), fiilis.kafka.bootstrap, fiilis.kafka.prefix)
+    process = await asyncio.create_subprocess_exec(*arguments, stdout=asyncio.subprocess.PIPE)
+    assert process.stdout is not None
+    try:
+        line = await asyncio.wait_for(process.stdout.readline(), 30)
+    finally:
+        process.kill()
+        await process.wait()
+    assert line.decode().strip() == f"ticket.opened {ticket['number']} acme open {ticket['title']}"

@@ -11,7 +11,7 @@ import asyncpg
 import msgspec
 from msgspec.structs import replace
 
-from services.scoring import store
+from services.scoring.store import counting
 from shared.db import Database
 from shared.directory.follower import publish
 from shared.directory.model import NpsBelow, NpsDrop, Rule
@@ -98,9 +98,9 @@ async def test_partitions_move_under_load(kafka: Kafka, database_url: str, tmp_p
             await two.kill()
         await until(lambda: counted(ANSWERS), seconds=60)
         async with database.transaction() as tx:
-            numbers = await store.every_customer(tx)
+            numbers = await counting.every_customer(tx)
             assert len(numbers) == CUSTOMERS
-            assert [number for number in numbers if await store.recount(tx, number)] == []
+            assert [number for number in numbers if await counting.recount(tx, number)] == []
             assert await tx.fetchval("SELECT count(*) FROM replaced WHERE count > 0") > 100
     finally:
         await phone.close()

@@ -10,8 +10,10 @@ from datetime import timedelta
 from typing import Any, cast
 
 import pytest
+from msgspec.structs import replace
 
 from services.run import MIGRATIONS
+from services.ticketing.domain.erase import without
 from services.ticketing.domain.ticket import Opening, Outcome, Patch, change, open_ticket
 from services.ticketing.ledger import Happened, Ledger
 from services.ticketing.store import desks, tickets
@@ -404,3 +406,32 @@ async def test_a_missing_secret_says_which(database_url: str, kafka: Kafka, monk
 
         await until(said)
         assert synchronizer.troubles is not None
+
+
+@pytest.mark.parametrize("name", [name for name in SEARCHABLE if name != "rt"])  # RT can only append
+async def test_an_erased_person_disappears_from_the_desk(
+    name: str, database_url: str, kafka: Kafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with office(FAKES[name](), database_url, kafka, monkeypatch) as at:
+        said = build.evidence(
+            comment="Only r-17 knows this",
+            respondent="r-17",
+            contact="r17@example.test",
+            occurred_at=at.clock.now(),
+        )
+        ticket = await at.open(evidence=[said])
+        at.run()
+        reference = await at.mirrored(ticket)
+        assert "Only r-17 knows this" in at.desk.tickets[reference].says()
+        now = at.clock.now() + timedelta(minutes=1)
+        async with at.database.transaction() as tx:
+            (current,) = await tickets.of_respondent(tx, "acme", "r-17")
+            scrubbed = replace(without(current, "r-17", now), version=current.version + 1)
+            await at.ledger.save(tx, [Happened(Outcome(scrubbed, "ticket.updated", ()), None)], now)
+            assert await desks.erase(tx, [ticket.id], at.clock.now()) == ["main"]
+        at.ledger.wake()
+        (left,) = await until(lambda: at.timeline(ticket, "erased in the desk"))
+        await at.mirrored(ticket)
+        assert left["text"]
+        for secret in ("Only r-17 knows this", "r17@example.test"):
+            assert secret not in at.desk.tickets[reference].says()

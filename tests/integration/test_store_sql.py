@@ -25,7 +25,6 @@ import services
 import shared
 from services.notify import store as pages
 from services.run import MIGRATIONS
-from services.scoring import store as answers
 from services.scoring.domain.counting import (
     WIDTH,
     Said,
@@ -41,6 +40,7 @@ from services.scoring.domain.customer import CustomerState, Plan, plan
 from services.scoring.domain.decide import Alert, Decision
 from services.scoring.domain.silence import Pulse
 from services.scoring.domain.windows import Measure
+from services.scoring.store import alerts, answers, counting
 from services.ticketing.domain.ticket import Outcome
 from services.ticketing.store import tickets
 from shared.db import SHARED_MIGRATIONS, Connection, Database
@@ -235,7 +235,7 @@ async def test_an_answer_counts_once(of: Any) -> None:
     await _refuses(database, "answer_counts_once", lambda tx: answers.store_answers(tx, [(again, (1, 5))]))
 
 
-def _telling(**fields: Any) -> answers.Telling:
+def _telling(**fields: Any) -> alerts.Telling:
     message = build.alert(kind="nps_below", rule="nps-low", dedup_key="acme/nps-low/*", **fields)
     alert = Alert(
         id=message.id,
@@ -252,7 +252,7 @@ def _telling(**fields: Any) -> answers.Telling:
         caused_at=build.NOW,
         due_at=build.NOW,
     )
-    return answers.Telling(Decision("opened", alert, {}, ""), message, 0, None)
+    return alerts.Telling(Decision("opened", alert, {}, ""), message, 0, None)
 
 
 async def test_a_window_has_one_open_alert(of: Any) -> None:
@@ -260,11 +260,11 @@ async def test_a_window_has_one_open_alert(of: Any) -> None:
     database = await of("scoring")
     first = _telling(id=uuid7())
     async with database.transaction() as tx:
-        await answers.save(tx, [first])
-    await _refuses(database, "one_open_alert", lambda tx: answers.save(tx, [_telling(id=uuid7())]))
+        await alerts.save(tx, [first])
+    await _refuses(database, "one_open_alert", lambda tx: alerts.save(tx, [_telling(id=uuid7())]))
     async with database.transaction() as tx:
-        await answers.save(tx, [_telling(id=first.message.id, state="cleared", cleared_at=build.NOW)])
-        await answers.save(tx, [_telling(id=uuid7())])
+        await alerts.save(tx, [_telling(id=first.message.id, state="cleared", cleared_at=build.NOW)])
+        await alerts.save(tx, [_telling(id=uuid7())])
 
 
 async def test_a_series_is_one_even_without_a_touchpoint(of: Any) -> None:
@@ -353,7 +353,7 @@ async def _tell(tx: Connection, state: CustomerState, told: Sequence[FeedbackRec
         if answer.respondent is not None:
             (others,) = await answers.neighbours(tx, [(place, answer.respondent, said)])
         made = changes(answer.kind, said, *neighbours(said, others))
-        await answers.count(tx, [(place, change) for change in made])
+        await counting.count(tx, [(place, change) for change in made])
         await answers.store_answers(tx, [(answer, place)])
 
 
@@ -392,7 +392,7 @@ def _moment(random: Random) -> datetime:
 
 async def _counted(tx: Connection, number: int, first: int, after: int) -> dict[int, list[float]]:
     """Return the counts of a window that ended, per series that has any."""
-    (sums,) = await answers.sum_hours(tx, [(number, first, after)], replaced=True)
+    (sums,) = await counting.sum_hours(tx, [(number, first, after)], replaced=True)
     found: dict[int, list[float]] = {}
     for series, counts in sums:
         into = found.setdefault(series, [0.0] * WIDTH)
@@ -440,7 +440,7 @@ async def test_each_window_that_ended_is_what_its_answers_say(of: Any) -> None:
             assert await _counted(tx, state.number, FIRST + first, FIRST + after) == {0: wanted}
             assert await _recounted(tx, state.number, FIRST + first, FIRST + after) == {0: wanted}
         assert await _counted(tx, state.number, FIRST + 3, FIRST + 9) == {}
-        (now,) = await answers.sum_hours(tx, [(state.number, FIRST, FIRST + 9)])
+        (now,) = await counting.sum_hours(tx, [(state.number, FIRST, FIRST + 9)])
         assert [counts for _, counts in now if any(counts)] == [promoter], "a window that ends now holds the latest"
 
 
@@ -456,9 +456,9 @@ async def test_the_tables_are_a_recount_of_the_answers(of: Any, seed: int) -> No
             counted = await _counted(tx, state.number, first, after)
             assert counted == await _recounted(tx, state.number, first, after), (first - FIRST, after - FIRST)
         tables = [await _tables(tx, one.number) for one in (state, other)]
-        await answers.rebuild(tx, state.number)
+        await counting.rebuild(tx, state.number)
         assert [await _tables(tx, one.number) for one in (state, other)] == tables
-        await answers.rebuild(tx, other.number)
+        await counting.rebuild(tx, other.number)
         assert [await _tables(tx, one.number) for one in (state, other)] == tables
 
 
@@ -472,9 +472,9 @@ async def test_sums_come_in_the_order_in_which_they_are_asked(of: Any) -> None:
             for _ in range(n):
                 await _tell(tx, state, [build.answer(0, occurred_at=START)])
         asked = [(state.number, FIRST, FIRST + after) for state in (*states, *reversed(states)) for after in (0, 1)]
-        found = [sum(sum(counts) for _, counts in sums) for sums in await answers.sum_hours(tx, asked, replaced=True)]
+        found = [sum(sum(counts) for _, counts in sums) for sums in await counting.sum_hours(tx, asked, replaced=True)]
         assert found == [0, 1, 0, 2, 0, 2, 0, 1]
-        assert await answers.sum_hours(tx, []) == []
+        assert await counting.sum_hours(tx, []) == []
 
 
 async def test_neighbours_are_those_of_the_same_respondent_and_series(of: Any) -> None:
@@ -513,17 +513,17 @@ async def test_windows_are_read_and_moved(of: Any) -> None:
     rules, now = _plan(per_touchpoint=True), START + timedelta(hours=HOURS)
     async with database.transaction() as tx:
         (state,) = await answers.customers(tx, {"acme": 0}, build.NOW)
-        await answers.move_windows(tx, [(state, rules)], now)
+        await counting.move_windows(tx, [(state, rules)], now)
         await _tell(tx, state, _answers(1, 70))
         state.hours.clear()
         state.before.clear()
         state.exact.clear()
         seen: list[float] = []
         for hours in range(58):
-            await answers.move_windows(tx, [(state, rules)], now + timedelta(hours=hours))
+            await counting.move_windows(tx, [(state, rules)], now + timedelta(hours=hours))
             fresh = await answers.known_customer(tx, "acme")
             assert fresh is not None
-            await answers.move_windows(tx, [(fresh, rules)], now + timedelta(hours=hours))
+            await counting.move_windows(tx, [(fresh, rules)], now + timedelta(hours=hours))
             one, other = _views(state), _views(fresh)
             assert one == other
             start = hour_of(now + timedelta(hours=hours)) - 24
@@ -556,8 +556,8 @@ async def test_a_rule_that_comes_to_judge_touchpoints_finds_them_counted(of: Any
     async with database.transaction() as tx:
         (state,) = await answers.customers(tx, {"acme": 0}, build.NOW)
         await _tell(tx, state, [build.answer(0)])
-        await answers.move_windows(tx, [(state, _plan(per_touchpoint=False))], build.NOW)
-        await answers.move_windows(tx, [(state, _plan(per_touchpoint=True))], build.NOW)
+        await counting.move_windows(tx, [(state, _plan(per_touchpoint=False))], build.NOW)
+        await counting.move_windows(tx, [(state, _plan(per_touchpoint=True))], build.NOW)
     assert state.hours[24 * 3600].view(NPS, "support", of_touchpoint=True).all == [1, 0, 0]
 
 
@@ -623,10 +623,10 @@ async def test_the_upgrade_keeps_what_was_answered_and_counted(old: Database) ->
     open_alert = _telling(id=uuid7())
     async with old.transaction() as tx:
         buckets = await _tell_old(tx, told)
-        await answers.save(tx, [open_alert])
+        await alerts.save(tx, [open_alert])
     assert await old.migrate(MIGRATIONS["scoring"]) == ["scoring 0002", "scoring 0003", "scoring 0004"]
     async with old.transaction() as tx:
-        assert [one.id for one in await answers.open_alerts(tx, ["acme"])] == [open_alert.message.id]
+        assert [one.id for one in await alerts.open_alerts(tx, ["acme"])] == [open_alert.message.id]
         for state in await answers.customers(tx, {"acme": 3, "borealis": 5}, build.NOW):
             mine = [a for a in told if a.customer == state.name]
             assert set(state.series) == {series_of(a) for a in mine}
@@ -665,7 +665,7 @@ async def test_the_upgrade_keeps_what_was_answered_and_counted(old: Database) ->
                 assert counted == await _recounted(tx, state.number, first, after)
             tables = await _tables(tx, state.number)
             assert all(tables), "some were replaced"
-            await answers.rebuild(tx, state.number)
+            await counting.rebuild(tx, state.number)
             assert await _tables(tx, state.number) == tables
 
 

@@ -108,7 +108,7 @@ class Memory:
     exact: dict[int, ExactWindow] = field(default_factory=dict[int, ExactWindow])
 
     def add(self, window: HourWindow, first: int, after: float, sign: int, *, replaced: bool = False) -> None:
-        """Add what the tables hold of some hours, as `store.sum_hours` returns it."""
+        """Add what the tables hold of some hours, as `counting.sum_hours` returns it."""
         for (series, hour), counts in self.buckets.items():
             if first <= hour < after:
                 window.add(series, counts, sign)

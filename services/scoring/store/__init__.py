@@ -1,0 +1,1 @@
+"""All SQL of scoring, by what it is about."""

@@ -1,0 +1,175 @@
+"""What a desk, a day's scores and an erasure make of a ticket or an action."""
+
+from __future__ import annotations
+
+from datetime import date, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import asdict, replace
+
+from services.ticketing.domain.action import MEASURED_FOR, Action, measured
+from services.ticketing.domain.erase import without
+from services.ticketing.domain.service import service_of
+from services.ticketing.domain.ticket import ACTIVE, MOVES, take_desk
+from shared.events import ScoreDailyV1, TicketState, TicketV1
+from shared.ids import uuid7
+from tests.support.build import NOW, evidence, ticket
+
+STATES: tuple[TicketState, ...] = (*MOVES,)
+states = st.sampled_from(STATES)
+
+
+def in_state(state: TicketState, **fields: Any) -> TicketV1:
+    ended = {"acknowledged_at": NOW, "resolved_at": NOW} if state in {"resolved", "closed"} else {}
+    return ticket(state=state, **{**ended, **fields})
+
+
+# ---- desks
+
+
+@given(states, st.none() | states, st.none() | st.sampled_from(("architect-1", "architect-2")))
+def test_a_desk_moves_a_ticket_only_where_it_may_go(
+    before: TicketState, said: TicketState | None, assignee: str | None
+) -> None:
+    """Acknowledged stays acknowledged, closed stays closed, and what it says twice is said once."""
+    current = in_state(before, acknowledged_at=None if before == "open" else NOW)
+    outcome = take_desk(current, "main", said, assignee=assignee, resolution=None, now=NOW)
+    after = current if outcome is None else outcome.ticket
+    if after.state != before:
+        assert after.state in MOVES[before]
+    if before in {"closed", "cancelled"}:
+        assert outcome is None
+    if current.acknowledged_at is not None and after.opening == current.opening:
+        assert after.acknowledged_at == current.acknowledged_at
+        assert after.state != "open"
+    if before in ACTIVE and after.state != "open":
+        assert after.acknowledged_at is not None or after.state == "cancelled"
+    assert (after.state in {"resolved", "closed"}) <= (after.resolved_at is not None and after.state != "open")
+    if outcome is not None:
+        assert after.version == current.version + 1
+        assert all(line.actor == "desk:main" for line in outcome.entries)
+        assert outcome.entries
+    if before in ACTIVE or said not in ACTIVE:
+        assert take_desk(after, "main", said, assignee=assignee, resolution=None, now=NOW) is None or said == "closed"
+
+
+def test_a_desk_resolves_with_what_was_written_there() -> None:
+    outcome = take_desk(in_state("open"), "main", "resolved", assignee=None, resolution="Refunded", now=NOW)
+    assert outcome is not None
+    assert (outcome.event, outcome.ticket.resolution) == ("ticket.resolved", "Refunded")
+
+
+def test_reopened_in_the_desk_it_is_to_be_answered_afresh() -> None:
+    outcome = take_desk(in_state("resolved"), "main", "in_progress", assignee=None, resolution=None, now=NOW)
+    assert outcome is not None
+    assert (outcome.event, outcome.ticket.opening) == ("ticket.opened", 2)
+    assert outcome.ticket.acknowledged_at is None
+
+
+# ---- actions
+
+
+def action(**fields: Any) -> Action:
+    facts: dict[str, Any] = {
+        "id": uuid7(),
+        "customer": "acme",
+        "ticket": None,
+        "step": "Call back within the hour",
+        "owner": "architect-1",
+        "due_on": date(2026, 12, 24),
+        "metric": "nps",
+        "state": "open",
+        "opened_at": NOW,
+    }
+    return Action(**{**facts, **fields})
+
+
+def scored(on: datetime, nps: float | None) -> ScoreDailyV1:
+    return ScoreDailyV1(customer="acme", day=on.date().isoformat(), nps=nps, nps_responses=10)
+
+
+@given(st.lists(st.tuples(st.integers(-30, 150), st.none() | st.floats(-100, 100)), max_size=30))
+def test_an_action_is_measured_by_the_newest_day_of_ninety(days: list[tuple[int, float | None]]) -> None:
+    """Restated: before is the first figure while it was open, after the last of the 90 days since it was done."""
+    done_at = NOW
+    days.sort(key=lambda one: one[0])
+    current, first = action(opened_at=NOW - timedelta(days=30)), None
+    for day, nps in (one for one in days if one[0] <= 0):
+        current = measured(current, scored(NOW + timedelta(days=day), nps))
+        first = nps if first is None else first
+    current = replace(current, state="done", done_at=done_at)
+    last = None
+    for day, nps in (one for one in days if one[0] > 0):
+        current = measured(current, scored(NOW + timedelta(days=day), nps))
+        last = nps if nps is not None and timedelta(days=day) <= MEASURED_FOR else last
+    assert (None if current.before is None else current.before.value) == first
+    assert (None if current.after is None else current.after.value) == last
+    assert current.effect == (None if first is None or last is None else round(last - first, 4))
+
+
+def test_a_dropped_action_is_measured_no_more() -> None:
+    dropped = action(state="dropped")
+    assert measured(dropped, scored(NOW, 10)) is dropped
+
+
+# ---- service
+
+
+@given(st.lists(st.tuples(states, st.integers(1, 3), st.booleans(), st.none() | st.integers(0, 10_000)), max_size=20))
+def test_rates_are_shares_of_what_was_resolved(found: list[tuple[TicketState, int, bool, int | None]]) -> None:
+    tickets = [
+        (
+            in_state(
+                state,
+                opening=opening,
+                evidence=[evidence(respondent="r-1" if waited else None)],
+                opened_at=NOW,
+                acknowledged_at=None if seconds is None else NOW + timedelta(seconds=seconds),
+            ),
+            waited,
+        )
+        for state, opening, waited, seconds in found
+    ]
+    service = service_of(tickets)
+    resolved = [(t, waited) for t, waited in tickets if t.state in {"resolved", "closed"} or t.opening > 1]
+    assert (service.tickets, service.resolved) == (len(tickets), len(resolved))
+    if not resolved:
+        assert service.reopen_rate is None
+    else:
+        again = sum(t.opening > 1 for t, _ in resolved)
+        assert service.reopen_rate == pytest.approx(again / len(resolved), abs=1e-4)
+        at_once = sum(t.opening == 1 and not waited for t, waited in resolved)
+        assert service.first_contact_resolution == pytest.approx(at_once / len(resolved), abs=1e-4)
+    times = sorted(seconds for _, _, _, seconds in found if seconds is not None)
+    assert (service.first_response_seconds is None) == (not times)
+    if times:
+        assert service.first_response_seconds is not None
+        assert times[0] <= service.first_response_seconds <= times[-1]
+
+
+# ---- erasure
+
+
+@given(st.lists(st.tuples(st.sampled_from(("r-1", "r-2", None)), st.integers(-5, 5)), max_size=8))
+def test_an_erased_person_is_in_no_ticket(said: list[tuple[str | None, int]]) -> None:
+    """What they said before a moment is nobody's; the others, and what they say later, stay as they were."""
+    answers = [
+        evidence(respondent=who, contact=f"{who}@example.test", occurred_at=NOW + timedelta(days=day))
+        for who, day in said
+    ]
+    before = ticket(evidence=answers)
+    after = without(before, "r-1", NOW)
+    for was, now in zip(answers, after.evidence, strict=True):
+        if was.respondent == "r-1" and was.occurred_at < NOW:
+            assert (now.respondent, now.comment, now.contact) == (None, None, None)
+            assert asdict(now) | {"respondent": 0, "comment": 0, "contact": 0} == asdict(was) | {
+                "respondent": 0,
+                "comment": 0,
+                "contact": 0,
+            }
+        else:
+            assert now == was
+    assert (after is before) == (after == before)
