@@ -6,7 +6,7 @@ STAMP := $(VENV)/.ready
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup test check fmt chaos bench lock schemas clean
+.PHONY: help demo setup test check fmt chaos rt bench lock schemas clean
 
 help: ## list what can be made
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ test: check ## checks and every test, with real Kafka and PostgreSQL; narrow it:
 
 chaos: $(STAMP) ## the long form of the tests that kill processes
 	@FIILIS_CHAOS=full $(BIN)/python -m pytest tests/chaos $(ARGS)
+
+rt: $(STAMP) ## test the Request Tracker desk against the real one (Debian: request-tracker5 rt5-standalone rt5-db-sqlite)
+	@FIILIS_REAL_RT=required $(BIN)/python -m pytest tests/real/test_request_tracker.py $(ARGS)
 
 .venv-peers/.ready: bench/peers/requirements.txt
 	@echo "Setting up .venv-peers, with what scoring is measured beside (once)"

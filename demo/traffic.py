@@ -98,6 +98,7 @@ class Answer(TypedDict):
     language: str
     occurred_at: str
     respondent: NotRequired[str]
+    contact: NotRequired[str]
     comment: NotRequired[str]
 
 
@@ -172,6 +173,9 @@ def next_answer(customer: Simulated, profile: Profile, random: Random, now: date
     # A kiosk does not know who presses a face.
     if channel != "kiosk" and random.random() >= _ANONYMOUS_SHARE:
         answer["respondent"] = f"r-{number}"
+        if channel == "email" and _unhappy(answer):
+            # Is asked, when the ticket is resolved, whether it was put right.
+            answer["contact"] = f"r-{number}@{customer.id}.demo.test"
     if random.random() < _COMMENT_SHARE:
         sentences = _COMPLAINTS if _unhappy(answer) else _PRAISE
         answer["comment"] = random.choice(sentences[language])

@@ -22,7 +22,8 @@ PUBLISHABLE_AGE = timedelta(days=7)
 _HUGE = 10**300
 
 _Text = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
-_EMAIL = re.compile(r"[^@\s]{1,64}@[^@\s]{1,189}")
+_EMAIL = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]{1,64}@[A-Za-z0-9.-]{1,185}\.[A-Za-z0-9-]{2,63}")
+"""What a mail can be sent to; an address that only quoting makes one is none of a respondent's."""
 
 
 class Posted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

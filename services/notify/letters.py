@@ -23,7 +23,9 @@ from shared.retry import Backoff
 log = Log("notify")
 
 _AT_ONCE = 20
-_ATTEMPTS = 10
+_ATTEMPTS = 20
+"""Some three days."""
+_KEPT = timedelta(days=30)
 _RETRY = Backoff(60, 21_600)
 _LEASE_MARGIN = timedelta(seconds=5)
 
@@ -81,6 +83,11 @@ class Letters:
                 calls.create_task(self._send(letter, revision.directory))
         return len(claimed)
 
+    async def forget(self) -> None:
+        """Delete letters that were sent, or given up, long ago."""
+        async with self._database.transaction() as tx:
+            await store.forget_letters(tx, self._clock.now() - _KEPT)
+
     async def _send(self, letter: Letter, directory: Directory) -> None:
         message = letter.message
         assert message.contact is not None
@@ -89,9 +96,14 @@ class Letters:
         mail["Subject"] = one_line(words.subject)
         mail.set_content(words.text.format(company=directory.company, url=message.survey_url))
         with tracing(letter.traceparent):
-            result = await self._mailer.send(
-                mail, message.contact, directory.smtp, key=str(message.id), at=self._clock.now()
-            )
+            try:
+                result = await self._mailer.send(
+                    mail, message.contact, directory.smtp, key=str(message.id), at=self._clock.now()
+                )
+            except Exception as error:  # noqa: BLE001
+                # The address is a respondent's: what it brings out must not stop the pages of all the others.
+                log.error("letter failed", failure=error, letter=message.id)
+                result = Result("permanent", f"our fault: {type(error).__name__}")
             try:
                 await self._store(letter, result)
             except Transient as error:
@@ -102,8 +114,10 @@ class Letters:
         again = result.kind in {"temporary", "unknown"} and letter.attempt < _ATTEMPTS
         state = "sent" if result.kind == "delivered" else "pending" if again else "failed"
         wait = timedelta(seconds=max(_RETRY.delay(letter.attempt), result.retry_after or 0))
-        due_at = self._clock.now() + wait if again else None
+        now = self._clock.now()
         async with self._database.transaction() as tx:
-            await store.finish_letter(tx, letter.message.id, state, result.detail, due_at)
+            due_at = now + wait if again else None
+            await store.finish_letter(tx, letter.message.id, state, result.detail, due_at=due_at, now=now)
         say = log.info if state == "sent" else log.warning
-        say(f"follow-up {state}", letter=letter.message.id, ticket=letter.message.ticket, detail=result.detail)
+        # Not what the relay said: it may say the respondent's address back.
+        say(f"follow-up {state}", letter=letter.message.id, ticket=letter.message.ticket)

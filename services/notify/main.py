@@ -28,6 +28,7 @@ from shared.topics import TICKETS
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 _FIGURES_SECONDS = 5
+_FORGET_SECONDS = 600
 
 
 def build(settings: NotifySettings, parts: Parts, public_url: Callable[[], str]) -> Service:
@@ -77,6 +78,7 @@ def build(settings: NotifySettings, parts: Parts, public_url: Callable[[], str])
             "sender": sender.run,
             "letters": letters.loop.run,
             "outbox": Relay(database, producer).run,
+            "retention": partial(periodically, _FORGET_SECONDS, letters.forget),
             "figures": partial(periodically, _FIGURES_SECONDS, figures),
         },
         checks={"tickets.v1": tickets.ready},

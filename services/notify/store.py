@@ -87,7 +87,10 @@ WITH due AS (SELECT id FROM letter WHERE due_at <= $1 ORDER BY due_at LIMIT $2 F
 UPDATE letter SET due_at = $3, attempts = attempts + 1 FROM due WHERE letter.id = due.id
 RETURNING letter.body, letter.attempts, letter.traceparent
 """
-_FINISH_LETTER = "UPDATE letter SET state = $2, due_at = $3, detail = $4 WHERE id = $1 AND state = 'pending'"
+_FINISH_LETTER = """
+UPDATE letter SET state = $2, due_at = $3, detail = $4, finished_at = $5 WHERE id = $1 AND state = 'pending'
+"""
+_FORGET_LETTERS = "DELETE FROM letter WHERE finished_at < $1"
 _NAMING = "SELECT body, traceparent FROM page WHERE customer = $1 AND position($2 IN body) > 0 ORDER BY id FOR UPDATE"
 _SCRUB = "UPDATE page SET body = $2 WHERE id = $1"
 _ERASE_LETTERS = "DELETE FROM letter WHERE customer = $1 AND respondent = $2"
@@ -338,10 +341,21 @@ async def claim_letters(tx: Connection, now: datetime, limit: int, lease: timede
 
 
 async def finish_letter(
-    tx: Connection, letter: UUID, state: Literal["pending", "sent", "failed"], detail: str, due_at: datetime | None
+    tx: Connection,
+    letter: UUID,
+    state: Literal["pending", "sent", "failed"],
+    detail: str,
+    *,
+    due_at: datetime | None,
+    now: datetime,
 ) -> None:
-    """Store what came of an attempt."""
-    await tx.execute(_FINISH_LETTER, letter, state, due_at, detail[:500])
+    """Store what came of an attempt; `due_at`: when to try again."""
+    await tx.execute(_FINISH_LETTER, letter, state, due_at, detail[:500], None if state == "pending" else now)
+
+
+async def forget_letters(tx: Connection, before: datetime) -> None:
+    """Delete what was finished before a moment."""
+    await tx.execute(_FORGET_LETTERS, before)
 
 
 # ---- to be forgotten

@@ -25,7 +25,7 @@ from services.ticketing.domain.ticket import (
     take_page,
 )
 from services.ticketing.ledger import Happened, Ledger, measure_breaches
-from services.ticketing.store import actions, desks, people, tickets
+from services.ticketing.store import actions, desks, hooks, people, tickets
 from shared import metrics, outbox
 from shared.clock import Clock
 from shared.consume import AfterCommit, Memoryless, Record
@@ -163,6 +163,9 @@ class AlertHandler(Memoryless):
     async def _erase(self, tx: Connection, record: Record[RespondentErasedV1]) -> None:
         """Forget a person in tickets and in what desks have of them, and pass the word on."""
         wanted, now = record.message, self._clock.now()
+        known = await people.one(tx, wanted.erasure)
+        if known is not None and any(line.service == "ticketing" for line in known.done):
+            return  # a repeat
         await people.tombstone(tx, wanted.customer, self._digests(wanted.respondent)[0], wanted.before)
         found = await tickets.of_respondent(tx, wanted.customer, wanted.respondent)
         changed = [(ticket, without(ticket, wanted.respondent, wanted.before)) for ticket in found]
@@ -176,8 +179,15 @@ class AlertHandler(Memoryless):
             if after is not before
         ]
         await self._ledger.save(tx, [Happened(outcome, record.traceparent) for outcome in outcomes], now)
-        await tickets.unname(tx, wanted.customer, wanted.respondent)
-        rewritten = await desks.erase(tx, [outcome.ticket.id for outcome in outcomes], now)
+        # Also of those that no longer show the person, but did when they were told.
+        ids = [after.id for _, after in changed]
+        addresses = {a.contact for ticket in found for a in ticket.evidence if a.respondent == wanted.respondent}
+        await tickets.blank(tx, ids, sorted(address for address in addresses if address is not None))
+        newest = {ticket.id: ticket for ticket in (*found, *(outcome.ticket for outcome in outcomes))}
+        await hooks.erase(tx, list(newest.values()))
+        named = [a.id for _, after in changed for a in after.evidence if a.respondent == wanted.respondent]
+        await tickets.unname(tx, wanted.customer, wanted.respondent, named)
+        rewritten = await desks.erase(tx, ids, now)
         left = f"desk {', '.join(rewritten)}: the text is replaced; its own history may keep it" if rewritten else ""
         done = [*wanted.done, ErasedV1(service="ticketing", removed=len(outcomes), left=left)]
         await _keep(tx, wanted, done, now)
@@ -218,7 +228,9 @@ class PageHandler(Memoryless):
         for record in records:
             if record.type == ERASED:
                 erased = cast("RespondentErasedV1", record.message)
-                await _keep(tx, erased, erased.done, now)
+                known = await people.one(tx, erased.erasure)
+                if known is None or len(known.done) < len(erased.done):  # else a repeat
+                    await _keep(tx, erased, erased.done, now)
         current = await tickets.locked(tx, sorted({record.message.ticket for record in pages}))
         seen = await tickets.seen_pages(tx, sorted({record.message.id for record in pages}))
         happened: list[Happened] = []

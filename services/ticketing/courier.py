@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import Mapping
 from datetime import timedelta
+from urllib.parse import urlsplit
 
 from services.ticketing.store import hooks
 from services.ticketing.store.hooks import DeliveryState, Sending
@@ -82,7 +83,7 @@ class Courier:
             await self._store(sending, "failed", answer.status, "the address is gone (410)")
             async with self._database.transaction() as tx:
                 await hooks.disable(tx, sending.url, self._clock.now(), "HTTP 410")
-            log.warning("webhook disabled", url=sending.url)
+            log.warning("webhook disabled", host=urlsplit(sending.url).hostname)
         else:
             await self._again(sending, answer.status, f"HTTP {answer.status}", answer.retry_after or 0)
 

@@ -143,7 +143,8 @@ class Ledger:
         for one in happened:
             ticket = one.outcome.ticket
             customer = directory.customers.get(ticket.customer)
-            if customer is not None and customer.desk is not None:
+            # A line of the timeline alone, such as each page, is no news for a desk.
+            if one.outcome.event is not None and customer is not None and customer.desk is not None:
                 wanted.append((ticket, customer.desk))
         await desks.want(tx, wanted, now)
         for one in happened:
@@ -159,6 +160,7 @@ class Ledger:
                 "respondent": answer.respondent,
                 "touchpoint": ticket.touchpoint,
                 "follow_up": ticket.dedup_key,
+                "answer": str(uuid7()),
             }
             token = self._signer.sign("survey", facts, expires=now + SURVEY)
             message = FollowUpDueV1(

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import msgspec
 
-from services.ticketing.desks import MOST, Desk, Draft, Failed, Gone, Remote
+from services.ticketing.desks import MOST, Desk, Draft, Failed, Gone, Remark, Remote
 from services.ticketing.desks.registry import build
 from services.ticketing.domain.story import tell
 from services.ticketing.domain.ticket import Outcome, entry, take_desk
@@ -51,11 +52,8 @@ _OVERLAP = timedelta(minutes=2)
 _TICK = 0.5
 
 _MARK = "Fiilis, ticket {number}, entry {line}"
-_MARKED = re.compile(r"Fiilis, ticket [0-9]+, entry [0-9]+")
+_MARKED = re.compile(r"Fiilis, ticket [0-9]+, entry [0-9]+\Z")
 """Ends each remark that we write, so that it is not read back as somebody's."""
-
-_TOLD = {"comment", "evidence added", "sla breached", "reopened", "alert cleared", "follow-up"}
-"""Lines of the timeline that a desk is told as remarks."""
 
 
 class Pace:
@@ -71,16 +69,16 @@ class Pace:
     async def __call__(self) -> None:
         """Wait until one more call may be made."""
         async with self._lock:
-            now = asyncio.get_running_loop().time()
-            if self._at == 0.0:
-                self._at = now
-            self._left = min(self._room, self._left + max(0.0, now - self._at) * self._refill)
-            self._at = max(self._at, now)
-            if self._left < 1 or self._at > now:
-                wait = max(self._at - now, 0.0) + max(0.0, 1 - self._left) / self._refill
-                await asyncio.sleep(wait)
-                self._left, self._at = max(self._left, 1.0), now + wait
-            self._left -= 1
+            while True:
+                now = asyncio.get_running_loop().time()
+                if now >= self._at:
+                    self._left = min(self._room, self._left + (now - self._at if self._at else 0.0) * self._refill)
+                    self._at = now
+                    if self._left >= 1:
+                        self._left -= 1
+                        return
+                # Looked at again after the sleep: meanwhile the desk may have asked for more patience.
+                await asyncio.sleep(max(0.0, self._at - now) + max(0.0, 1 - self._left) / self._refill)
 
     def hold(self, seconds: float) -> None:
         """Make no call for so long: the desk asked for it."""
@@ -168,22 +166,30 @@ class Synchronizer:
         except Failed as failed:
             await self._ailing(loop, failed, now)
             return False
-        async with asyncio.TaskGroup() as group:
-            keeping = group.create_task(self._keep(loop.name))
-            try:
-                return await self._work(loop, desk, turn, revision.directory)
-            finally:
-                keeping.cancel()
+        work = asyncio.create_task(self._work(loop, desk, turn, revision.directory))
+        keeping = asyncio.create_task(self._keep(loop.name))
+        try:
+            await asyncio.wait({work, keeping}, return_when=asyncio.FIRST_COMPLETED)
+            return work.result() if work.done() else False
+        finally:
+            for task in (work, keeping):
+                task.cancel()
+            await asyncio.wait({work, keeping})
 
     async def _keep(self, desk: str) -> None:
-        """Stay the one that works for the desk, however slow it is."""
-        while True:
+        """Stay the one that works for the desk, however slow it is; return when that was lost."""
+        lost_at = asyncio.get_running_loop().time() + _LEASE.total_seconds()
+        while asyncio.get_running_loop().time() < lost_at:
             await asyncio.sleep(_RENEW)
+            begun = asyncio.get_running_loop().time()
             try:
                 async with self._database.transaction() as tx:
-                    await desks.lease(tx, desk, self._owner, self._clock.now(), _LEASE)
+                    if await desks.lease(tx, desk, self._owner, self._clock.now(), _LEASE) is None:
+                        break
+                lost_at = begun + _LEASE.total_seconds()
             except Transient as error:
                 log.warning("lease not renewed", desk=desk, why=str(error))
+        log.warning("another process works for the desk", desk=desk)
 
     async def _work(self, loop: _Loop, desk: Desk, turn: desks.Turn, directory: Directory) -> bool:
         now = self._clock.now()
@@ -227,26 +233,40 @@ class Synchronizer:
         await self._well(loop)
 
     async def _one(self, loop: _Loop, desk: Desk, mirror: Mirror, directory: Directory) -> None:
-        """Bring one ticket and the desk to the same state."""
+        """Bring one ticket and the desk to the same state; whatever goes wrong is this ticket's."""
         try:
-            async with self._database.transaction() as tx:
-                ticket = await tickets.one(tx, mirror.ticket)
-            if ticket is None:
-                return
-            if mirror.reference is None:
-                await self._create(desk, mirror, ticket, directory)
-            elif mirror.heard:
-                # What changed there first: what is told then does not undo it.
-                await self._read(loop, desk, mirror, directory)
-            else:
-                await self._update(desk, mirror, ticket, directory)
-            await self._well(loop)
-        except Gone as gone:
-            await self._gone(mirror, str(gone))
-        except Failed as failed:
-            await self._failed(loop, desk, mirror, failed)
+            try:
+                await self._bring(loop, desk, mirror, directory)
+                await self._well(loop)
+            except Gone as gone:
+                if mirror.reference is not None and await desk.find(mirror.ticket):
+                    raise Failed("temporary", f"the desk does not find what it has: {gone}") from None
+                await self._gone(mirror, str(gone))
         except Transient as error:
             log.warning("desk waits", desk=loop.name, why=str(error))  # the row falls due again
+        except Failed as failed:
+            await self._failed(loop, desk, mirror, failed)
+        except Exception as error:  # noqa: BLE001
+            # As in channels: what one ticket or one desk's answer brings out must not stop all tickets, again after
+            # every restart. It is told as loudly as a crash.
+            log.error("desk failed", failure=error, desk=loop.name, ticket=mirror.ticket)
+            await self._failed(loop, desk, mirror, Failed("permanent", f"our fault: {type(error).__name__}"))
+
+    async def _bring(self, loop: _Loop, desk: Desk, mirror: Mirror, directory: Directory) -> None:
+        async with self._database.transaction() as tx:
+            ticket = await tickets.one(tx, mirror.ticket)
+        if ticket is None:
+            return  # deleted meanwhile, and its row with it
+        if ticket.customer not in directory.customers:
+            async with self._database.transaction() as tx:
+                await desks.rest(tx, mirror.ticket, mirror.wanted, "the customer left the directory")
+        elif mirror.reference is None:
+            await self._create(desk, mirror, ticket, directory)
+        elif mirror.heard:
+            # What changed there first: what is told then does not undo it.
+            await self._read(loop, desk, mirror, directory)
+        else:
+            await self._update(loop, desk, mirror, ticket, directory)
 
     async def _create(self, desk: Desk, mirror: Mirror, ticket: TicketV1, directory: Directory) -> None:
         now = self._clock.now()
@@ -260,18 +280,23 @@ class Synchronizer:
             found = list(await desk.find(ticket.id))
         if not found:
             if ticket.state in {"closed", "cancelled"}:
-                return  # nobody needs it there any more
+                async with self._database.transaction() as tx:
+                    await desks.rest(tx, ticket.id, mirror.wanted, "it ended before the desk had it")
+                return
             async with self._database.transaction() as tx:
                 await desks.ask(tx, ticket.id, self._clock.now())
             found = [await desk.create(_draft(ticket, directory))]
         remote, *more = found
+        if not all(
+            0 < len(text) <= 1_000 and text.isprintable() for text in (remote.reference, remote.label, remote.url)
+        ):
+            raise Failed("unknown", "the desk calls its ticket something that nobody can store")
         now, actor = self._clock.now(), f"desk:{mirror.desk}"
         lines = [note(ticket.id, now, actor, "desk ticket", f"{mirror.desk} {remote.label}")]
         lines += [note(ticket.id, now, actor, "duplicate", one.label) for one in more]
         async with self._database.transaction() as tx:
             # Always the ticket before what the desk has of it: whoever saves a ticket locks them in this order.
             await tickets.append(tx, lines)
-            before = await desks.lines_after(tx, ticket.id, 0)
             await desks.adopt(
                 tx,
                 ticket.id,
@@ -281,7 +306,6 @@ class Synchronizer:
                 state=remote.state,
                 # One that was found may be of an earlier version: it is brought to this one.
                 pushed=ticket.version if mirror.asked_at is None and ticket.state == "open" else 0,
-                line=before[-1]["line"],
                 now=now,
             )
         for duplicate in more:
@@ -290,7 +314,7 @@ class Synchronizer:
                 duplicate.reference, _draft(ticket, directory), "cancelled", f"Duplicate of {remote.label}"
             )
 
-    async def _update(self, desk: Desk, mirror: Mirror, ticket: TicketV1, directory: Directory) -> None:
+    async def _update(self, loop: _Loop, desk: Desk, mirror: Mirror, ticket: TicketV1, directory: Directory) -> None:
         assert mirror.reference is not None
         draft = _draft(ticket, directory)
         if mirror.erased:
@@ -298,27 +322,43 @@ class Synchronizer:
             async with self._database.transaction() as tx:
                 line = note(ticket.id, self._clock.now(), f"desk:{mirror.desk}", "erased in the desk", left)
                 await tickets.append(tx, [line])
+        state = None if _alike(mirror.state, ticket.state) else ticket.state
+        if state is not None:
+            there = (await desk.read(mirror.reference)).state
+            if there is not None and not _alike(mirror.state, there):
+                await self._read(loop, desk, mirror, directory)  # it changed there first
+                return
         async with self._database.transaction() as tx:
-            lines = await desks.lines_after(tx, ticket.id, mirror.line)
-        told = [line for line in lines if line["what"] in _TOLD]
-        last = lines[-1]["line"] if lines else mirror.line
+            told = await desks.untold(tx, ticket.id, mirror.line)
+        last = told[-1]["line"] if told else mirror.line
         remark = None
         if told:
             mark = _MARK.format(number=ticket.number, line=last)
             remark = "\n".join(_sentence(line["what"], msgspec.json.decode(line["detail"])) for line in told)
             remark = f"{remark}\n\n{mark}"
-        state = None if _alike(mirror.state, ticket.state) else ticket.state
         await desk.update(mirror.reference, draft, state, remark)
         # Read back, since desks have fewer states, and workflows that say no without a word: what it shows now is no
         # news the next time.
         known = mirror.state if state is None else (await desk.read(mirror.reference)).state
         async with self._database.transaction() as tx:
-            await desks.pushed(tx, ticket.id, ticket.version, last, known, self._clock.now())
+            now = self._clock.now()
+            await desks.pushed(tx, ticket.id, ticket.version, last, known, erased=mirror.erased, now=now)
 
     async def _read(self, loop: _Loop, desk: Desk, mirror: Mirror, directory: Directory) -> None:
         assert mirror.reference is not None
         remote = await desk.read(mirror.reference)
-        remarks = [one for one in await desk.remarks(mirror.reference) if not _MARKED.search(one.text)]
+        remarks = [one for one in await desk.remarks(mirror.reference) if not _MARKED.search(one.text.rstrip())]
+        try:
+            await self._take(loop, mirror, remote, remarks, directory)
+        except tickets.AlreadyOpen:
+            # Reopened there, while a newer ticket of the problem is open here: that one is worked on.
+            await self._take(loop, mirror, replace(remote, state=mirror.state), remarks, directory)
+        self._ledger.wake()
+
+    async def _take(
+        self, loop: _Loop, mirror: Mirror, remote: Remote, remarks: Sequence[Remark], directory: Directory
+    ) -> None:
+        """Take over what the desk has of a ticket."""
         now = self._clock.now()
         async with self._database.transaction() as tx:
             ticket = await tickets.one_locked(tx, mirror.ticket)
@@ -332,18 +372,17 @@ class Synchronizer:
                 if one.id in new
             ]
             await tickets.append(tx, said)
-            await desks.read(tx, ticket.id, remote.state, remote.changed_at, now)
+            await desks.read(tx, ticket.id, remote.state, remote.assignee, remote.changed_at, now)
             outcome = take_desk(
                 ticket,
                 loop.name,
                 None if _alike(mirror.state, remote.state) else remote.state,
-                assignee=_person(directory, remote.assignee),
+                assignee=None if remote.assignee == mirror.assignee else _person(directory, remote.assignee),
                 resolution=remote.resolution,
                 now=now,
             )
             if outcome is not None:
                 await self._save(tx, ticket, outcome, now)
-        self._ledger.wake()
 
     async def _save(self, tx: Connection, ticket: TicketV1, outcome: Outcome, now: datetime) -> None:
         happened = [Happened(self._ledger.timed(ticket, outcome), None, by_desk=ticket.version)]
@@ -377,8 +416,9 @@ class Synchronizer:
     async def _ailing(self, loop: _Loop, failed: Failed, now: datetime) -> None:
         """Count a failure; after several in a row leave the desk alone for a while."""
         log.warning("desk failed", desk=loop.name, kind=failed.kind, why=failed.detail)
-        if failed.kind == "limited":
+        if failed.kind == "limited" or failed.retry_after is not None:
             loop.pace.hold(failed.retry_after or 10.0)
+        if failed.kind == "limited":
             return
         loop.failures += 1
         closed_until = None

@@ -235,9 +235,11 @@ def _enough(escalations: dict[str, Escalation], info: ValidationInfo) -> dict[st
 def _flat(tree: object) -> tuple[str, ...]:
     """Return every node of a tree of causes as its path."""
     if not isinstance(tree, list):
-        raise TypeError("must be a list")
+        raise ValueError("must be a list of causes")
     found: list[str] = []
     for item in cast("list[object]", tree):
+        if not isinstance(item, (str, dict)):
+            raise ValueError("a cause must be text, or a mapping of one to the causes below it")
         branches = cast("dict[object, object]", item if isinstance(item, dict) else {item: []})
         for name, below in branches.items():
             if not isinstance(name, str) or not re.fullmatch(r"(?=.*\S)[^\x00-\x1f\x7f/]{1,60}", name):

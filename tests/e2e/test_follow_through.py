@@ -233,6 +233,8 @@ async def test_an_action_that_nobody_can_take(fiilis: House) -> None:
 
 async def test_an_erased_person_is_nowhere(fiilis: House) -> None:
     """One request: scores, alerts, tickets, pages and letters forget who it was, and there is proof."""
+    hooks = (Webhook(fiilis.phone.url("/tool")), Webhook("http://127.0.0.1:9/away"))
+    await fiilis.apply(replace(fiilis.company, webhooks=hooks))
     await fiilis.post(unhappy(comment="It was me, r-17", respondent="r-17", contact="r17@example.test"))
     ticket = await fiilis.ticket()
     await until(lambda: fiilis.items("/v1/pages", state="sent"))
@@ -252,9 +254,10 @@ async def test_an_erased_person_is_nowhere(fiilis: House) -> None:
     ticket = await fiilis.get(f"/v1/tickets/{ticket['id']}")
     assert [(a["respondent"], a["comment"], a["contact"]) for a in ticket["evidence"]] == [(None, None, None)]
     assert ticket["context"]["contact"] is None
-    for schema, table in (("ticketing", "ticket"), ("notify", "page"), ("scoring", "alert"), ("ticketing", "score")):
-        rows = await fiilis.sql(f"SELECT body FROM {schema}.{table}")
-        assert not [row for row in rows if "r-17" in row["body"] or "r17@" in row["body"]], (schema, table)
+    tables = ("ticketing.ticket", "ticketing.webhook_delivery", "ticketing.score", "notify.page", "scoring.alert")
+    for table in tables:
+        rows = await fiilis.sql(f"SELECT body FROM {table}")
+        assert not [row for row in rows if "r-17" in row["body"] or "r17@" in row["body"]], table
     assert not await fiilis.sql("SELECT 1 FROM ticketing.shown_answer WHERE respondent = 'r-17'")
 
 

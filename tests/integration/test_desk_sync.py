@@ -9,15 +9,16 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, cast
 
+import asyncpg
 import pytest
 from msgspec.structs import replace
 
 from services.run import MIGRATIONS
 from services.ticketing.domain.erase import without
 from services.ticketing.domain.ticket import Opening, Outcome, Patch, change, open_ticket
-from services.ticketing.ledger import Happened, Ledger
+from services.ticketing.ledger import Happened, Ledger, note
 from services.ticketing.store import desks, tickets
-from services.ticketing.synchronizer import Synchronizer
+from services.ticketing.synchronizer import Pace, Synchronizer
 from shared.clock import MovableClock
 from shared.db import Database
 from shared.directory.follower import Follower, revision_of
@@ -162,11 +163,12 @@ class Office:
 def directory(desk: Desk) -> Directory:
     """Return a company whose customers use one desk."""
     person = Person("architect-1", "First Architect", "UTC", "en")
+    other = Person("architect-2", "Second Architect", "UTC", "en")
     return Directory(
         company="Example",
         timezone="UTC",
         language="en",
-        people={person.id: person},
+        people={person.id: person, other.id: other},
         escalations={"standard": Escalation("standard", (Step("architect", 300),), person.id)},
         customers={
             name: Customer(name, name.title(), person.id, "standard", "UTC", "fi", desk="main")
@@ -435,3 +437,189 @@ async def test_an_erased_person_disappears_from_the_desk(
         assert left["text"]
         for secret in ("Only r-17 knows this", "r17@example.test"):
             assert secret not in at.desk.tickets[reference].says()
+
+
+async def test_a_customer_that_left_stops_nobody(
+    database_url: str, kafka: Kafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with office(fake_zammad(), database_url, kafka, monkeypatch) as at:
+        gone, stays = await at.open(), await at.open(customer="borealis")
+        assert at.follower.current is not None
+        known = at.follower.current.directory
+        left = {name: customer for name, customer in known.customers.items() if name != "acme"}
+        at.follower.current = revision_of(2, replace(known, customers=left))
+        at.run()
+        await at.mirrored(stays)
+
+        async def told() -> bool:
+            return "left" in ((await at.shown(gone)).error or "")
+
+        await until(told)
+        assert len(at.desk.tickets) == 1
+
+
+# ---- what one ticket, one desk or one moment must not do
+
+
+@pytest.fixture
+async def zammad(database_url: str, kafka: Kafka, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Office]:
+    async with office(fake_zammad(), database_url, kafka, monkeypatch) as made:
+        yield made
+
+
+async def nothing_happens(at: Office, rounds: int = 4) -> None:
+    """Let so many polls pass."""
+    for _ in range(rounds):
+        at.clock.move(timedelta(minutes=3))
+        await asyncio.sleep(0.2)
+
+
+async def test_a_row_that_is_held_ends_nothing(zammad: Office) -> None:
+    """A lock that takes too long is the database away for a moment, also for this loop."""
+    ticket = await zammad.open()
+    zammad.run()
+    await zammad.mirrored(ticket)
+    async with zammad.database.transaction() as tx:
+        await tx.execute("SELECT 1 FROM desk_ticket FOR UPDATE")
+        zammad.desk.comment(next(iter(zammad.desk.tickets)), "Meanwhile")
+        zammad.clock.move(timedelta(minutes=3))
+        with contextlib.suppress(asyncpg.QueryCanceledError):
+            await tx.execute("SELECT pg_sleep(4)")  # longer than anybody waits for a lock
+    assert zammad.running is not None
+    assert not zammad.running.done()
+
+    async def told() -> list[Any]:
+        zammad.clock.move(timedelta(minutes=1))
+        return await zammad.timeline(ticket, "desk comment")
+
+    await until(told)
+
+
+async def test_an_old_ticket_is_reopened_there_while_a_newer_is_open_here(zammad: Office) -> None:
+    first = await zammad.open()
+    zammad.run()
+    reference = await zammad.mirrored(first)
+    await zammad.change(first, state="resolved", root_cause="process", resolution="Mended")
+    await zammad.mirrored(first)
+    zammad.opened.clear()  # the same problem again
+    second = await zammad.open()
+    await zammad.mirrored(second)
+    zammad.clock.move(timedelta(minutes=3))
+    zammad.desk.move(reference, "open")
+    await nothing_happens(zammad)
+    assert zammad.running is not None
+    assert not zammad.running.done()
+    assert (await zammad.ticket(first)).state == "resolved"
+    assert (await zammad.ticket(second)).state == "open"
+
+
+async def test_who_took_it_here_is_not_undone_by_who_has_it_there(zammad: Office) -> None:
+    ticket = await zammad.open()
+    zammad.run()
+    reference = await zammad.mirrored(ticket)
+    zammad.clock.move(timedelta(minutes=3))
+    zammad.desk.take(reference, "architect-1")
+    zammad.desk.move(reference, "open")
+    await zammad.becomes(ticket, "in_progress")
+    await zammad.change(ticket, assignee="architect-2")
+    await nothing_happens(zammad)
+    assert (await zammad.ticket(ticket)).assignee == "architect-2"
+
+
+async def test_every_comment_reaches_the_desk(zammad: Office) -> None:
+    """Written before the desk had the ticket, or while it was written to: none is lost."""
+    ticket = await zammad.open()
+
+    async def say(text: str) -> None:
+        async with zammad.database.transaction() as tx:
+            await tickets.append(tx, [note(ticket.id, zammad.clock.now(), "key:ops", "comment", text)])
+            await desks.nudge(tx, ticket.id, zammad.clock.now())
+        zammad.ledger.wake()
+
+    await say("before")
+    zammad.desk.delay = 0.1
+    zammad.run()
+    for number in range(5):
+        await say(f"during {number}")
+        await asyncio.sleep(0.15)
+    reference = await zammad.mirrored(ticket)
+
+    async def all_there() -> bool:
+        said = zammad.desk.tickets[reference].says()
+        return all(text in said for text in ("before", *(f"during {number}" for number in range(5))))
+
+    await until(all_there)
+    await nothing_happens(zammad)
+    assert await zammad.timeline(ticket, "desk comment") == [], "our own words are no news from the desk"
+
+
+async def test_a_moments_404_cuts_nothing_off(zammad: Office) -> None:
+    ticket = await zammad.open()
+    zammad.run()
+    reference = await zammad.mirrored(ticket)
+    kept = zammad.desk.tickets[reference]
+    real = zammad.desk.answer
+    broken = 3
+
+    def answer(call: Any) -> Any:
+        nonlocal broken
+        if call.path.endswith(f"/tickets/{reference}") and broken:
+            broken -= 1
+            return zammad.desk.refuse(404, "no such page")
+        return real(call)
+
+    zammad.desk.answer = answer  # pyright: ignore[reportAttributeAccessIssue]
+    await zammad.change(ticket, state="resolved", root_cause="process", resolution="Mended")
+
+    async def closed() -> bool:
+        zammad.clock.move(timedelta(minutes=1))
+        return kept.state == "closed"
+
+    await until(closed)
+
+
+async def test_a_state_that_is_nobodys_is_left_alone(zammad: Office) -> None:
+    ticket = await zammad.open()
+    zammad.run()
+    reference = await zammad.mirrored(ticket)
+    zammad.clock.move(timedelta(minutes=3))
+    zammad.desk.move(reference, "merged")
+    await nothing_happens(zammad)
+    await zammad.open()
+    async with zammad.database.transaction() as tx:
+        await tickets.append(tx, [note(ticket.id, zammad.clock.now(), "key:ops", "comment", "Any news?")])
+        await desks.nudge(tx, ticket.id, zammad.clock.now())
+    zammad.ledger.wake()
+
+    async def there() -> bool:
+        return "Any news?" in zammad.desk.tickets[reference].says()
+
+    await until(there)
+    assert zammad.desk.tickets[reference].state == "merged"
+
+
+async def test_a_remark_that_quotes_ours_is_somebodys(zammad: Office) -> None:
+    ticket = await zammad.open()
+    zammad.run()
+    reference = await zammad.mirrored(ticket)
+    zammad.clock.move(timedelta(minutes=3))
+    zammad.desk.comment(reference, "> comment: why? Fiilis, ticket 1, entry 2\nBecause of the invoice")
+
+    async def told() -> list[Any]:
+        zammad.clock.move(timedelta(seconds=5))
+        return await zammad.timeline(ticket, "desk comment")
+
+    assert "Because of the invoice" in (await until(told))[0]["text"]
+
+
+async def test_a_desk_that_asks_for_patience_gets_it() -> None:
+    """Also from those that already wait for the budget."""
+    pace, loop = Pace(60), asyncio.get_running_loop()
+    for _ in range(15):
+        await pace()
+    waiting = [asyncio.create_task(pace()) for _ in range(3)]
+    await asyncio.sleep(0.1)
+    begun = loop.time()
+    pace.hold(2)
+    await asyncio.gather(*waiting)
+    assert loop.time() - begun >= 2

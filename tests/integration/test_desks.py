@@ -290,7 +290,7 @@ async def test_a_person_is_erased(fake: FakeDesk, outbound: Outbound) -> None:
 
 CREATING: dict[What, FailureKind] = {
     "limited": "limited",
-    "busy": "limited",
+    "busy": "unknown",
     "before": "unknown",
     "after": "unknown",
     "lost": "unknown",
@@ -304,6 +304,7 @@ CREATING: dict[What, FailureKind] = {
 }
 READING: dict[What, FailureKind] = {
     **CREATING,
+    "busy": "limited",
     "before": "temporary",
     "after": "temporary",
     "lost": "temporary",
@@ -643,6 +644,44 @@ async def test_rt_without_the_field_and_without_the_way(outbound: Outbound) -> N
         with pytest.raises(Failed, match="You can't change status") as failed:
             await desk.update(reference, told, "resolved", None)
         assert failed.value.kind == "permanent"
+
+
+async def test_rt_drops_our_id_if_the_account_may_not_set_it(outbound: Outbound) -> None:
+    """A ticket that nobody would find again is cancelled, and a person told; from then on it is trusted."""
+    async with fake_rt() as fake:
+        fake.sets_fields = False
+        desk, told = driver(fake, outbound), draft()
+        with pytest.raises(Failed, match="ModifyCustomField") as failed:
+            await desk.create(told)
+        assert failed.value.kind == "permanent"
+        assert [one.state for one in fake.tickets.values()] == ["rejected"]
+        fake.sets_fields = True
+        reference = (await desk.create(told)).reference
+        assert [one.reference for one in await desk.find(told.ticket)] == [reference]
+        looked = len(fake.calls)
+        await desk.create(draft())
+        assert len(fake.calls) == looked + 1
+
+
+async def test_rt_shows_what_is_said_once_and_only_of_its_ticket(outbound: Outbound) -> None:
+    """A mail has its text twice; the texts of a ticket that is not there are those of all."""
+    async with fake_rt() as fake:
+        desk, told = driver(fake, outbound), draft()
+        reference = (await desk.create(told)).reference
+        fake.mail(reference, "Still <broken>.\n", "jane@acme.example")
+        assert [(one.text, one.author) for one in await desk.remarks(reference)] == [
+            ("Still <broken>.", "jane@acme.example")
+        ]
+        with pytest.raises(Gone):
+            await desk.remarks("4711")
+
+
+async def test_rt_keeps_so_many_bytes_of_a_title(outbound: Outbound) -> None:
+    """A longer one is visibly cut."""
+    async with fake_rt() as fake:
+        await driver(fake, outbound).create(draft(title="ä" * 150))
+        (ticket,) = fake.tickets.values()
+        assert ticket.title == "ä" * 98 + "…"
 
 
 # ---- the signed webhook

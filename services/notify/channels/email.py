@@ -85,7 +85,8 @@ def _secret(name: str | None) -> str | None:
 
 def _refused(error: aiosmtplib.SMTPRecipientsRefused | aiosmtplib.SMTPResponseException) -> Result:
     first = error.recipients[0] if isinstance(error, aiosmtplib.SMTPRecipientsRefused) else error
-    detail = f"{first.code} {first.message}"[:500]
+    said = "".join(c if c.isprintable() else " " for c in first.message.encode(errors="replace").decode())
+    detail = f"{first.code} {said}"[:500]
     return Result("temporary" if 400 <= first.code < 500 else "permanent", detail)
 
 

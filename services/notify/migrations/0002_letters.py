@@ -15,6 +15,7 @@ CREATE TABLE letter (
     state text NOT NULL CHECK (state IN ('pending', 'sent', 'failed')),
     attempts integer NOT NULL DEFAULT 0,
     due_at timestamptz,
+    finished_at timestamptz,
     detail text NOT NULL DEFAULT '',
     traceparent text,
     body text NOT NULL,

@@ -43,7 +43,7 @@ def build_router(database: Database, access: Access, clock: Clock, signer: Signe
             return _refused(404, "unknown", directory, wanted)
         async with database.transaction() as tx:
             ticket = await _ticket(tx, facts)
-        customer = directory.customers.get(facts["customer"] if ticket is None else ticket.customer)
+        customer = directory.customers.get(facts.get("customer", "") if ticket is None else ticket.customer)
         body = page(
             steps(ticket, _received(facts, ticket)),
             company=directory.company,

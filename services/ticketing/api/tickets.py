@@ -152,7 +152,7 @@ def build_router(database: Database, access: Access, clock: Clock, ledger: Ledge
     async def comment(ticket: str, new: NewComment, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Append a comment to the timeline."""
         async with database.transaction() as tx:
-            current = caller.visible("ticket", ticket, await store.one(tx, id_in_path("ticket", ticket)))
+            current = caller.visible("ticket", ticket, await store.one_locked(tx, id_in_path("ticket", ticket)))
             line = entry(current.id, clock.now(), f"key:{caller.key.id}", "comment", text=new.text)
             await store.append(tx, [line])
             await desks.nudge(tx, current.id, clock.now())

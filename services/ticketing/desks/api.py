@@ -24,6 +24,8 @@ from shared.http import Answer, Outbound, Refused, Unreachable
 
 _SECONDS = 20.0
 """How long a desk may take."""
+_LONGEST = 3_600.0
+"""Seconds that a desk can make us wait with one answer."""
 _LIMIT = 1024 * 1024
 """Bytes of an answer that are read."""
 
@@ -109,7 +111,7 @@ class Api:
         if answer.status in {404, 410}:
             metrics.DESK_REQUESTS.labels(self._desk, "gone").inc()
             raise Gone(detail)
-        if answer.status in {429, 503}:
+        if answer.status == 429 or (answer.status == 503 and not writes):
             raise self._failed("limited", detail, answer.retry_after)
         if answer.status >= 500 or answer.status == 408:
             raise self._failed("unknown" if writes else "temporary", detail, answer.retry_after)
@@ -133,13 +135,13 @@ class Api:
 
     def _failed(self, kind: Any, detail: str, retry_after: float | None = None) -> Failed:
         metrics.DESK_REQUESTS.labels(self._desk, kind).inc()
-        return Failed(kind, self._masked(detail), retry_after)
+        return Failed(kind, self._masked(detail), None if retry_after is None else min(retry_after, _LONGEST))
 
     def _masked(self, text: str) -> str:
         """Take out what authenticates us, in case the other side says it back."""
         for secret in self._secrets:
             text = text.replace(secret, "...")
-        return text
+        return "".join(character if character.isprintable() else " " for character in text)
 
 
 def _said(answer: Answer) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
@@ -51,6 +52,8 @@ _STATUSES: Mapping[TicketState, str] = {
     "cancelled": "rejected",
 }
 _NAMES = "Name,EmailAddress"
+_TITLE = 200
+"""Bytes."""
 _TEXTS = msgspec.json.encode([{"field": "ContentType", "operator": "STARTSWITH", "value": "text/"}]).decode()
 
 
@@ -90,22 +93,28 @@ class _Text(msgspec.Struct, rename="pascal"):
     """A text of the ticket's history."""
 
     id: str | int = msgspec.field(name="id")
-    content: str
     created: str
     transaction_id: str | int
+    content: str = ""
     content_type: str = "text/plain"
     filename: str = ""
     creator: _User = msgspec.field(default_factory=_User)
 
     @property
+    def markup(self) -> bool:
+        return "html" in self.content_type
+
+    @property
     def text(self) -> str:
-        return visible(self.content).strip() if "html" in self.content_type else self.content
+        return (visible(self.content) if self.markup else self.content).strip()
 
 
 class RequestTracker:
     """Creates tickets in the queue `group` (General).
 
-    Settings: a token of RT::Authen::Token.
+    Settings: an authentication token (RT::Authen::Token, a part of RT since 5.0). Its account needs on the queue
+    SeeQueue, CreateTicket, ShowTicket, ShowTicketComments, ModifyTicket, CommentOnTicket, SeeCustomField and
+    ModifyCustomField.
     Options: `field` (ExternalID): the custom field of the queue's tickets that holds our id, which an administrator has
     to create; by each of our states (`waiting`, ...) the name of the lifecycle's status; `priority_critical` to
     `priority_info`: numbers.
@@ -124,7 +133,7 @@ class RequestTracker:
         self._requester = settings.requester
         options = settings.options
         self._field = options.get("field", "ExternalID")
-        self._has_field = False
+        self._keeps_field = False
         self._priorities = {one: options.get(f"priority_{one}", name) for one, name in _PRIORITIES.items()}
         self._statuses = {one: options.get(one, name) for one, name in _STATUSES.items()}
         chosen: dict[str, TicketState] = {options[one]: one for one in _STATUSES if one in options}
@@ -149,6 +158,7 @@ class RequestTracker:
         }
         answer = await self._api.ask("POST", "/REST/2.0/ticket", body)
         reference = str(told(answer, _Created).id)
+        await self._check_kept(reference, draft.ticket)
         return Remote(reference, f"#{reference}", self._page(reference), "open")
 
     async def update(self, reference: str, draft: Draft, state: TicketState | None, remark: str | None) -> None:
@@ -173,19 +183,20 @@ class RequestTracker:
 
     async def remarks(self, reference: str) -> Sequence[Remark]:
         """Return the newest hundred comments and answers that do not tell our story."""
-        texts = await self._texts(reference)
         newest = {"fields": "Type", "orderby": "id", "order": "DESC", "per_page": 100}
-        history = await self._api.call("GET", f"/REST/2.0/ticket/{safe(reference)}/history", query=newest)
+        answer = await self._api.call("GET", f"/REST/2.0/ticket/{safe(reference)}/history", query=newest)
+        history = told(shaped(answer, "items"), list[_Transaction])
+        if not history:
+            await self._ticket(reference)  # one that is gone has none either
         # RT also keeps each mail that it sent, with the same text once more.
-        spoken = {
-            str(one.id)
-            for one in told(shaped(history, "items"), list[_Transaction])
-            if one.kind in {"Comment", "Correspond"}
-        }
+        spoken = {str(one.id) for one in history if one.kind in {"Comment", "Correspond"}}
+        texts = [one for one in await self._texts(reference) if str(one.transaction_id) in spoken and not one.filename]
+        plain = {str(one.transaction_id) for one in texts if not one.markup}
         return [
             Remark(str(one.id), one.creator.known_as, one.text, moment(one.created))
             for one in texts
-            if str(one.transaction_id) in spoken and not tells_story(one.text) and not one.filename
+            # A mail often says the same in both forms.
+            if not (one.markup and str(one.transaction_id) in plain) and not tells_story(one.text)
         ]
 
     async def changed(self, since: datetime) -> Sequence[Remote]:
@@ -209,7 +220,7 @@ class RequestTracker:
         return reference_in(body, ("id",))
 
     def _said(self, draft: Draft) -> dict[str, str]:
-        return {"Subject": one_line(draft.title, 200), "Priority": self._priorities[draft.severity]}
+        return {"Subject": _title(draft.title), "Priority": self._priorities[draft.severity]}
 
     def _page(self, reference: str) -> str:
         return f"{self._api.url}/Ticket/Display.html?id={reference}"
@@ -221,13 +232,27 @@ class RequestTracker:
 
     async def _check_field(self) -> None:
         """Raise Failed if the queue has no field for our id: RT would drop it without a word."""
-        if self._has_field:
+        if self._keeps_field:
             return
         queue = await self._api.ask("GET", f"/REST/2.0/queue/{quote(self._queue, safe='')}")
         fields = told(shaped(queue, "TicketCustomFields"), list[_Field])
         if all(one.name != self._field for one in fields):
             raise Failed("permanent", f"the queue {self._queue!r} has no custom field {self._field!r} for tickets")
-        self._has_field = True
+
+    async def _check_kept(self, reference: str, ticket: UUID) -> None:
+        """Raise Failed if a new ticket lacks our id: RT drops it without a word if the account may not set it."""
+        if self._keeps_field:
+            return
+        try:
+            made = await self._ticket(reference)
+        except (Failed, Gone):
+            return  # it was created; the next one is looked at
+        if self._id(made) != mark(ticket):
+            with suppress(Failed, Gone):
+                await self._api.call("PUT", f"/REST/2.0/ticket/{reference}", {"Status": self._statuses["cancelled"]})
+            why = f"#{reference} was created without {self._field!r}: the account needs ModifyCustomField on the queue"
+            raise Failed("permanent", why)
+        self._keeps_field = True
 
     async def _comment(self, path: str, text: str) -> None:
         await self._api.call("POST", f"{path}/comment", {"Content": text, "ContentType": "text/plain"})
@@ -240,6 +265,7 @@ class RequestTracker:
         return ticket
 
     async def _texts(self, reference: str) -> list[_Text]:
+        """Return the texts of a ticket that is there; of one that is not, RT returns those of all others."""
         query = {
             "query": _TEXTS,
             "fields": "Content,ContentType,Filename,Creator,Created,TransactionId",
@@ -249,10 +275,7 @@ class RequestTracker:
             "per_page": 100,
         }
         answer = await self._api.call("GET", f"/REST/2.0/ticket/{safe(reference)}/attachments", query=query)
-        texts = told(shaped(answer, "items"), list[_Text])
-        if not texts:
-            await self._ticket(reference)  # one that is gone has none either
-        return texts[::-1]
+        return told(shaped(answer, "items"), list[_Text])[::-1]
 
     async def _search(self, query: str, order: str) -> list[_Ticket]:
         fields = {"fields": "Status,LastUpdated,Owner,CustomFields", "fields[Owner]": _NAMES}
@@ -275,3 +298,9 @@ class RequestTracker:
 
 def _told(draft: Draft) -> str:
     return f"{as_text(draft.story)}\n\n{mark(draft.ticket)}"
+
+
+def _title(text: str) -> str:
+    """Return a title, cut where RT would cut it without a word."""
+    line = one_line(text, _TITLE).encode()
+    return line.decode() if len(line) <= _TITLE else line[: _TITLE - 3].decode(errors="ignore") + "…"

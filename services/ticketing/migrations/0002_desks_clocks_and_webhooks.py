@@ -28,6 +28,9 @@ CREATE TABLE shown_answer (
 CREATE INDEX shown_answer_of_ticket ON shown_answer (ticket);
 CREATE INDEX shown_answer_of_respondent ON shown_answer (customer, respondent) WHERE respondent IS NOT NULL;
 COMMENT ON TABLE shown_answer IS 'Which ticket an answer led to, and whose answers a ticket shows.';
+INSERT INTO shown_answer (answer, ticket, customer, respondent)
+SELECT (answer ->> 'id')::uuid, ticket.id, ticket.customer, answer ->> 'respondent'
+FROM ticket, jsonb_array_elements(ticket.body::jsonb -> 'evidence') AS answer ON CONFLICT DO NOTHING;
 
 CREATE TABLE desk (
     name text PRIMARY KEY,
@@ -54,6 +57,7 @@ CREATE TABLE desk_ticket (
     pushed integer NOT NULL DEFAULT 0,
     line bigint NOT NULL DEFAULT 0,
     state text,
+    assignee text,
     seen_at timestamptz,
     heard boolean NOT NULL DEFAULT false,
     erased boolean NOT NULL DEFAULT false,

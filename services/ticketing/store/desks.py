@@ -19,7 +19,10 @@ FROM unnest($1::uuid[], $2::text[], $3::text[], $4::int[], $5::int[]) AS new(tic
 ON CONFLICT (ticket) DO UPDATE SET wanted = excluded.wanted, severity = excluded.severity,
     due_at = CASE WHEN NOT desk_ticket.gone THEN coalesce(desk_ticket.due_at, excluded.due_at) END
 """
-_KEEP_UP = "UPDATE desk_ticket SET wanted = $2, pushed = $2, due_at = NULL WHERE ticket = $1 AND pushed = $3"
+_KEEP_UP = """
+UPDATE desk_ticket SET wanted = $2, pushed = $2, due_at = CASE WHEN erased THEN due_at END
+WHERE ticket = $1 AND pushed = $3
+"""
 _OPEN_DESK = "INSERT INTO desk (name) VALUES ($1) ON CONFLICT DO NOTHING"
 _LEASE = """
 UPDATE desk SET owner = $2, leased_until = $3
@@ -40,28 +43,40 @@ RETURNING desk_ticket.*
 """
 _ONE = "SELECT * FROM desk_ticket WHERE ticket = $1"
 _OF_TICKETS = """
-SELECT ticket, desk, reference, url, synced_at, error FROM desk_ticket WHERE ticket = ANY($1::uuid[])
+SELECT ticket, desk_ticket.desk, reference, url, synced_at,
+    coalesce(desk_ticket.error, CASE WHEN due_at IS NOT NULL THEN desk.error END)
+FROM desk_ticket LEFT JOIN desk ON desk.name = desk_ticket.desk WHERE ticket = ANY($1::uuid[])
 """
 _ASK = "UPDATE desk_ticket SET asked_at = $2 WHERE ticket = $1"
-_ADOPT = """
-UPDATE desk_ticket SET reference = $2, label = $3, url = $4, state = $5, asked_at = NULL, pushed = $6, line = $7,
-    attempts = 0, error = NULL, synced_at = $8, due_at = CASE WHEN wanted > $6 THEN $8::timestamptz END
+_TOLD = "('comment', 'evidence added', 'sla breached', 'reopened', 'alert cleared')"
+"""Lines of the timeline that a desk is told as remarks."""
+_UNTOLD = (
+    f"EXISTS (SELECT FROM timeline WHERE timeline.ticket = desk_ticket.ticket AND line > {{after}} AND what IN {_TOLD})"
+)
+_ADOPT = f"""
+UPDATE desk_ticket SET reference = $2, label = $3, url = $4, state = $5, asked_at = NULL, pushed = $6,
+    attempts = 0, error = NULL, synced_at = $7,
+    due_at = CASE WHEN wanted > $6 OR erased OR {_UNTOLD.format(after="desk_ticket.line")} THEN $7::timestamptz END
+WHERE ticket = $1 AND reference IS NULL
+"""
+_PUSHED = f"""
+UPDATE desk_ticket SET pushed = $2, line = $3, state = coalesce($4, state), attempts = 0, error = NULL, synced_at = $5,
+    erased = erased AND NOT ($6 AND wanted = $2),
+    due_at = CASE WHEN wanted > $2 OR heard OR (erased AND NOT $6) OR {_UNTOLD.format(after="$3")}
+        THEN $5::timestamptz END
 WHERE ticket = $1
 """
-_PUSHED = """
-UPDATE desk_ticket SET pushed = $2, line = $3, state = $4, attempts = 0, error = NULL, synced_at = $5, erased = false,
-    due_at = CASE WHEN wanted > $2 OR heard THEN $5::timestamptz END
-WHERE ticket = $1
-"""
-_READ = """
-UPDATE desk_ticket SET heard = false, state = $2, seen_at = $4, synced_at = $3, attempts = 0, error = NULL,
-    due_at = CASE WHEN wanted > pushed THEN $3::timestamptz END
+_READ = f"""
+UPDATE desk_ticket SET heard = false, state = coalesce($2, state), assignee = $5, seen_at = $4, synced_at = $3,
+    attempts = 0, error = NULL,
+    due_at = CASE WHEN wanted > pushed OR erased OR {_UNTOLD.format(after="desk_ticket.line")} THEN $3::timestamptz END
 WHERE ticket = $1
 """
 _FAILED = """
 UPDATE desk_ticket SET attempts = attempts + 1, error = $2, due_at = $3, asked_at = CASE WHEN $4 THEN asked_at END
 WHERE ticket = $1
 """
+_REST = "UPDATE desk_ticket SET asked_at = NULL, error = $3, due_at = NULL WHERE ticket = $1 AND wanted = $2"
 _GONE = "UPDATE desk_ticket SET gone = true, error = $2, due_at = NULL WHERE ticket = $1"
 _HEARD = """
 UPDATE desk_ticket SET heard = true, due_at = least(coalesce(due_at, $3), $3) WHERE desk = $1 AND reference = $2
@@ -75,8 +90,8 @@ _HEALTHS = "SELECT name, polled_until, failures, closed_until, error FROM desk"
 _NEW_REMARKS = """
 INSERT INTO desk_remark (ticket, remark) SELECT $1, * FROM unnest($2::text[]) ON CONFLICT DO NOTHING RETURNING remark
 """
-_LINES = """
-SELECT line, at, actor, what, detail FROM timeline WHERE ticket = $1 AND line > $2 ORDER BY line LIMIT 200
+_LINES = f"""
+SELECT line, what, detail FROM timeline WHERE ticket = $1 AND line > $2 AND what IN {_TOLD} ORDER BY line LIMIT 200
 """
 _WAITING = "SELECT desk, count(*)::int FROM desk_ticket WHERE due_at IS NOT NULL GROUP BY desk"
 _ERASE = """
@@ -101,6 +116,7 @@ class Mirror:
     pushed: int
     line: int
     state: TicketState | None
+    assignee: str | None
     seen_at: datetime | None
     heard: bool
     erased: bool
@@ -191,30 +207,39 @@ async def adopt(
     url: str,
     state: TicketState | None,
     pushed: int,
-    line: int,
     now: datetime,
 ) -> None:
-    """Remember the desk's ticket: it has the version `pushed` and the timeline up to `line`."""
-    await tx.execute(_ADOPT, ticket, reference, label, url, state, pushed, line, now)
+    """Remember the desk's ticket: it has the version `pushed`."""
+    await tx.execute(_ADOPT, ticket, reference, label, url, state, pushed, now)
 
 
 async def pushed(
-    tx: Connection, ticket: UUID, version: int, line: int, state: TicketState | None, now: datetime
+    tx: Connection, ticket: UUID, version: int, line: int, state: TicketState | None, *, erased: bool, now: datetime
 ) -> None:
-    """Remember that the desk has a version."""
-    await tx.execute(_PUSHED, ticket, version, line, state, now)
+    """Remember that the desk has a version; `erased`: and no longer the words of those who were erased before it."""
+    await tx.execute(_PUSHED, ticket, version, line, state, now, erased)
 
 
 async def read(
-    tx: Connection, ticket: UUID, state: TicketState | None, seen_at: datetime | None, now: datetime
+    tx: Connection,
+    ticket: UUID,
+    state: TicketState | None,
+    assignee: str | None,
+    seen_at: datetime | None,
+    now: datetime,
 ) -> None:
     """Remember how the desk has a ticket; `seen_at`: when it had changed last there."""
-    await tx.execute(_READ, ticket, state, now, seen_at)
+    await tx.execute(_READ, ticket, state, now, seen_at, assignee)
 
 
 async def failed(tx: Connection, ticket: UUID, error: str, due_at: datetime, *, unknown: bool) -> None:
     """Store why a call did not succeed and when to try again; `unknown`: a create may have been done."""
     await tx.execute(_FAILED, ticket, error[:1000], due_at, unknown)
+
+
+async def rest(tx: Connection, ticket: UUID, wanted: int, why: str) -> None:
+    """Tell the desk nothing until the ticket changes again; unless it has, since that version was wanted."""
+    await tx.execute(_REST, ticket, wanted, why)
 
 
 async def gone(tx: Connection, ticket: UUID, error: str) -> None:
@@ -257,8 +282,8 @@ async def new_remarks(tx: Connection, ticket: UUID, remarks: Sequence[str]) -> s
     return {row[0] for row in await tx.fetch(_NEW_REMARKS, ticket, remarks)} if remarks else set()
 
 
-async def lines_after(tx: Connection, ticket: UUID, line: int) -> list[Any]:
-    """Return the timeline's lines after one: line, at, actor, what, detail (JSON)."""
+async def untold(tx: Connection, ticket: UUID, line: int) -> list[Any]:
+    """Return the timeline's lines after one that a desk is told of: line, what, detail (JSON)."""
     return await tx.fetch(_LINES, ticket, line)
 
 

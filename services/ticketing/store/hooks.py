@@ -12,6 +12,7 @@ import msgspec
 
 from shared.cursor import Place
 from shared.db import Connection
+from shared.events import TicketV1
 
 _ADD = """
 INSERT INTO webhook_delivery (id, url, event, customer, ticket, body, state, created_at, due_at)
@@ -54,6 +55,12 @@ FROM webhook_delivery WHERE id = $1
 """
 _REPLAY = """
 UPDATE webhook_delivery SET state = 'pending', attempts = 0, due_at = $2 WHERE id = $1
+"""
+_DROP_SENT = "DELETE FROM webhook_delivery WHERE ticket = ANY($1::uuid[]) AND state <> 'pending'"
+_REWRITE = """
+UPDATE webhook_delivery SET body = jsonb_set(webhook_delivery.body::jsonb, '{data}', changed.data::jsonb)::text
+FROM unnest($1::uuid[], $2::text[]) AS changed(ticket, data)
+WHERE webhook_delivery.ticket = changed.ticket AND state = 'pending'
 """
 _FORGET = "DELETE FROM webhook_delivery WHERE state <> 'pending' AND created_at < $1"
 
@@ -165,6 +172,14 @@ def _delivery(*, id: UUID, ticket: UUID, **facts: object) -> Delivery:
 async def replay(tx: Connection, delivery: UUID, now: datetime) -> None:
     """Send it again, with the same id."""
     await tx.execute(_REPLAY, delivery, now)
+
+
+async def erase(tx: Connection, tickets: Sequence[TicketV1]) -> None:
+    """Forget what was sent of tickets that a person was erased from; what is still to be sent says them as they are."""
+    if tickets:
+        ids = [ticket.id for ticket in tickets]
+        await tx.execute(_DROP_SENT, ids)
+        await tx.execute(_REWRITE, ids, [msgspec.json.encode(ticket).decode() for ticket in tickets])
 
 
 async def forget(tx: Connection, before: datetime) -> None:

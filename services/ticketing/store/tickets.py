@@ -67,7 +67,13 @@ _OF_RESPONDENT = """
 SELECT body FROM ticket WHERE id IN (SELECT ticket FROM shown_answer WHERE customer = $1 AND respondent = $2)
 ORDER BY id FOR UPDATE
 """
-_UNNAME = "UPDATE shown_answer SET respondent = NULL WHERE customer = $1 AND respondent = $2"
+_UNNAME = """
+UPDATE shown_answer SET respondent = NULL WHERE customer = $1 AND respondent = $2 AND answer <> ALL($3::uuid[])
+"""
+_BLANK = """
+UPDATE timeline SET detail = '{"text": null, "author": null}'
+WHERE ticket = ANY($1::uuid[]) AND what = 'desk comment' AND detail::jsonb ->> 'author' = ANY($2::text[])
+"""
 _DROP_OLD = """
 DELETE FROM ticket WHERE id IN (
     SELECT id FROM ticket WHERE resolved_at < $1 AND state IN ('resolved', 'closed', 'cancelled') LIMIT $2
@@ -227,9 +233,15 @@ async def of_respondent(tx: Connection, customer: str, respondent: str) -> list[
     return [_decode(row[0]) for row in await tx.fetch(_OF_RESPONDENT, customer, respondent)]
 
 
-async def unname(tx: Connection, customer: str, respondent: str) -> None:
-    """Forget whose answers a customer's tickets show."""
-    await tx.execute(_UNNAME, customer, respondent)
+async def unname(tx: Connection, customer: str, respondent: str, but: Sequence[UUID]) -> None:
+    """Forget whose answers a customer's tickets show or have shown, but for some that were not erased."""
+    await tx.execute(_UNNAME, customer, respondent, but)
+
+
+async def blank(tx: Connection, tickets: Sequence[UUID], authors: Sequence[str]) -> None:
+    """Forget what some authors wrote in the desk."""
+    if authors:
+        await tx.execute(_BLANK, tickets, authors)
 
 
 async def since(tx: Connection, customer: str, moment: datetime, limit: int) -> list[tuple[TicketV1, bool]]:

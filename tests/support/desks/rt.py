@@ -1,7 +1,11 @@
-"""Request Tracker: says in words what it did not do, drops unknown fields, keeps the mails that it sent."""
+"""Request Tracker: says in words what it did not do, drops unknown fields, keeps the mails that it sent.
+
+tests/real/test_request_tracker.py shows the same of the real one.
+"""
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from datetime import datetime, timedelta
@@ -20,6 +24,8 @@ class FakeRT(FakeDesk):
         super().__init__()
         self.fields = ["ExternalID"]
         """The queue's custom fields."""
+        self.sets_fields = True
+        """Else the account may not set custom fields: they are dropped too."""
         self.moves = True
         """Else the lifecycle allows no change of status."""
 
@@ -38,16 +44,24 @@ class FakeRT(FakeDesk):
         if path == f"/queue/{self.group}":
             fields = [{"id": "1", "type": "customfield", "name": name} for name in self.fields]
             return Reply(200, {"Name": self.group, "TicketCustomFields": fields})
+        if path.startswith("/queue/"):
+            return self.refuse(403, "Forbidden")  # whether it is not there or not to be seen
         if path == "/ticket":
             return self._create(call.json)
         if path == "/tickets":
             return self._search(call.query["query"])
         found = re.fullmatch(r"/ticket/(\d+)(/comment|/attachments|/history)?", path)
         ticket = self.tickets.get(found[1]) if found else None
-        if found is not None and ticket is None and found[2] in {"/attachments", "/history"}:
-            return Reply(200, {"items": [], "count": 0})
+        if found is not None and ticket is None:
+            match found[2]:
+                case "/attachments":  # a search among them is one among all
+                    return Reply(200, {"items": [one for each in self.tickets.values() for one in self._texts(each)]})
+                case "/history":
+                    return Reply(200, {"items": [], "count": 0})
+                case "/comment":
+                    return self.refuse(400, "Permission Denied")
         if found is None or ticket is None:
-            return self.refuse(404, "Resource does not exist")
+            return self.refuse(404, "Not Found")
         match found[2], call.method:
             case "/comment", _:
                 self._say(ticket, "Comment", call.json["Content"])
@@ -65,7 +79,8 @@ class FakeRT(FakeDesk):
     def _create(self, wanted: dict[str, Any]) -> Reply:
         if wanted["Queue"] != self.group:
             return self.refuse(403, f"No permission to create tickets in the queue '{wanted['Queue']}'")
-        kept = [value for name, value in wanted.get("CustomFields", {}).items() if name in self.fields]
+        fields = wanted.get("CustomFields", {}) if self.sets_fields else {}
+        kept = [value for name, value in fields.items() if name in self.fields]
         number = self.number()
         ticket = FakeTicket(str(number), number, "".join(kept).removeprefix("fiilis-"), "", "new", "", tags=set(kept))
         ticket.more["requestor"] = wanted.get("Requestor")
@@ -74,39 +89,54 @@ class FakeRT(FakeDesk):
         return Reply(201, {"type": "ticket", "id": ticket.reference, "_url": f"{self.url}/REST/2.0/ticket/{number}"})
 
     def _update(self, ticket: FakeTicket, wanted: dict[str, Any]) -> list[str]:
-        ticket.title = wanted["Subject"].replace("\n", "")[:200]
-        ticket.severity = wanted["Priority"]
-        ticket.updated = self.now()
-        said = [f"Ticket {ticket.reference}: Subject changed"]
+        was = (ticket.title, ticket.severity, ticket.state)
+        # Of a title it keeps 200 bytes.
+        ticket.title = wanted.get("Subject", ticket.title).replace("\n", "").encode()[:200].decode(errors="ignore")
+        ticket.severity = wanted.get("Priority", ticket.severity)
         status = wanted.get("Status", ticket.state)
-        if status != ticket.state and (not self.moves or status not in _STATUSES):
-            return [*said, f"Ticket {ticket.reference}: You can't change status from '{ticket.state}' to '{status}'."]
-        ticket.state = status
-        return said
+        refused = None
+        if status not in _STATUSES:
+            refused = f"Status '{status}' isn't a valid status for this ticket."
+        elif status != ticket.state and not self.moves:
+            refused = f"You can't change status from '{ticket.state}' to '{status}'."
+        else:
+            ticket.state = status
+        now = (ticket.title, ticket.severity, ticket.state)
+        if now != was:
+            ticket.updated = self.now()
+        names = zip(("Subject", "Priority", "Status"), was, now, strict=True)
+        said = [f"{name} changed from '{old}' to '{new}'" for name, old, new in names if old != new]
+        return [f"Ticket {ticket.reference}: {one}" for one in (*said, refused) if one]
 
     def _say(self, ticket: FakeTicket, kind: str, text: str) -> None:
+        text = text.replace("\r\n", "\n")
         self.write(ticket, "fiilis", text, kind=kind)
-        self.write(ticket, "fiilis", text, kind="EmailRecord")
+        self.write(ticket, "fiilis", text, kind="CommentEmailRecord" if kind == "Comment" else "EmailRecord")
 
     def comment(self, reference: str, text: str, author: str = "agent@desk.example") -> Any:
         """A person writes a comment; those who watch the ticket get a mail of it."""
         made = self.write(self.tickets[reference], author, text, kind="Comment")
-        self.write(self.tickets[reference], author, text, kind="EmailRecord")
+        self.write(self.tickets[reference], author, text, kind="CommentEmailRecord")
         return made
+
+    def mail(self, reference: str, text: str, author: str) -> None:
+        """A person answers by mail, whose program sends the text in two forms."""
+        self.write(self.tickets[reference], author, text, kind="Correspond")
 
     def _texts(self, ticket: FakeTicket) -> list[dict[str, Any]]:
         return [
             {
                 "type": "attachment",
-                "id": str(one.id + 5_000),
+                "id": str(2 * one.id + (form == "html") + 5_000),
                 "TransactionId": str(one.id),
-                "Content": one.text,
-                "ContentType": "text/plain",
+                "Content": f"<p>{html.escape(one.text)}</p>\n" if form == "html" else one.text,
+                "ContentType": f"text/{form}",
                 "Filename": "",
                 "Creator": {"type": "user", "id": one.author, "Name": one.author, "EmailAddress": ""},
                 "Created": one.at.strftime("%Y-%m-%dT%H:%M:%SZ"),
             }
             for one in ticket.comments
+            for form in (("plain", "html") if one.kind == "Correspond" else ("plain",))
         ]
 
     def _search(self, query: str) -> Reply:

@@ -70,7 +70,8 @@ class FakeZammad(FakeDesk):
 
     def _update(self, ticket: FakeTicket, wanted: dict[str, Any]) -> Reply:
         state = wanted.get("state", ticket.state)
-        if state not in _STATES or (state == "new") != (ticket.state == "new" == state):
+        # One of the company's own may stay; only what is written must be known.
+        if (state != ticket.state and state not in _STATES) or (state == "new") != (ticket.state == "new" == state):
             return self.refuse(422, "Invalid value for field 'state_id'!")
         if state == "pending reminder" != ticket.state and "pending_time" not in wanted:
             return self.refuse(422, "Missing required value for field 'pending_time'!")
