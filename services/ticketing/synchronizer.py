@@ -488,7 +488,6 @@ def _draft(ticket: TicketV1, directory: Directory) -> Draft:
         severity=ticket.severity,
         state=ticket.state,
         customer=ticket.customer,
-        requester=ticket.context.contact,
         root_cause=ticket.root_cause,
         resolution=ticket.resolution,
     )

@@ -195,7 +195,8 @@ class Desk(_Fact, frozen=True):
     group: str | None = None
     """Where new tickets go: a group, queue or project, as the desk calls it."""
     requester: str | None = None
-    """E-mail of who new tickets are on behalf of where no respondent is known."""
+    """E-mail of who new tickets are on behalf of; None: the account of the token. Never the respondent: desks mail whom
+    a ticket is of, and keep them when the text is erased."""
     hook_secret_env: str | None = None
     """Signs the desk's own webhooks to us; None: the desk is polled only."""
     calls_per_minute: int = 60

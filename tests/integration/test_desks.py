@@ -78,7 +78,7 @@ def draft(**more: object) -> Draft:
         Items(("9 of 10 <were> unhappy", 'Mäkinen & Söhne: "it\'s broken"')),
         Link("The customer", "https://fiilis.example/c/acme?a=1&b=2"),
     )
-    made = Draft(uuid4(), 42, "NPS of Acme fell to -12", story, "high", "open", "acme", "jane@acme.example")
+    made = Draft(uuid4(), 42, "NPS of Acme fell to -12", story, "high", "open", "acme")
     return replace(made, **more)  # pyright: ignore[reportArgumentType]
 
 
@@ -441,7 +441,7 @@ async def test_the_least_that_must_be_set(fake: FakeDesk, outbound: Outbound) ->
     assert checked.type in DESKS
     environ = {entry["token_env"]: f"{fake.token}\n"}
     desk = build("main", model.Desk(**entry), outbound, Pace(), environ)
-    told = draft(requester=None)
+    told = draft()
     reference = (await desk.create(told)).reference
     await desk.update(reference, told, "waiting", "a remark")
     assert len(fake.of(told.ticket)) == 1
@@ -530,13 +530,13 @@ async def test_zendesk_repeats_its_answer(outbound: Outbound) -> None:
     """A create that is sent again within hours makes no second ticket, even while nothing is found."""
     async with fake_zendesk() as fake:
         fake.search_delay = 60
-        desk, told = driver(fake, outbound), draft()
+        desk, told = driver(fake, outbound, requester="care@example.test"), draft()
         fake.trouble = Trouble("after", methods={"POST"}, times=1)
         with pytest.raises(Failed):
             await desk.create(told)
         made = await desk.create(told)
         assert list(fake.tickets) == [made.reference]
-        assert fake.tickets[made.reference].more["requester"] == "jane@acme.example"
+        assert fake.tickets[made.reference].more["requester"] == "care@example.test"
 
 
 async def test_zendesk_closed_and_untaken(outbound: Outbound) -> None:

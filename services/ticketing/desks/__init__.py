@@ -59,8 +59,6 @@ class Draft:
     state: TicketState
     customer: str
     """Id."""
-    requester: str | None
-    """E-mail of the person on whose behalf it is; None: the desk's own default."""
     root_cause: str | None = None
     resolution: str | None = None
 

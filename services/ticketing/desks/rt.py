@@ -147,7 +147,7 @@ class RequestTracker:
     async def create(self, draft: Draft) -> Remote:
         """Create a ticket in the lifecycle's first status."""
         await self._check_field()
-        requester = draft.requester or self._requester
+        requester = self._requester
         body = {
             **self._said(draft),
             "Queue": self._queue,

@@ -106,7 +106,7 @@ class SignedWebhook:
             "severity": draft.severity,
             "state": draft.state,
             "customer": draft.customer,
-            "requester": draft.requester or self._requester,
+            "requester": self._requester,
             "root_cause": draft.root_cause,
             "resolution": draft.resolution,
         }

@@ -115,7 +115,7 @@ class Zammad:
 
     async def create(self, draft: Draft) -> Remote:
         """Create a ticket in state new."""
-        requester = draft.requester or self._requester
+        requester = self._requester
         body = {
             **self._said(draft),
             "group": self._group,

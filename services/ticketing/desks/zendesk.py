@@ -135,7 +135,7 @@ class Zendesk:
 
     async def create(self, draft: Draft) -> Remote:
         """Create a ticket; for some hours Zendesk answers a repetition with the same ticket."""
-        requester = draft.requester or self._requester
+        requester = self._requester
         ticket: dict[str, Any] = {
             **_said(draft),
             "type": "incident",
