@@ -223,8 +223,8 @@ async def desk(at: Place, limit: int, seconds: float) -> None:
         each = Counter(row["customer"] for row in await _customers(office))
         print(
             f"  {TICKETS:,} tickets of {CUSTOMERS} customers into a desk (200 ms a call, {limit:,} calls a minute): "
-            f"{there:,} in {took:.0f} s, {fake.refused} refused (429), per customer {min(each.values(), default=0)} to "
-            f"{max(each.values(), default=0)}"
+            f"{there:,} in {took:.0f} s, {fake.refused} refused (429), per customer "
+            f"{min(each[f'c{n}'] for n in range(CUSTOMERS))} to {max(each.values(), default=0)}"
         )
         assert len(fake.tickets) <= TICKETS
         await office.close()

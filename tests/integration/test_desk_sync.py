@@ -396,6 +396,21 @@ async def test_customers_share_a_desks_budget(database_url: str, kafka: Kafka, m
         assert sum(bool(at.desk.of(ticket.id)) for ticket in storm) < 15
 
 
+async def test_each_customer_gets_its_share(database_url: str, kafka: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two storms, the one before the other: neither waits for the other's end."""
+    async with office(fake_zammad(), database_url, kafka, monkeypatch, calls_per_minute=160) as at:
+        first = [await at.open() for _ in range(40)]
+        second = [await at.open(customer="borealis") for _ in range(40)]
+        at.run()
+
+        async def some() -> bool:
+            return len(at.desk.tickets) >= 16
+
+        await until(some)
+        shares = [sum(bool(at.desk.of(ticket.id)) for ticket in storm) for storm in (first, second)]
+        assert min(shares) >= 4, shares
+
+
 async def test_a_missing_secret_says_which(database_url: str, kafka: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
     async with office(fake_zammad(), database_url, kafka, monkeypatch, token_env="NOT_SET_ANYWHERE") as at:
         await at.open()

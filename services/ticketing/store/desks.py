@@ -36,7 +36,7 @@ FROM (
         SELECT ticket, severity, due_at,
             row_number() OVER (PARTITION BY customer ORDER BY severity DESC, due_at) AS turn
         FROM desk_ticket WHERE desk = $1 AND due_at <= $2 LIMIT 20000
-    ) AS due ORDER BY turn, severity DESC, due_at LIMIT $4
+    ) AS due ORDER BY turn, random() LIMIT $4
 ) AS claimed
 WHERE desk_ticket.ticket = claimed.ticket
 RETURNING desk_ticket.*
@@ -171,7 +171,7 @@ async def lease(tx: Connection, desk: str, owner: UUID, now: datetime, length: t
 
 
 async def claim(tx: Connection, desk: str, now: datetime, lease: timedelta, limit: int) -> list[Mirror]:
-    """Return what the desk is to be told next, in turn of the customers, the severest of each first."""
+    """Return what the desk is to be told next: of customers drawn by lot the severest, so that each gets its share."""
     return [_mirror(row) for row in await tx.fetch(_CLAIM, desk, now, now + lease, limit)]
 
 
