@@ -287,8 +287,9 @@ class Synchronizer:
                 await desks.ask(tx, ticket.id, self._clock.now())
             found = [await desk.create(_draft(ticket, directory))]
         remote, *more = found
-        if not all(
-            0 < len(text) <= 1_000 and text.isprintable() for text in (remote.reference, remote.label, remote.url)
+        named = remote.reference and remote.label  # an address it need not have
+        if not named or any(
+            len(text) > 1_000 or not text.isprintable() for text in (remote.reference, remote.label, remote.url)
         ):
             raise Failed("unknown", "the desk calls its ticket something that nobody can store")
         now, actor = self._clock.now(), f"desk:{mirror.desk}"

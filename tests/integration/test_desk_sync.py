@@ -28,7 +28,7 @@ from shared.http import Answer, Guard, Outbound
 from shared.kafka import Kafka
 from shared.security import Signer
 from tests.support import build
-from tests.support.desks import FakeDesk, Trouble
+from tests.support.desks import FakeDesk, Reply, Trouble
 from tests.support.desks.jira import fake_jira
 from tests.support.desks.rt import fake_rt
 from tests.support.desks.servicenow import fake_servicenow
@@ -638,3 +638,15 @@ async def test_a_desk_that_asks_for_patience_gets_it() -> None:
     pace.hold(2)
     await asyncio.gather(*waiting)
     assert loop.time() - begun >= 2
+
+
+async def test_a_webhook_that_only_says_yes_is_a_desk(
+    database_url: str, kafka: Kafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its answer need name neither a reference nor an address: our id is the reference."""
+    async with office(fake_webhook(), database_url, kafka, monkeypatch) as at:
+        at.desk.answer = lambda _: Reply(204)  # pyright: ignore[reportAttributeAccessIssue]
+        ticket = await at.open()
+        at.run()
+        assert await at.mirrored(ticket) == str(ticket.id)
+        assert len(at.desk.calls) == 1
