@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 from urllib.parse import parse_qs
 from uuid import UUID
 
 from fastapi import APIRouter, Header, Request, Response
-from jinja2 import Environment, FileSystemLoader
 
 from services.ingest.publishing import Publishing
 from shared.clock import Clock
@@ -19,21 +17,12 @@ from shared.directory.model import Directory
 from shared.errors import Problem
 from shared.events import FeedbackReceivedV1
 from shared.ids import uuid7
+from shared.pages import PAGE_HEADERS, accepted_language, templates
 from shared.security import BadToken, ExpiredToken, Signer
 
 StatusUrl = Callable[[FeedbackReceivedV1], str | None]
 
-_HEADERS = {
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-    "X-Content-Type-Options": "nosniff",
-    "Content-Security-Policy": (
-        "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'"
-    ),
-}
-_templates = Environment(
-    loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, auto_reload=False
-)
+_templates = templates(__file__)
 _COMMENT = 4_000
 
 
@@ -136,7 +125,7 @@ def build_router(
         try:
             await publishing.publish([answer], None)
         except Problem as problem:
-            return Response(problem.title, problem.status, {**_HEADERS, **problem.headers}, media_type="text/plain")
+            return Response(problem.title, problem.status, {**PAGE_HEADERS, **problem.headers}, media_type="text/plain")
         return _told(directory, accept_language, facts, 200, "thanks", status_url(answer))
 
     def _facts(token: str, accepted: str | None) -> tuple[dict[str, Any], Response | None]:
@@ -172,8 +161,8 @@ def _answer(facts: dict[str, Any], score: int, comment: str | None, language: st
 
 def _code(accepted: str | None, facts: dict[str, Any]) -> str:
     """Return the first language that the browser asks for and the page has; else that of the link."""
-    asked = [part.split(";")[0].strip().lower()[:2] for part in (accepted or "").split(",")[:20]]
-    return next((code for code in (*asked, str(facts.get("language", ""))[:2]) if code in _WORDS), "en")
+    known = accepted_language(accepted, _WORDS) or str(facts.get("language", ""))[:2]
+    return known if known in _WORDS else "en"
 
 
 def _page(
@@ -189,7 +178,7 @@ def _page(
         follow_up=facts.get("follow_up"),
         missing=missing,
     )
-    return Response(body, status, _HEADERS, media_type="text/html")
+    return Response(body, status, PAGE_HEADERS, media_type="text/html")
 
 
 def _told(
@@ -209,4 +198,4 @@ def _told(
         told=getattr(words, what),
         status_url=status_url,
     )
-    return Response(body, status, _HEADERS, media_type="text/html")
+    return Response(body, status, PAGE_HEADERS, media_type="text/html")

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import msgspec
 from fastapi import APIRouter, Query, Response
-from jinja2 import Environment, FileSystemLoader
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from services.notify import store
@@ -23,22 +21,13 @@ from shared.directory.access import Access, Caller
 from shared.errors import FieldError, Problem, invalid_fields, not_found
 from shared.lists import Page, page_of
 from shared.logs import Log
+from shared.pages import PAGE_HEADERS, templates
 from shared.security import BadToken, ExpiredToken, Signer
 from shared.web import caller_with, id_in_path, json_response
 
 log = Log("notify")
 
-_PAGE_HEADERS = {
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-    "X-Content-Type-Options": "nosniff",
-    "Content-Security-Policy": (
-        "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'"
-    ),
-}
-_templates = Environment(
-    loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, auto_reload=False
-)
+_templates = templates(__file__)
 
 
 class PagesQuery(Page):
@@ -192,7 +181,7 @@ def _shown(page: PageFacts) -> dict[str, Any]:
 
 def _html(status: int, heading: str, lead: str, page: PageFacts | None = None, *, ask: bool = False) -> Response:
     body = _templates.get_template("acknowledge.html").render(heading=heading, lead=lead, page=page, ask=ask)
-    return Response(body, status, _PAGE_HEADERS, media_type="text/html")
+    return Response(body, status, PAGE_HEADERS, media_type="text/html")
 
 
 def _not_there() -> Response:

@@ -10,6 +10,7 @@ from uuid import UUID
 
 import msgspec
 
+from shared import erasure
 from shared.directory.model import Customer, Directory
 from shared.events import EvidenceV1, PageState, PageV1, Severity, TicketV1
 from shared.ids import uuid7_at
@@ -265,12 +266,7 @@ def wants_page(ticket: TicketV1) -> bool:
 
 def without(page: Page, respondent: str, before: datetime) -> Page:
     """Return a page that no longer says who gave an answer before a moment, nor what they wrote."""
-    evidence = [
-        msgspec.structs.replace(answer, respondent=None, comment=None, contact=None)
-        if answer.respondent == respondent and answer.occurred_at < before
-        else answer
-        for answer in page.evidence
-    ]
+    evidence = erasure.without(page.evidence, respondent, before)
     return page if evidence == page.evidence else msgspec.structs.replace(page, evidence=evidence)
 
 

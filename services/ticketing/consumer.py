@@ -31,6 +31,7 @@ from shared.clock import Clock
 from shared.consume import AfterCommit, Memoryless, Record
 from shared.db import Connection
 from shared.directory.follower import Follower
+from shared.erasure import nameless
 from shared.events import AlertV1, ErasedV1, EvidenceV1, PageV1, RespondentErasedV1, ScoreDailyV1, TicketV1
 from shared.kafka import cloud_event
 from shared.logs import Log, tracing
@@ -134,7 +135,7 @@ class AlertHandler(Memoryless):
                 return answer
             befores = (tombstones.get((customer, digest)) for digest in self._digests(answer.respondent))
             if any(before is not None and answer.occurred_at < before for before in befores):
-                return replace(answer, respondent=None, comment=None, contact=None)
+                return nameless(answer)
             return answer
 
         return [replace(a, evidence=[shown(a.customer, answer) for answer in a.evidence]) for a in alerts]

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from uuid import UUID
 
 import msgspec
 
 from services.ticketing.domain.sla import Calendar, breaches, calendar_of, looked, next_look, started, ticked
-from services.ticketing.domain.ticket import SYSTEM, Entry, Outcome, entry
+from services.ticketing.domain.ticket import SYSTEM, Outcome, entry
 from services.ticketing.store import desks, hooks, tickets
 from shared import metrics, outbox
 from shared.clock import Clock
@@ -59,7 +58,7 @@ class Ledger:
         ticket = outcome.ticket
         if outcome.event is None:
             return outcome
-        directory, now = self._now(), self._clock.now()
+        directory, now = self._current(), self._clock.now()
         sla, calendar = _clocks(directory, ticket)
         if before is None or outcome.event == "ticket.opened":
             ticket = started(ticket, sla, calendar, now)
@@ -71,7 +70,7 @@ class Ledger:
     def looked(self, ticket: TicketV1) -> Outcome | None:
         """Return what time alone makes of a ticket's clocks; None: nothing."""
         now = self._clock.now()
-        sla, calendar = _clocks(self._now(), ticket)
+        sla, calendar = _clocks(self._current(), ticket)
         changed = looked(ticket, sla, calendar, now)
         if changed is ticket:
             return None
@@ -92,15 +91,14 @@ class Ledger:
         page = ticket.status_page
         if page is None:
             expires = now + timedelta(seconds=directory.retention)
-            page = self.link("/t/", self._signer.sign("status", {"ticket": str(ticket.id)}, expires=expires))
+            page = self._link("/t/", self._signer.sign("status", {"ticket": str(ticket.id)}, expires=expires))
         shown = ticket.desk or (None if desk is None else DeskV1(type=desk.type))
         return msgspec.structs.replace(ticket, status_page=page, desk=shown)
 
-    def link(self, path: str, token: str) -> str:
-        """Return an address of ours."""
+    def _link(self, path: str, token: str) -> str:
         return f"{self._public_url()}{path}{token}"
 
-    def _now(self) -> Directory:
+    def _current(self) -> Directory:
         revision = self._directory.current
         if revision is None:
             raise Transient("no directory was applied yet")
@@ -108,7 +106,7 @@ class Ledger:
 
     def next_look(self, ticket: TicketV1) -> datetime | None:
         """Return when a clock of a ticket changes next by time alone."""
-        return _next_look(self._now(), ticket)
+        return _next_look(self._current(), ticket)
 
     # ---- saving
 
@@ -116,8 +114,9 @@ class Ledger:
         """Store tickets and their new lines, and tell others what changed, all at once. Raises AlreadyOpen."""
         if not happened:
             return
-        directory = self._now()
-        looks = {one.outcome.ticket.id: _next_look(directory, one.outcome.ticket) for one in happened}
+        directory = self._current()
+        changed = {one.outcome.ticket.id: one.outcome.ticket for one in happened if one.outcome.event is not None}
+        looks = {id_: _next_look(directory, ticket) for id_, ticket in changed.items()}
         await tickets.save(tx, [one.outcome for one in happened], looks)
         told: list[Outgoing] = []
         sent: list[hooks.Sending] = []
@@ -174,7 +173,7 @@ class Ledger:
                 respondent=answer.respondent,
                 contact=answer.contact,
                 language=answer.language or (directory.language if customer is None else customer.language),
-                survey_url=self.link("/s/", token),
+                survey_url=self._link("/s/", token),
                 due_at=now,
             )
             id_ = f"{ticket.id}:{ticket.opening}:{answer.respondent}"
@@ -225,8 +224,3 @@ def _webhooks(endpoints: Sequence[Webhook], event: str, ticket: TicketV1, now: d
         if body is None:
             body = msgspec.json.encode({"type": event, "timestamp": now, "data": ticket}).decode()
         yield hooks.Sending(uuid7(), endpoint.url, event, ticket.customer, ticket.id, body)
-
-
-def note(ticket: UUID, now: datetime, actor: str, what: str, text: str) -> Entry:
-    """Return a line with a text."""
-    return entry(ticket, now, actor, what, text=text)

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 from zoneinfo import ZoneInfo
-
-from jinja2 import Environment, FileSystemLoader
 
 from services.ticketing.domain.status import Status
 from services.ticketing.domain.words import words_in
 from shared.directory.model import Person
+from shared.pages import templates
 
-_templates = Environment(
-    loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, auto_reload=False
-)
+_templates = templates(__file__)
 
 
 def page(status: Status, *, company: str, customer_zone: str, person: Person | None, language: str) -> str:

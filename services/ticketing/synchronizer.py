@@ -12,6 +12,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import msgspec
 
@@ -19,7 +20,7 @@ from services.ticketing.desks import MOST, Desk, Draft, Failed, Gone, Remark, Re
 from services.ticketing.desks.registry import build
 from services.ticketing.domain.story import tell
 from services.ticketing.domain.ticket import Outcome, entry, take_desk
-from services.ticketing.ledger import Happened, Ledger, measure_breaches, note
+from services.ticketing.ledger import Happened, Ledger, measure_breaches
 from services.ticketing.store import desks, tickets
 from services.ticketing.store.desks import Mirror
 from shared import metrics
@@ -28,6 +29,7 @@ from shared.db import Connection, Database
 from shared.directory.follower import Follower
 from shared.directory.model import Desk as DeskSettings
 from shared.directory.model import Directory
+from shared.due import DueLoop
 from shared.errors import Transient
 from shared.events import TicketV1
 from shared.http import Outbound
@@ -105,7 +107,7 @@ class Synchronizer:
     def wake(self) -> None:
         """Something may be due."""
         for loop in self._loops.values():
-            loop.event.set()
+            loop.due.wake()
 
     async def run(self) -> None:
         """Run as long as the service."""
@@ -121,7 +123,7 @@ class Synchronizer:
                 for name, settings in wanted.items():
                     if name not in self._loops:
                         loop = self._loops[name] = _Loop(name, settings, self._turn)
-                        loop.task = group.create_task(loop.run())
+                        loop.task = group.create_task(loop.due.run())
                 await asyncio.sleep(_TICK)
 
     def driver(self, name: str, settings: DeskSettings) -> Desk:
@@ -148,29 +150,29 @@ class Synchronizer:
 
     # ---- one desk
 
-    async def _turn(self, loop: _Loop) -> bool:
-        """Do what is due for a desk; tell whether there may be more."""
+    async def _turn(self, loop: _Loop) -> int:
+        """Do some of what is due for a desk; return how many tickets."""
         revision = self._directory.current
         if revision is None:
-            return False
+            return 0
         now = self._clock.now()
         async with self._database.transaction() as tx:
             turn = await desks.lease(tx, loop.name, self._owner, now, _LEASE)
         if turn is None:
-            return False
+            return 0
         loop.failures = turn.failures
         if turn.closed_until is not None and turn.closed_until > now:
-            return False
+            return 0
         try:
             desk = loop.driver(self._outbound)
         except Failed as failed:
             await self._ailing(loop, failed, now)
-            return False
+            return 0
         work = asyncio.create_task(self._work(loop, desk, turn, revision.directory))
         keeping = asyncio.create_task(self._keep(loop.name))
         try:
             await asyncio.wait({work, keeping}, return_when=asyncio.FIRST_COMPLETED)
-            return work.result() if work.done() else False
+            return work.result() if work.done() else 0
         finally:
             for task in (work, keeping):
                 task.cancel()
@@ -191,7 +193,7 @@ class Synchronizer:
                 log.warning("lease not renewed", desk=desk, why=str(error))
         log.warning("another process works for the desk", desk=desk)
 
-    async def _work(self, loop: _Loop, desk: Desk, turn: desks.Turn, directory: Directory) -> bool:
+    async def _work(self, loop: _Loop, desk: Desk, turn: desks.Turn, directory: Directory) -> int:
         now = self._clock.now()
         careful = turn.closed_until is not None  # one call shows whether it is well again
         if now >= loop.poll_at and not careful:
@@ -203,7 +205,7 @@ class Synchronizer:
         async with asyncio.TaskGroup() as group:
             for mirror in claimed:
                 group.create_task(self._one(loop, desk, mirror, directory))
-        return bool(claimed)
+        return len(claimed)
 
     async def _poll(self, loop: _Loop, desk: Desk, since: datetime | None, now: datetime) -> None:
         """Look at what changed in the desk, of our tickets, since the last look."""
@@ -219,10 +221,9 @@ class Synchronizer:
             return
         async with self._database.transaction() as tx:
             known = await desks.seen(tx, loop.name, [remote.reference for remote in changed])
-            for remote in changed:
-                before = known.get(remote.reference)
-                if remote.reference in known and (before is None or before != remote.changed_at):
-                    await desks.heard(tx, loop.name, remote.reference, now)
+            ours = [remote for remote in changed if remote.reference in known]
+            news = [one.reference for one in ours if one.changed_at is None or known[one.reference] != one.changed_at]
+            await desks.heard(tx, loop.name, news, now)
             times = [remote.changed_at for remote in changed if remote.changed_at is not None]
             if len(changed) < MOST or not times:
                 await desks.polled(tx, loop.name, now)
@@ -293,8 +294,8 @@ class Synchronizer:
         ):
             raise Failed("unknown", "the desk calls its ticket something that nobody can store")
         now, actor = self._clock.now(), f"desk:{mirror.desk}"
-        lines = [note(ticket.id, now, actor, "desk ticket", f"{mirror.desk} {remote.label}")]
-        lines += [note(ticket.id, now, actor, "duplicate", one.label) for one in more]
+        lines = [entry(ticket.id, now, actor, "desk ticket", text=f"{mirror.desk} {remote.label}")]
+        lines += [entry(ticket.id, now, actor, "duplicate", text=one.label) for one in more]
         async with self._database.transaction() as tx:
             # Always the ticket before what the desk has of it: whoever saves a ticket locks them in this order.
             await tickets.append(tx, lines)
@@ -321,7 +322,7 @@ class Synchronizer:
         if mirror.erased:
             left = await desk.redact(mirror.reference, draft)
             async with self._database.transaction() as tx:
-                line = note(ticket.id, self._clock.now(), f"desk:{mirror.desk}", "erased in the desk", left)
+                line = entry(ticket.id, self._clock.now(), f"desk:{mirror.desk}", "erased in the desk", text=left)
                 await tickets.append(tx, [line])
         state = None if _alike(mirror.state, ticket.state) else ticket.state
         if state is not None:
@@ -395,7 +396,7 @@ class Synchronizer:
     async def _gone(self, mirror: Mirror, why: str) -> None:
         now = self._clock.now()
         async with self._database.transaction() as tx:
-            line = note(mirror.ticket, now, f"desk:{mirror.desk}", "deleted in the desk", mirror.label or "")
+            line = entry(mirror.ticket, now, f"desk:{mirror.desk}", "deleted in the desk", text=mirror.label or "")
             await tickets.append(tx, [line])
             await desks.gone(tx, mirror.ticket, f"deleted in the desk: {why}")
 
@@ -439,16 +440,15 @@ class Synchronizer:
 class _Loop:
     """One desk's loop."""
 
-    def __init__(self, name: str, settings: DeskSettings, turn: Callable[[_Loop], Awaitable[bool]]) -> None:
+    def __init__(self, name: str, settings: DeskSettings, turn: Callable[[_Loop], Awaitable[int]]) -> None:
         self.name = name
         self.settings = settings
         self.poll = timedelta(seconds=settings.poll)
         self.poll_at = datetime.min.replace(tzinfo=UTC)
         self.pace = Pace(settings.calls_per_minute)
         self.failures = 0
-        self.event = asyncio.Event()
+        self.due = DueLoop(f"desk {name}", partial(turn, self))
         self.task: asyncio.Task[None] | None = None
-        self._turn = turn
         self._desk: Desk | None = None
 
     def driver(self, outbound: Outbound) -> Desk:
@@ -456,27 +456,6 @@ class _Loop:
         if self._desk is None:
             self._desk = build(self.name, self.settings, outbound, self.pace, os.environ)
         return self._desk
-
-    async def run(self) -> None:
-        """Run until cancelled."""
-        backoff, failures = Backoff(0.1, 5), 0
-        while True:
-            self.event.clear()
-            try:
-                more = await self._turn(self)
-                failures = 0
-            except Transient as error:
-                failures += 1
-                log.warning("desk waits", desk=self.name, why=str(error))
-                await asyncio.sleep(backoff.delay(failures))
-                continue
-            if more:
-                continue
-            try:
-                async with asyncio.timeout(_TICK):
-                    await self.event.wait()
-            except TimeoutError:
-                continue
 
 
 def _draft(ticket: TicketV1, directory: Directory) -> Draft:

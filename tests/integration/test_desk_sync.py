@@ -15,8 +15,8 @@ from msgspec.structs import replace
 
 from services.run import MIGRATIONS
 from services.ticketing.domain.erase import without
-from services.ticketing.domain.ticket import Opening, Outcome, Patch, change, open_ticket
-from services.ticketing.ledger import Happened, Ledger, note
+from services.ticketing.domain.ticket import Opening, Outcome, Patch, change, entry, open_ticket
+from services.ticketing.ledger import Happened, Ledger
 from services.ticketing.store import desks, tickets
 from services.ticketing.synchronizer import Pace, Synchronizer
 from shared.clock import MovableClock
@@ -547,7 +547,7 @@ async def test_every_comment_reaches_the_desk(zammad: Office) -> None:
 
     async def say(text: str) -> None:
         async with zammad.database.transaction() as tx:
-            await tickets.append(tx, [note(ticket.id, zammad.clock.now(), "key:ops", "comment", text)])
+            await tickets.append(tx, [entry(ticket.id, zammad.clock.now(), "key:ops", "comment", text=text)])
             await desks.nudge(tx, ticket.id, zammad.clock.now())
         zammad.ledger.wake()
 
@@ -602,7 +602,7 @@ async def test_a_state_that_is_nobodys_is_left_alone(zammad: Office) -> None:
     await nothing_happens(zammad)
     await zammad.open()
     async with zammad.database.transaction() as tx:
-        await tickets.append(tx, [note(ticket.id, zammad.clock.now(), "key:ops", "comment", "Any news?")])
+        await tickets.append(tx, [entry(ticket.id, zammad.clock.now(), "key:ops", "comment", text="Any news?")])
         await desks.nudge(tx, ticket.id, zammad.clock.now())
     zammad.ledger.wake()
 

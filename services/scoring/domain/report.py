@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from services.scoring.domain.counting import Series
 from services.scoring.domain.decide import Decision
 from services.scoring.domain.windows import Measure, view_of
+from shared import erasure
 from shared.directory.model import Customer
 from shared.directory.rules.base import SUM
 from shared.directory.rules.figures import RELIABLE_RESPONSES, Mood, Nps, mood_of, nps_of
@@ -225,10 +226,4 @@ def alert_message(decision: Decision, evidence: list[EvidenceV1], scores: AlertS
 
 def without(alert: AlertV1, respondent: str, before: datetime) -> AlertV1:
     """Return an alert that no longer says who gave an answer, nor what they wrote."""
-    shown = [
-        replace(one, respondent=None, comment=None, contact=None)
-        if one.respondent == respondent and one.occurred_at < before
-        else one
-        for one in alert.evidence
-    ]
-    return replace(alert, evidence=shown)
+    return replace(alert, evidence=erasure.without(alert.evidence, respondent, before))

@@ -64,8 +64,8 @@ def build_router(database: Database, access: Access, clock: Clock, synchronizer:
         except ValueError as error:
             raise invalid_fields(FieldError("body", str(error)[:200])) from None
         async with database.transaction() as tx:
-            known = await desks.heard(tx, desk, reference, clock.now())
+            known = await desks.heard(tx, desk, [reference], clock.now())
         synchronizer.wake()
-        return json_response({"known": known}, 202)
+        return json_response({"known": known > 0}, 202)
 
     return router

@@ -9,6 +9,7 @@ from uuid import UUID
 from fastapi import APIRouter, Header, Response
 
 from services.ticketing.domain.status import steps
+from services.ticketing.domain.words import LANGUAGES
 from services.ticketing.pages import page, refusal
 from services.ticketing.store import tickets
 from shared.clock import Clock
@@ -16,14 +17,8 @@ from shared.db import Database
 from shared.directory.access import Access
 from shared.directory.model import Directory
 from shared.events import TicketV1
+from shared.pages import PAGE_HEADERS, accepted_language
 from shared.security import BadToken, ExpiredToken, Signer
-
-_HEADERS = {
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-    "X-Content-Type-Options": "nosniff",
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
-}
 
 
 def build_router(database: Database, access: Access, clock: Clock, signer: Signer) -> APIRouter:
@@ -33,7 +28,7 @@ def build_router(database: Database, access: Access, clock: Clock, signer: Signe
     @router.get("/t/{token}")
     async def status(token: str, accept_language: Annotated[str | None, Header()] = None) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Show how far an answer, or a ticket, is."""
-        wanted = _language(accept_language)
+        wanted = accepted_language(accept_language, LANGUAGES)
         directory = access.revision.directory
         try:
             facts = signer.verify("status", token, now=clock.now())
@@ -51,14 +46,14 @@ def build_router(database: Database, access: Access, clock: Clock, signer: Signe
             person=directory.people.get((None if ticket is None else ticket.assignee) or ""),
             language=wanted or _spoken(ticket) or (directory.language if customer is None else customer.language),
         )
-        return Response(body, 200, _HEADERS, media_type="text/html")
+        return Response(body, 200, PAGE_HEADERS, media_type="text/html")
 
     return router
 
 
 def _refused(status: int, why: Literal["expired", "unknown"], directory: Directory, wanted: str | None) -> Response:
     body = refusal(why, company=directory.company, language=wanted or directory.language)
-    return Response(body, status, _HEADERS, media_type="text/html")
+    return Response(body, status, PAGE_HEADERS, media_type="text/html")
 
 
 async def _ticket(tx: Any, facts: dict[str, Any]) -> TicketV1 | None:
@@ -75,15 +70,3 @@ def _received(facts: dict[str, Any], ticket: TicketV1 | None) -> datetime | None
 
 def _spoken(ticket: TicketV1 | None) -> str | None:
     return None if ticket is None else ticket.context.language
-
-
-_KNOWN = ("en", "fi", "sv")
-
-
-def _language(accepted: str | None) -> str | None:
-    """Return the first language that the browser asks for and the page has, in the order that it names them."""
-    for part in (accepted or "").split(",")[:20]:
-        language = part.split(";")[0].strip().lower()[:2]
-        if language in _KNOWN:
-            return language
-    return None

@@ -16,7 +16,7 @@ from uuid import UUID
 
 import msgspec
 
-from services.ticketing.desks import Failed, Gone
+from services.ticketing.desks import Desk, Failed, Gone
 from services.ticketing.domain.ticket import ACTIVE
 from shared import metrics
 from shared.events import TicketState
@@ -228,6 +228,12 @@ def visible(markup: str) -> str:
 def over(state: TicketState | None, wanted: TicketState | None) -> bool:
     """Tell whether the desk's ticket has ended and is not to be moved back: if it is sealed, nothing is left to do."""
     return state is not None and state not in ACTIVE and wanted not in ACTIVE
+
+
+async def raise_unless_over(failed: Failed, desk: Desk, reference: str, wanted: TicketState | None) -> None:
+    """Raise a failure to write, unless it is that the desk's ticket has ended and takes no changes any more."""
+    if failed.kind != "permanent" or not over((await desk.read(reference)).state, wanted):
+        raise failed
 
 
 def reached(state: TicketState | None, wanted: TicketState) -> bool:

@@ -19,7 +19,7 @@ from services.ticketing.desks.api import (
     mark,
     moment,
     one_line,
-    over,
+    raise_unless_over,
     reached,
     safe,
     shaped,
@@ -181,8 +181,7 @@ class Jira:
         try:
             await self._update(reference, draft, state, remark)
         except Failed as failed:
-            if failed.kind != "permanent" or not over((await self.read(reference)).state, state):
-                raise
+            await raise_unless_over(failed, self, reference, state)
 
     async def _update(self, reference: str, draft: Draft, state: TicketState | None, remark: str | None) -> None:
         path = f"{self._rest}/issue/{safe(reference)}"
@@ -224,8 +223,7 @@ class Jira:
         try:
             await self._api.call("PUT", f"{self._rest}/issue/{safe(reference)}", {"fields": self._said(draft)})
         except Failed as failed:
-            if failed.kind != "permanent" or not over((await self.read(reference)).state, None):
-                raise
+            await raise_unless_over(failed, self, reference, None)
             return f"everything, as the issue is closed to changes; {left}"
         return left
 

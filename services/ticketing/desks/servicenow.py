@@ -11,7 +11,19 @@ from uuid import UUID
 import msgspec
 
 from services.ticketing.desks import Draft, Failed, Remark, Remote
-from services.ticketing.desks.api import MARK, Api, Pace, basic, moment, one_line, over, reached, safe, shaped, told
+from services.ticketing.desks.api import (
+    MARK,
+    Api,
+    Pace,
+    basic,
+    moment,
+    one_line,
+    raise_unless_over,
+    reached,
+    safe,
+    shaped,
+    told,
+)
 from services.ticketing.desks.signatures import check_secret, reference_in
 from services.ticketing.domain.story import as_text
 from shared.directory import model
@@ -125,8 +137,7 @@ class ServiceNow:
         try:
             await self._api.call("PATCH", self._record(reference), body, query=_shape("sys_id"))
         except Failed as failed:
-            if failed.kind != "permanent" or not over((await self.read(reference)).state, state):
-                raise
+            await raise_unless_over(failed, self, reference, state)
 
     async def read(self, reference: str) -> Remote:
         """Return an incident."""
@@ -159,8 +170,7 @@ class ServiceNow:
         try:
             await self._api.call("PATCH", self._record(reference), _said(draft), query=_shape("sys_id"))
         except Failed as failed:
-            if failed.kind != "permanent" or not over((await self.read(reference)).state, None):
-                raise
+            await raise_unless_over(failed, self, reference, None)
             return f"everything, as the incident is closed to changes; {left}"
         return left
 

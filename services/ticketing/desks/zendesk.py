@@ -21,7 +21,7 @@ from services.ticketing.desks.api import (
     mark,
     moment,
     one_line,
-    over,
+    raise_unless_over,
     reached,
     safe,
     shaped,
@@ -156,8 +156,7 @@ class Zendesk:
         try:
             await self._update(reference, draft, state, remark)
         except Failed as failed:
-            if failed.kind != "permanent" or not over((await self.read(reference)).state, state):
-                raise
+            await raise_unless_over(failed, self, reference, state)
 
     async def _update(self, reference: str, draft: Draft, state: TicketState | None, remark: str | None) -> None:
         path = f"/api/v2/tickets/{safe(reference)}"
@@ -224,8 +223,7 @@ class Zendesk:
             await self._update(reference, draft, None, None)
         except Failed as failed:
             # A closed ticket can be blackened but not written to.
-            if failed.kind != "permanent" or not over((await self.read(reference)).state, None):
-                raise
+            await raise_unless_over(failed, self, reference, None)
             left = f"the title, as the ticket is closed; {left}"
         return left
 

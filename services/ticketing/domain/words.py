@@ -303,6 +303,8 @@ _SV = Words(
 
 _TABLES: Mapping[str, Words] = {words.code: words for words in (_EN, _FI, _SV)}
 
+LANGUAGES = frozenset(_TABLES)
+
 
 def words_in(language: str) -> Words:
     """Return the words in a language such as `fi` or `fi-FI`."""

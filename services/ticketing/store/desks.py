@@ -79,7 +79,8 @@ WHERE ticket = $1
 _REST = "UPDATE desk_ticket SET asked_at = NULL, error = $3, due_at = NULL WHERE ticket = $1 AND wanted = $2"
 _GONE = "UPDATE desk_ticket SET gone = true, error = $2, due_at = NULL WHERE ticket = $1"
 _HEARD = """
-UPDATE desk_ticket SET heard = true, due_at = least(coalesce(due_at, $3), $3) WHERE desk = $1 AND reference = $2
+UPDATE desk_ticket SET heard = true, due_at = least(coalesce(due_at, $3), $3)
+WHERE desk = $1 AND reference = ANY($2::text[])
 RETURNING ticket
 """
 _BY_REFERENCE = "SELECT reference, seen_at FROM desk_ticket WHERE desk = $1 AND reference = ANY($2::text[])"
@@ -247,9 +248,9 @@ async def gone(tx: Connection, ticket: UUID, error: str) -> None:
     await tx.execute(_GONE, ticket, error)
 
 
-async def heard(tx: Connection, desk: str, reference: str, now: datetime) -> bool:
-    """Note that a desk's ticket has changed there; tell whether it is one of ours."""
-    return await tx.fetchval(_HEARD, desk, reference, now) is not None
+async def heard(tx: Connection, desk: str, references: Sequence[str], now: datetime) -> int:
+    """Note that some of a desk's tickets have changed there; return how many of them are ours."""
+    return len(await tx.fetch(_HEARD, desk, references, now))
 
 
 async def seen(tx: Connection, desk: str, references: Sequence[str]) -> dict[str, datetime | None]:
