@@ -72,10 +72,8 @@ def _any_entry(change: Change) -> Change:
 
 def _first(new: Directory) -> Iterator[Change]:
     yield Change("+", "company", after=new.company)
-    sections: list[tuple[str, object]] = [
-        (field, getattr(new, field)) for field in new.__struct_fields__ if field != "rest"
-    ]
-    for name, value in (*sections, *new.rest.items()):
+    for name in new.__struct_fields__:
+        value = getattr(new, name)
         if isinstance(value, (Mapping, Sequence)) and value and not isinstance(value, str):
             yield Change("+", name, after=str(len(cast("Sequence[object]", value))))
 
@@ -88,8 +86,7 @@ def _compare(path: Path, old: object, new: object) -> Iterator[Change]:
         yield from _changed(path, old, new)
         return
     for name in (*after, *(name for name in before if name not in after)):
-        # `rest` is how the model keeps sections, not a word of directory.yaml.
-        here = path if (*path, name) == ("rest",) else (*path, name)
+        here = (*path, name)
         if name not in before:
             yield Change("+", ".".join(here), after=_shown(after[name]))
         elif name not in after:

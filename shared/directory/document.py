@@ -16,6 +16,7 @@ from shared.directory.fields import (
     DAY,
     BusinessHours,
     ClockHours,
+    ClockTime,
     CustomerId,
     DeskName,
     Duration,
@@ -26,6 +27,7 @@ from shared.directory.fields import (
     Holidays,
     Host,
     Language,
+    LocalMoment,
     LocalTime,
     MetricName,
     NewPersonId,
@@ -37,11 +39,13 @@ from shared.directory.fields import (
     Retention,
     Section,
     Sha256,
+    SlackId,
     Slug,
     Text,
     TicketEvent,
     Touchpoint,
     Url,
+    Watches,
     Zone,
     declared_names,
     distinct,
@@ -64,20 +68,51 @@ class Metric(Section):
     better: Literal["up", "down"] = "up"
 
 
+_WAYS = ("email", "webhook", "sms", "voice", "slack", "teams", "mattermost", "ntfy", "pagerduty")
+
+
 class Contact(Section):
     """One way to reach a person."""
 
     email: Email | None = None
     webhook: Url | None = None
     sms: Phone | None = None
+    voice: Phone | None = None
+    slack: SlackId | None = None
+    teams: Url | None = None
+    mattermost: Url | None = None
+    ntfy: Url | None = None
+    pagerduty: Env | None = None
+    """Environment variable that holds the routing key."""
     secret_env: Env | None = None
+    severities: Annotated[list[model.Severity], Field(min_length=1)] | None = None
+    """Pages of these only; None: of all."""
+    after: Duration | None = None
+    """Not before the person has been paged for so long; None: at once, or when the contact before it fails."""
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
-        if sum(way is not None for way in (self.email, self.webhook, self.sms)) != 1:
-            raise ValueError("must have exactly one of email, webhook, sms")
+        if sum(getattr(self, way) is not None for way in _WAYS) != 1:
+            raise ValueError(f"must have exactly one of {', '.join(_WAYS)}")
         if self.secret_env is not None and self.webhook is None:
             raise ValueError("secret_env belongs to a webhook; remove it")
+        return self
+
+    def way(self) -> tuple[str, str]:
+        """Return the channel and the address."""
+        return next((way, getattr(self, way)) for way in _WAYS if getattr(self, way) is not None)
+
+
+class Absence(Section):
+    """Time in which a person is not paged, but as the catch-all. A date is the whole day, the last one too."""
+
+    start: Annotated[LocalMoment, Field(alias="from")]
+    until: LocalMoment
+
+    @model_validator(mode="after")
+    def _ends_after_it_starts(self) -> Self:
+        if self.until < self.start:
+            raise ValueError("must end after it starts")
         return self
 
 
@@ -90,22 +125,44 @@ class Person(Section):
     timezone: Zone | None = None
     language: Language | None = None
     quiet_hours: ClockHours | None = None
+    holidays: Holidays | None = None
+    """Public holidays on which the person is not on call in a schedule."""
+    absences: list[Absence] = []
+    digest_at: ClockTime = "08:00"
+    """When the day's digest comes, by the person's clock."""
     contacts: list[Contact] = []
 
 
 class Layer(Section):
     """People who take turns in a schedule."""
 
-    rotation: Literal["daily", "weekly"]
+    rotation: Literal["hourly", "daily", "weekly", "custom"]
     start: LocalTime
     people: Annotated[list[PersonId], Field(min_length=1)]
-    restrict: ClockHours | None = None
+    every: Annotated[int, Field(ge=1, le=1000)] = 1
+    """A turn lasts so many hours, days or weeks."""
+    turn: Duration | None = None
+    """How long a turn of a custom rotation lasts; whole days keep the time of the wall clock."""
+    restrict: Watches = []
+    until: LocalTime | None = None
+
+    @model_validator(mode="after")
+    def _fits_its_rotation(self) -> Self:
+        if (self.rotation == "custom") != (self.turn is not None):
+            raise ValueError("a custom rotation has turn, such as 36h; the others have every")
+        if self.rotation == "custom" and self.every != 1:
+            raise ValueError("a custom rotation has turn and no every")
+        if self.until is not None and self.until <= self.start:
+            raise ValueError("must end after it starts")
+        return self
 
 
 class Schedule(Section):
-    """Who is on call when."""
+    """Who is on call when: the first layer that has somebody. An override replaces them."""
 
     timezone: Zone | None = None
+    holidays: Holidays | None = None
+    """On these days hours with weekdays do not count, and those of `holidays` do."""
     layers: Annotated[list[Layer], Field(min_length=1)]
 
 
@@ -122,6 +179,8 @@ class Escalation(Section):
     steps: Annotated[list[Step], Field(min_length=1)]
     repeat: Annotated[int, Field(ge=1, le=100)] = 1
     catch_all: ReachablePerson
+    acknowledged_for: Duration = 4 * 3600
+    """Paging goes on when an acknowledged ticket was not touched for so long."""
 
 
 def _not_the_architect(deputy: str, info: ValidationInfo) -> str:
@@ -144,7 +203,7 @@ class Customer(Section):
     touchpoints: Annotated[list[Touchpoint], Field(min_length=1), AfterValidator(distinct)] | None = None
     goals: Goals = {}
     touchpoint_goals: dict[Touchpoint, Goals] = {}
-    check_in: Literal["weekly", "monthly", "quarterly", "yearly"] | None = None
+    check_in: Literal["daily", "weekly", "monthly", "quarterly", "yearly"] | None = None
     rules: list[Rule] = []
     desk: DeskName | None = None
 
@@ -191,10 +250,75 @@ class Smtp(Section):
     password_env: Env | None = None
 
 
+class Gateway(Section):
+    """Where SMS or calls leave: an interface like Twilio's, or any that takes one JSON object."""
+
+    type: Literal["twilio", "http"] = "twilio"
+    url: Url | None = None
+    account_env: Env | None = None
+    token_env: Env
+    sender: Text | None = None
+    template: dict[Text, Annotated[str, Field(max_length=500)]] = {}
+    """Fields of the JSON object of an `http` gateway; {to}, {text}, {key} and {sender} are filled in."""
+
+    @model_validator(mode="after")
+    def _fits_its_type(self) -> Self:
+        if self.type == "twilio":
+            if self.account_env is None or self.sender is None:
+                raise ValueError("a twilio gateway needs account_env and sender")
+            if self.template:
+                raise ValueError("template belongs to an http gateway; remove it")
+        elif self.url is None:
+            raise ValueError("an http gateway needs url")
+        return self
+
+
+class Slack(Section):
+    """A Slack app; its signing secret lets the button in a message acknowledge."""
+
+    token_env: Env
+    signing_secret_env: Env | None = None
+    url: Url = "https://slack.com"
+
+
+class Ntfy(Section):
+    """Access to an ntfy server that wants a token."""
+
+    token_env: Env
+
+
+class PagerDuty(Section):
+    """Events API v2."""
+
+    url: Url = "https://events.pagerduty.com"
+
+
 class Channels(Section):
     """Ways out that the whole company shares."""
 
     smtp: Smtp | None = None
+    sms: Gateway | None = None
+    voice: Gateway | None = None
+    slack: Slack | None = None
+    ntfy: Ntfy | None = None
+    pagerduty: PagerDuty = PagerDuty()
+    comments_in_sms: bool = False
+    """Whether what customers wrote may be in SMS and calls."""
+
+
+class Heartbeat(Section):
+    """A source of feedback that says regularly that it lives."""
+
+    every: Duration
+    customer: CustomerId
+    severity: Literal["critical", "high"] = "high"
+
+
+class Watchdog(Section):
+    """An address that is called as long as paging works, and pages by other means when the calls stop."""
+
+    url: Url
+    every: Duration = 60
 
 
 class Key(Section):
@@ -271,4 +395,8 @@ class Document(Section):
     webhooks: list[Webhook] = []
     desks: dict[Slug, Desk] = {}
     channels: Channels = Channels()
+    heartbeats: dict[Slug, Heartbeat] = {}
+    watchdog: Watchdog | None = None
+    team: Annotated[list[PersonId], AfterValidator(distinct)] = []
+    """Who reads of good experiences every day, besides the customer's architect and deputy."""
     keys: list[Key] = []

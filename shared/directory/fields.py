@@ -124,6 +124,21 @@ def _local_time(value: str) -> str:
     return value
 
 
+def _moment(value: str) -> str:
+    if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", value):
+        _ = _local_time(f"{value}T00:00")
+        return value
+    return _local_time(value)
+
+
+def _watch(value: str) -> str:
+    days, _, clock = value.rpartition(" ")
+    start, end = clock.split("-")
+    if start == end:
+        raise ValueError(f"must end after it starts: '{value}'; all day is {days} 00:00-24:00".replace("  ", " "))
+    return value
+
+
 def distinct(values: list[str]) -> list[str]:
     """Refuse a list that names something twice."""
     repeated = sorted(value for value, times in Counter(values).items() if times > 1)
@@ -163,6 +178,8 @@ def _page_target(value: str, info: ValidationInfo) -> str:
         if value.removeprefix("schedule:") not in declared_names(info)["schedules"]:
             raise ValueError(f"unknown schedule '{value.removeprefix('schedule:')}'; add it under schedules")
         return value
+    if value.startswith("escalation:"):
+        raise ValueError("an escalation cannot go on with another, which could come back to it; write its steps here")
     if value not in declared_names(info)["people"]:
         raise ValueError(f"unknown person '{value}'; it must be {', '.join(_ROLES)}, schedule:NAME or a person's id")
     return f"person:{value}"
@@ -195,7 +212,21 @@ BusinessHours = Annotated[
     _matches(f"{_WEEKDAY}(-{_WEEKDAY})? {_CLOCK}-({_CLOCK}|24:00)", "hours such as Mon-Fri 08:00-16:00"),
     AfterValidator(_hours),
 ]
+Watch = Annotated[
+    str,
+    _matches(
+        f"(({_WEEKDAY}(-{_WEEKDAY})?|holidays) )?{_CLOCK}-({_CLOCK}|24:00)",
+        "hours such as 18:00-08:00, Mon-Fri 18:00-08:00 or holidays 00:00-24:00",
+    ),
+    AfterValidator(_watch),
+]
+"""Hours of a wall clock, which may pass midnight; with days, those on which it begins."""
+Watches = Annotated[list[Watch], BeforeValidator(lambda given: [given] if isinstance(given, str) else given)]
+ClockTime = Annotated[str, _matches(_CLOCK, "a time of day such as 08:00")]
+SlackId = Annotated[str, _matches(r"[A-Z][A-Z0-9]{2,20}", "the id of a Slack channel or person, such as C0123456789")]
 LocalTime = Annotated[str, AfterValidator(_local_time)]
+LocalMoment = Annotated[str, AfterValidator(_moment)]
+"""A local date or time."""
 Zone = Annotated[str, AfterValidator(_zone)]
 Url = Annotated[str, AfterValidator(_url)]
 Duration = Annotated[int, BeforeValidator(duration_seconds)]

@@ -75,6 +75,19 @@ class Contact(_Fact, frozen=True):
     address: str
     secret_env: str | None = None
     """Environment variable that holds the webhook's signing secret."""
+    severities: tuple[Severity, ...] = ()
+    """Empty: pages of all."""
+    after: int | None = None
+    """Seconds for which the person has been paged; None: at once, or when the contact before it fails."""
+
+
+class Absence(_Fact, frozen=True):
+    """Time in which a person is not paged, but as the catch-all."""
+
+    start: str
+    """Local time such as 2026-12-20T00:00, by the person's clock."""
+    until: str
+    """The same; excluded."""
 
 
 class Person(_Fact, frozen=True):
@@ -87,8 +100,39 @@ class Person(_Fact, frozen=True):
     title: str | None = None
     photo: str | None = None
     quiet_hours: str | None = None
+    holidays: str | None = None
+    """Public holidays (a country, or DE-BY) on which the person is not on call in a schedule."""
+    absences: tuple[Absence, ...] = ()
+    digest_at: str = "08:00"
     contacts: tuple[Contact, ...] = ()
     """In the order to try."""
+
+
+class Layer(_Fact, frozen=True):
+    """People who take turns."""
+
+    rotation: Literal["hourly", "daily", "weekly", "custom"]
+    start: str
+    """Local time of the first turn, by the schedule's clock."""
+    people: tuple[str, ...]
+    every: int = 1
+    """Hours, days or weeks of a turn."""
+    turn: int | None = None
+    """Seconds of a turn of a custom rotation; whole days keep the time of the wall clock."""
+    restrict: tuple[str, ...] = ()
+    """Hours in which the layer is on call, such as `Mon-Fri 18:00-08:00`; empty: always."""
+    until: str | None = None
+    """Local time; excluded."""
+
+
+class Schedule(_Fact, frozen=True):
+    """Who is on call when: the first layer that has somebody."""
+
+    name: str
+    timezone: str
+    layers: tuple[Layer, ...]
+    holidays: str | None = None
+    """On these days hours with weekdays do not count, and those of `holidays` do."""
 
 
 class Step(_Fact, frozen=True):
@@ -108,6 +152,8 @@ class Escalation(_Fact, frozen=True):
     """A person's id."""
     repeat: int = 1
     """Rounds of the steps in all, before the catch-all."""
+    acknowledged_for: float = 4 * 3600
+    """Seconds; paging goes on when an acknowledged ticket was not touched for so long."""
 
 
 class Customer(_Fact, frozen=True):
@@ -163,6 +209,46 @@ class Smtp(_Fact, frozen=True):
     tls: Literal["none", "starttls", "implicit"] = "starttls"
     user_env: str | None = None
     password_env: str | None = None
+
+
+class Gateway(_Fact, frozen=True):
+    """Where SMS or calls leave."""
+
+    type: Literal["twilio", "http"]
+    token_env: str
+    url: str | None = None
+    """None: Twilio's."""
+    account_env: str | None = None
+    sender: str | None = None
+    template: Mapping[str, str] = {}
+    """Fields of the JSON object of an `http` gateway."""
+
+
+class Slack(_Fact, frozen=True):
+    """A Slack app."""
+
+    token_env: str
+    signing_secret_env: str | None = None
+    """Signs what Slack sends when a button is pressed; None: messages have a link only."""
+    url: str = "https://slack.com"
+
+
+class Heartbeat(_Fact, frozen=True):
+    """A source of feedback that says regularly that it lives."""
+
+    every: int
+    """Seconds."""
+    customer: str
+    """Whose architect is paged."""
+    severity: Severity = "high"
+
+
+class Watchdog(_Fact, frozen=True):
+    """An address that is called as long as paging works."""
+
+    url: str
+    every: int = 60
+    """Seconds."""
 
 
 class Sla(_Fact, frozen=True):
@@ -227,9 +313,18 @@ class Directory(_Fact, frozen=True):
     retention: int = 400 * 86400
     """Seconds."""
     smtp: Smtp | None = None
-    rest: Mapping[str, object] = {}
-    """Sections that are checked and kept for parts of the product that read them later, durations in seconds:
-    schedules."""
+    sms: Gateway | None = None
+    voice: Gateway | None = None
+    slack: Slack | None = None
+    ntfy_token_env: str | None = None
+    pagerduty_url: str = "https://events.pagerduty.com"
+    comments_in_sms: bool = False
+    """Whether what customers wrote may be in SMS and calls."""
+    schedules: Mapping[str, Schedule] = {}
+    heartbeats: Mapping[str, Heartbeat] = {}
+    watchdog: Watchdog | None = None
+    team: tuple[str, ...] = ()
+    """Who reads of good experiences, besides the customer's architect and deputy."""
 
     def rules_of(self, customer: Customer) -> tuple[Rule, ...]:
         """Return the rules in force for a customer: its own replace the company's of the same name."""

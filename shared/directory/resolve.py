@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from datetime import date, timedelta
+from typing import TYPE_CHECKING
 
 from shared.directory import model
 from shared.directory.rules.document import built_in_rules
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 def resolve(checked: document.Document) -> model.Directory:
     """Return the model of a checked document: every default filled in, durations in seconds."""
     company = checked.company
-    smtp = checked.channels.smtp
+    smtp, slack = checked.channels.smtp, checked.channels.slack
     return model.Directory(
         company=company.name,
         timezone=company.timezone,
@@ -33,7 +34,16 @@ def resolve(checked: document.Document) -> model.Directory:
         desks={name: model.Desk(**desk.model_dump()) for name, desk in checked.desks.items()},
         retention=checked.retention,
         smtp=model.Smtp(**smtp.model_dump()) if smtp is not None else None,
-        rest=_rest(checked),
+        sms=_gateway(checked.channels.sms),
+        voice=_gateway(checked.channels.voice),
+        slack=model.Slack(**slack.model_dump()) if slack is not None else None,
+        ntfy_token_env=checked.channels.ntfy.token_env if checked.channels.ntfy is not None else None,
+        pagerduty_url=checked.channels.pagerduty.url,
+        comments_in_sms=checked.channels.comments_in_sms,
+        schedules={name: _schedule(name, schedule, company) for name, schedule in checked.schedules.items()},
+        heartbeats={name: model.Heartbeat(**beat.model_dump()) for name, beat in checked.heartbeats.items()},
+        watchdog=model.Watchdog(**checked.watchdog.model_dump()) if checked.watchdog is not None else None,
+        team=tuple(checked.team),
     )
 
 
@@ -46,19 +56,44 @@ def _person(id: str, person: document.Person, company: document.Company) -> mode
         title=person.title,
         photo=person.photo,
         quiet_hours=person.quiet_hours,
+        holidays=person.holidays,
+        absences=tuple(model.Absence(_begin(one.start), _end(one.until)) for one in person.absences),
+        digest_at=person.digest_at,
         contacts=tuple(map(_contact, person.contacts)),
     )
 
 
+def _begin(moment: str) -> str:
+    return moment if "T" in moment else f"{moment}T00:00"
+
+
+def _end(moment: str) -> str:
+    return moment if "T" in moment else f"{date.fromisoformat(moment) + timedelta(days=1)}T00:00"
+
+
 def _contact(contact: document.Contact) -> model.Contact:
-    ways = (("email", contact.email), ("webhook", contact.webhook), ("sms", contact.sms))
-    channel, address = next((channel, address) for channel, address in ways if address is not None)
-    return model.Contact(channel, address, contact.secret_env)
+    channel, address = contact.way()
+    return model.Contact(channel, address, contact.secret_env, tuple(contact.severities or ()), contact.after)
+
+
+def _schedule(name: str, schedule: document.Schedule, company: document.Company) -> model.Schedule:
+    layers = tuple(map(_layer, schedule.layers))
+    return model.Schedule(name, schedule.timezone or company.timezone, layers, schedule.holidays)
+
+
+def _layer(layer: document.Layer) -> model.Layer:
+    people, restrict = tuple(layer.people), tuple(layer.restrict)
+    return model.Layer(layer.rotation, layer.start, people, layer.every, layer.turn, restrict, layer.until)
+
+
+def _gateway(gateway: document.Gateway | None) -> model.Gateway | None:
+    return None if gateway is None else model.Gateway(**gateway.model_dump())
 
 
 def _escalation(name: str, escalation: document.Escalation) -> model.Escalation:
     steps = tuple(model.Step(step.page, float(step.ack_within)) for step in escalation.steps)
-    return model.Escalation(name, steps, escalation.catch_all, escalation.repeat)
+    stalls = float(escalation.acknowledged_for)
+    return model.Escalation(name, steps, escalation.catch_all, escalation.repeat, stalls)
 
 
 def _rule(rule: Rule) -> model.Rule:
@@ -114,12 +149,3 @@ def _key(key: document.Key) -> model.Key:
 
 def _webhook(hook: document.Webhook) -> model.Webhook:
     return model.Webhook(hook.url, hook.secret_env, tuple(hook.customers or ()), tuple(hook.events or ()))
-
-
-def _rest(checked: document.Document) -> dict[str, object]:
-    """Return the sections for later parts of the product as plain JSON data: durations in seconds, zones filled in."""
-    sections = checked.model_dump(mode="json", include={"schedules"}, exclude_none=True, exclude_defaults=True)
-    schedules = cast("dict[str, dict[str, object]]", sections.get("schedules", {}))
-    for schedule in schedules.values():
-        schedule.setdefault("timezone", checked.company.timezone)
-    return sections

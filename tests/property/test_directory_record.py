@@ -97,6 +97,10 @@ keys = st.builds(
     scopes=several(st.sampled_from(["feedback", "scores", "tickets", "oncall", "admin"])),
     revoked=st.booleans(),
 )
+layers = st.builds(
+    model.Layer, st.sampled_from(["hourly", "daily", "weekly"]), words, several(slugs), st.integers(1, 9)
+)
+schedules = st.builds(model.Schedule, slugs, words, several(layers), st.none() | words)
 directories = st.builds(
     model.Directory,
     company=words,
@@ -112,7 +116,9 @@ directories = st.builds(
     root_causes=several(words),
     retention=seconds,
     smtp=st.none() | st.builds(model.Smtp, words, words, st.integers(1, 65535)),
-    rest=st.dictionaries(slugs, json, max_size=2),
+    schedules=st.dictionaries(slugs, schedules, max_size=2),
+    heartbeats=st.dictionaries(slugs, st.builds(model.Heartbeat, st.integers(1, 9999), slugs), max_size=2),
+    watchdog=st.none() | st.builds(model.Watchdog, words),
 )
 
 

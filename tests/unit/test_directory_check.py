@@ -84,13 +84,13 @@ def test_defaults_are_filled_in() -> None:
     assert directory.rules[1].when == model.UnhappyShareAbove(0.5, 900)
     assert [key.customers for key in directory.keys] == [("acme",), ()]
     assert directory.retention == 400 * 86400
-    night = {"layers": [{"rotation": "weekly", "start": "2026-01-05T09:00", "people": ["ann"]}]}
-    assert directory.rest["schedules"] == {"night": night | {"timezone": "Europe/Helsinki"}}
+    night = model.Schedule("night", "Europe/Helsinki", (model.Layer("weekly", "2026-01-05T09:00", ("ann",)),))
+    assert directory.schedules == {"night": night}
 
 
 def test_least_directory_has_the_built_in_rules_and_utc() -> None:
     directory = parse("company: {name: Example Oy}")
-    assert (directory.timezone, directory.language, directory.rest) == ("UTC", "en", {})
+    assert (directory.timezone, directory.language, directory.schedules) == ("UTC", "en", {})
     assert directory.rules == (
         model.Rule("mood-one", model.MoodAtMost(1), "critical"),
         model.Rule("nps-low", model.NpsBelow(0, 30 * 86400, 10, "strict"), "high"),
@@ -206,6 +206,8 @@ ADD_DESK = "add it under desks or correct the name"
 NO_SCOPES = "a publishable key can only post feedback; remove its scopes"
 ONE_CUSTOMER = "a publishable key has exactly one customer; write customer: ID"
 NEEDS_SCOPES = "a secret key needs scopes, from feedback, scores, tickets, oncall, admin"
+NO_CYCLE = "an escalation cannot go on with another, which could come back to it; write its steps here"
+WAYS = "email, webhook, sms, voice, slack, teams, mattermost, ntfy, pagerduty"
 TYPO = "unknown field; correct its name or remove it"
 
 
@@ -232,7 +234,7 @@ TYPO = "unknown field; correct its name or remove it"
         ("{name: Eve}", "{name: Eve, photo: eve.jpg}", f"7: people.eve.photo: {URL}"),
         ("ann@example.test", "ann", "5: people.ann.contacts[0].email: must be an e-mail address"),
         ("{email: ann@example.test}", "{webhook: ftp://x}", f"5: {CONTACT}.webhook: {URL}"),
-        ("{email: ann@example.test}", "{}", "5: people.ann.contacts[0]: must have exactly one of email, webhook, sms"),
+        ("{email: ann@example.test}", "{}", f"5: {CONTACT}: must have exactly one of {WAYS}"),
         ("{email: ann@example.test}", "{email: a@b.test, secret_env: A}", f"5: {CONTACT}: {NO_SECRET}"),
         ('"+358401234567"', "+358401234567", "6: people.bob.contacts[0].sms: must be text; put it in quotes"),
         ('"+358401234567"', "040 1234567", "6: people.bob.contacts[0].sms: must be a number such as +358401234567"),
@@ -241,6 +243,7 @@ TYPO = "unknown field; correct its name or remove it"
         ("ack_within: 5m", "ack_within: 0s", f"10: {STEPS}[0].ack_within: {DURATION} from 1s to 3650d"),
         ("page: bob", "page: boss", f"10: {STEPS}[1].page: unknown person 'boss'; {PAGES}"),
         ("page: bob", "page: schedule:day", f"10: {STEPS}[1].page: unknown schedule 'day'; add it under schedules"),
+        ("page: bob", "page: escalation:standard", f"10: {STEPS}[1].page: {NO_CYCLE}"),
         ("    catch_all: bob\n", "", "9: escalations.standard.catch_all: is required"),
         ("catch_all: bob", "catch_all: boss", f"11: {STANDARD}.catch_all: unknown person 'boss'; {ADD_PERSON}"),
         ("catch_all: bob", "catch_all: eve", f"11: {STANDARD}.catch_all: 'eve' {UNREACHED}"),
@@ -285,6 +288,22 @@ TYPO = "unknown field; correct its name or remove it"
         ("nps: 40", "speed: 5", f"21: {ACME}.goals.speed: unknown metric 'speed'; {METRICS}"),
         # sections for later
         ("people: [ann]", "people: [boss]", f"22: {LAYER}.people[0]: unknown person 'boss'; {ADD_PERSON}"),
+        (
+            "people: [ann]",
+            "people: [ann], turn: 36h",
+            f"22: {LAYER}: a custom rotation has turn, such as 36h; the others have every",
+        ),
+        (
+            "people: [ann]",
+            'people: [ann], restrict: "Mon 9-17"',
+            f"22: {LAYER}.restrict[0]: {HOURS} 18:00-08:00, Mon-Fri 18:00-08:00 or holidays 00:00-24:00",
+        ),
+        (
+            "{name: Eve}",
+            '{name: Eve, absences: [{from: "2026-12-24", until: "2026-12-20"}]}',
+            f"7: people.eve.absences[0]: {END}",
+        ),
+        ("{smtp:", "{sms: {token_env: T}, smtp:", "25: channels.sms: a twilio gateway needs account_env and sender"),
         ("2026-01-05T09:00", "Monday", f"22: {LAYER}.start: must be a local time such as 2026-01-05T09:00"),
         ("token_env: TOKEN", "token: sesame", f"23: desks.main.token: {TYPO}"),
         (
