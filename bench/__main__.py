@@ -31,6 +31,7 @@ class Bench(StrEnum):
     DETECTION = "detection"
     BACKTEST = "backtest"
     TICKETING = "ticketing"
+    PAGING = "paging"
 
 
 def main(

@@ -12,24 +12,21 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any
 
 from msgspec.structs import replace
 
+from bench.room import Room
 from bench.servers import Place, directory, place
 from services.ticketing.main import build
 from services.ticketing.settings import TicketingSettings
-from shared.clock import SystemClock
-from shared.db import Database
-from shared.directory.follower import revision_of
 from shared.directory.model import Desk
 from shared.directory.rules.document import built_in_rules
 from shared.events import AlertScoresV1, AlertV1, EvidenceV1
 from shared.ids import uuid7
 from shared.kafka import Kafka, Outgoing, Producer, cloud_event
-from shared.parts import parts
-from shared.service import Service, tune_memory
-from shared.topics import ALERTS, TOPICS
+from shared.service import tune_memory
+from shared.topics import ALERTS
 from tests.support.desks import Call, Reply
 from tests.support.desks.zammad import FakeZammad
 
@@ -88,62 +85,25 @@ async def _send(kafka: Kafka, alerts: Sequence[AlertV1]) -> None:
     await producer.close()
 
 
-class Office:
-    """Ticketing in this process."""
-
-    def __init__(self, at: Place, prefix: str, customers: int, desk: Desk | None = None) -> None:
-        self.kafka = Kafka(at.kafka, prefix)
-        self.admin = Database(at.database_url, "ticketing", pool=2)
-        settings = TicketingSettings(
-            kafka=at.kafka,
-            database_url=at.database_url,
-            topic_prefix=prefix,
-            secret="a-secret-of-the-benchmark",
-            allow_private_targets="true",
-        )
-        shared = parts(settings, SystemClock(), ("ticketing",))
-        known = directory(customers, tuple(built_in_rules()))
-        if desk is not None:
-            named = {id_: replace(customer, desk="main") for id_, customer in known.customers.items()}
-            known = replace(known, desks={"main": desk}, customers=named)
-        shared.directory.current = revision_of(1, known)
-        self.service: Service = build(settings, shared, lambda: "https://fiilis.example.test")
-        self._tasks: list[asyncio.Task[None]] = []
-
-    async def open(self) -> None:
-        """Make the topics and tables."""
-        await self.kafka.ensure_topics(TOPICS)
-        for resource in self.service.resources:
-            await resource.__aenter__()
-
-    def start(self) -> None:
-        """Begin to work."""
-        tasks = [cast("Any", task)() for task in self.service.tasks.values()]
-        self._tasks = [asyncio.create_task(task) for task in tasks]
-
-    async def ask(self, statement: str) -> Any:
-        """Return one value of the database."""
-        for task in self._tasks:
-            if task.done():
-                task.result()
-        async with self.admin.transaction() as tx:
-            return await tx.fetchval(statement)
-
-    async def close(self) -> None:
-        """Stop, and forget everything."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.wait(self._tasks)
-        for resource in reversed(self.service.resources):
-            await resource.__aexit__(None, None, None)
-        async with self.admin.transaction() as tx:
-            await tx.execute("DROP SCHEMA ticketing CASCADE")
-        await self.admin.close()
+def office_at(at: Place, prefix: str, customers: int, desk: Desk | None = None) -> Room:
+    """Return ticketing in this process."""
+    settings = TicketingSettings(
+        kafka=at.kafka,
+        database_url=at.database_url,
+        topic_prefix=prefix,
+        secret="a-secret-of-the-benchmark",
+        allow_private_targets="true",
+    )
+    known = directory(customers, tuple(built_in_rules()))
+    if desk is not None:
+        named = {id_: replace(customer, desk="main") for id_, customer in known.customers.items()}
+        known = replace(known, desks={"main": desk}, customers=named)
+    return Room("ticketing", settings, known, build)
 
 
 async def storm(at: Place) -> None:
     """Print how fast a preloaded storm of alerts becomes tickets."""
-    chance, office = random.Random(7), Office(at, "storm.", PROBLEMS // 10)
+    chance, office = random.Random(7), office_at(at, "storm.", PROBLEMS // 10)
     await office.open()
     await _send(office.kafka, [alert(n % PROBLEMS, n % PROBLEMS // 10, chance) for n in range(ALERTS_IN_ALL)])
     begun = time.perf_counter()
@@ -162,7 +122,7 @@ async def storm(at: Place) -> None:
 
 async def paced(at: Place) -> None:
     """Print the time from an alert to its ticket while alerts flow."""
-    chance, office = random.Random(8), Office(at, "paced.", PACED // 10)
+    chance, office = random.Random(8), office_at(at, "paced.", PACED // 10)
     await office.open()
     office.start()
     producer = Producer(office.kafka)
@@ -208,7 +168,7 @@ async def desk(at: Place, limit: int, seconds: float) -> None:
     async with Limited(limit) as fake:
         os.environ.update(fake.environ)
         entry = fake.directory_entry(calls_per_minute=limit, poll=60)
-        chance, office = random.Random(9), Office(at, f"desk{limit}.", CUSTOMERS, Desk(**entry))
+        chance, office = random.Random(9), office_at(at, f"desk{limit}.", CUSTOMERS, Desk(**entry))
         await office.open()
         await _send(office.kafka, [alert(n, n % CUSTOMERS, chance) for n in range(TICKETS)])
         office.start()
@@ -230,7 +190,7 @@ async def desk(at: Place, limit: int, seconds: float) -> None:
         await office.close()
 
 
-async def _customers(office: Office) -> list[Any]:
+async def _customers(office: Room) -> list[Any]:
     async with office.admin.transaction() as tx:
         return await tx.fetch("SELECT customer FROM desk_ticket WHERE reference IS NOT NULL")
 

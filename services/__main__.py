@@ -76,9 +76,10 @@ def check(file: Path) -> None:
 def apply(
     file: Path,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would change.")] = False,
+    by: Annotated[str | None, typer.Option(help="Who changes it, for the audit; default: this shell's user.")] = None,
 ) -> None:
     """Validate a directory, print what changes, and publish it."""
-    sys.exit(commands.apply(file, dry_run=dry_run))
+    sys.exit(commands.apply(file, dry_run=dry_run, author=by or commands.user()))
 
 
 @keys.command("new")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import getpass
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -100,7 +101,15 @@ def check(file: Path) -> int:
     return DONE
 
 
-def apply(file: Path, *, dry_run: bool) -> int:
+def user() -> str:
+    """Return who runs this, as far as the system knows."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "apply"
+
+
+def apply(file: Path, *, dry_run: bool, author: str) -> int:
     """Validate a directory, print what changes, and publish it."""
     directory = _read(file)
     if isinstance(directory, int):
@@ -119,7 +128,7 @@ def apply(file: Path, *, dry_run: bool) -> int:
             _out.print("dry run: nothing was published")
             return DONE
         try:
-            _out.print(f"revision {await publish(kafka, directory)} published")
+            _out.print(f"revision {await publish(kafka, directory, author)} published")
         except RecordTooLarge as error:
             _err.print(str(error), style="red", markup=False)
             return WRONG

@@ -245,6 +245,8 @@ class TicketV1(_Message, frozen=True, kw_only=True):
     """None: the directory sets no clock for its severity."""
     desk: DeskV1 | None = None
     status_page: str | None = None
+    worked_at: datetime | None = None
+    """When a person last did something to it, here or in the desk."""
 
 
 class FollowUpDueV1(_Message, frozen=True, kw_only=True):

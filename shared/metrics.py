@@ -56,6 +56,11 @@ PAGE_ATTEMPTS = Counter("fiilis_page_attempts", "Calls to a channel, by result."
 PAGE_OLDEST = Gauge("fiilis_page_oldest_unacknowledged_seconds", "Age of the oldest page that nobody answered.")
 PAGES_EXHAUSTED = Counter("fiilis_pages_exhausted", "Pages whose every round went unanswered.")
 UNREACHABLE = Gauge("fiilis_unreachable_people", "People in charge of something without a usable contact.")
+ONCALL_GAP = Gauge("fiilis_oncall_gap_seconds", "Time within 30 days in which nobody is on call.", ["schedule"])
+PREFLIGHT = Gauge("fiilis_preflight_findings", "What should be mended before it is needed.", ["code"])
+PAGES_OVERDUE = Gauge("fiilis_pages_overdue", "Pages and deliveries that nobody has taken up in time.")
+PAGES_REPAIRED = Counter("fiilis_pages_repaired", "Overdue pages that were sent to the catch-all.")
+WATCHDOG = Counter("fiilis_watchdog_calls", "Calls of the outgoing heartbeat, by result.", ["result"])
 FEEDBACK_TO_PAGE = Histogram(
     "fiilis_feedback_to_page_seconds", "From receiving the answer to the first delivered page.", buckets=_SECONDS
 )

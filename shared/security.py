@@ -17,7 +17,7 @@ from typing import Any, Literal, cast, get_args
 import itsdangerous
 import msgspec
 
-Purpose = Literal["acknowledge", "survey", "respondent", "status", "calendar"]
+Purpose = Literal["acknowledge", "survey", "respondent", "status", "calendar", "callback"]
 
 MAX_TOKEN = 2_048
 """Characters; a longer token is refused before any work is done on it."""

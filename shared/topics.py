@@ -71,6 +71,7 @@ PAGES = Topic(
     {
         "page.sent": PageV1,
         "page.acknowledged": PageV1,
+        "page.unacknowledged": PageV1,
         "page.escalated": PageV1,
         "page.exhausted": PageV1,
         "page.resolved": PageV1,

@@ -69,6 +69,13 @@ async def fiilis(kafka: Kafka, database_url: str, monkeypatch: pytest.MonkeyPatc
         yield made
 
 
+@pytest.fixture
+async def pager(kafka: Kafka, database_url: str) -> AsyncIterator[House]:
+    """Notify alone, on a clock that the test moves."""
+    async with house(kafka, database_url, ("notify",)) as made:
+        yield made
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The project's root."""

@@ -1,33 +1,49 @@
-"""tickets.v1 -> pages: a ticket that needs a person starts a page, one that has a person stops it."""
+"""tickets.v1 -> pages, digests and letters; alerts.v1 -> good experiences and daily scores."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from itertools import groupby
 from typing import cast
-from uuid import UUID
+from uuid import UUID, uuid5
 
 from msgspec.structs import replace
 
-from services.notify import store
-from services.notify.domain import Outcome, Page, customer_of, follow_ticket, start, wants_page, without
-from services.notify.escalator import Happened, save
+from services.notify.domain.chain import customer_of
+from services.notify.domain.digest import due_at, late_clocks, of_breach, of_good_news, of_ticket, responsible, team
+from services.notify.domain.page import (
+    CROWD_WITHIN,
+    OPENED,
+    PAGED,
+    Outcome,
+    Page,
+    follow_ticket,
+    gather,
+    start,
+    wants_page,
+    without,
+)
+from services.notify.ledger import Happened, save
+from services.notify.store import letters, notices, pages, proactive
+from services.notify.store.notices import Line
 from shared import metrics, outbox
 from shared.clock import Clock
 from shared.consume import AfterCommit, Memoryless, Record
 from shared.db import Connection
 from shared.directory.follower import Follower
+from shared.directory.model import Directory
 from shared.errors import Invalid, Transient
-from shared.events import ErasedV1, FollowUpDueV1, RespondentErasedV1, TicketV1
+from shared.events import AlertV1, ErasedV1, FollowUpDueV1, RespondentErasedV1, ScoreDailyV1, TicketV1
 from shared.kafka import cloud_event
 from shared.logs import Log, tracing
 from shared.topics import ERASED, PAGES
 
 log = Log("notify")
 
-
-Message = TicketV1 | FollowUpDueV1 | RespondentErasedV1
+TicketMessage = TicketV1 | FollowUpDueV1 | RespondentErasedV1
+AlertMessage = AlertV1 | ScoreDailyV1 | RespondentErasedV1
 
 
 class TicketHandler(Memoryless):
@@ -48,57 +64,84 @@ class TicketHandler(Memoryless):
         self._escalate = escalate
         self._write = write
 
-    async def handle(self, tx: Connection, records: Sequence[Record[Message]]) -> AfterCommit | None:
+    async def handle(self, tx: Connection, records: Sequence[Record[TicketMessage]]) -> AfterCommit | None:
         """Take tickets, follow-ups and erasures in the order that they came."""
         happened: list[Happened] = []
-        letters: list[tuple[FollowUpDueV1, str | None]] = []
+        written: list[tuple[FollowUpDueV1, str | None]] = []
         for kind, some in groupby(enumerate(records), lambda place: type(place[1].message)):
             if kind is RespondentErasedV1:
                 for _, record in some:
                     await self._erase(tx, cast("Record[RespondentErasedV1]", record))
             elif kind is FollowUpDueV1:
                 due = [(cast("FollowUpDueV1", record.message), record.traceparent) for _, record in some]
-                letters += due
-                await store.add_letters(tx, [one for one in due if one[0].contact is not None], self._clock.now())
+                written += due
+                await letters.add(tx, [one for one in due if one[0].contact is not None], self._clock.now())
             else:
                 happened += await self._follow(tx, cast("list[tuple[int, Record[TicketV1]]]", list(some)))
-        return lambda: self._committed(happened, letters)
+        return lambda: self._committed(happened, written)
 
     async def _follow(self, tx: Connection, records: Sequence[tuple[int, Record[TicketV1]]]) -> list[Happened]:
         """Bring each ticket's pages to where the ticket stands."""
-        now = self._clock.now()
+        now, directory = self._clock.now(), self._current()
         ids = sorted({record.message.id for _, record in records})
-        seen = await store.seen(tx, ids)
-        pages: dict[tuple[UUID, int], Page] = {(p.ticket, p.opening): p for p in await store.pages_of(tx, ids)}
+        seen = await pages.seen(tx, ids)
+        known: dict[tuple[UUID, int], Page] = {(p.ticket, p.opening): p for p in await pages.of_tickets(tx, ids)}
         happened: list[Happened] = []
+        new: dict[UUID, Happened] = {}
+        lines: list[Line] = []
         for index, record in records:
             ticket = record.message
-            if ticket.version <= seen.get(ticket.id, 0):
+            before = seen.get(ticket.id, pages.Seen(0, 0))
+            if ticket.version <= before.version:
                 continue
-            seen[ticket.id] = ticket.version
-            for key, page in list(pages.items()):
-                outcome = follow_ticket(page, ticket, now) if page.ticket == ticket.id else None
-                if outcome is not None:
-                    pages[key] = outcome.page
+            seen[ticket.id] = pages.Seen(ticket.version, late_clocks(ticket))
+            for key, page in list(known.items()):
+                outcomes = follow_ticket(page, ticket, now) if page.ticket == ticket.id else []
+                for outcome in outcomes:
+                    known[key] = outcome.page
                     happened.append(Happened(outcome, record.traceparent))
-            if wants_page(ticket) and (ticket.id, ticket.opening) not in pages:
-                page = self._start(ticket, index, now)
-                pages[ticket.id, ticket.opening] = page
-                happened.append(Happened(Outcome(page, None), record.traceparent))
-        await save(tx, happened, now)
-        await store.remember(tx, {ticket: seen[ticket] for ticket in ids if ticket in seen})
-        return happened
+            if wants_page(ticket) and (ticket.id, ticket.opening) not in known:
+                page = self._start(ticket, directory, index, now)
+                known[ticket.id, ticket.opening] = page
+                new[page.id] = Happened(Outcome(page, None), record.traceparent)
+            lines += _told_later(record, directory, before.late, now)
+        # What something has become of in the same batch is sent on its own, if at all.
+        changed = {one.outcome.page.id for one in happened}
+        gathered = await self._gathered(tx, [one.outcome.page for id_, one in new.items() if id_ not in changed], now)
+        opened = [*gathered, *(one.outcome.page for id_, one in new.items() if id_ in changed)]
+        first = [Happened(Outcome(page, None, why=OPENED), new[page.id].traceparent) for page in opened]
+        await save(tx, [*first, *happened], now)
+        await notices.add_lines(tx, lines)
+        await pages.remember(tx, {ticket: seen[ticket] for ticket in ids if ticket in seen})
+        return [*first, *happened]
+
+    async def _gathered(self, tx: Connection, opened: Sequence[Page], now: datetime) -> list[Page]:
+        """Let many pages of one customer be sent as one."""
+        if not opened:
+            return []
+        of_customer: defaultdict[str, list[Page]] = defaultdict(list)
+        for page in opened:
+            of_customer[page.customer].append(page)
+        names = sorted(of_customer)
+        recent = await pages.recent(tx, names, now - CROWD_WITHIN)
+        leads = await pages.leads(tx, names, now - CROWD_WITHIN)
+        return [
+            page
+            for name, some in of_customer.items()
+            for page in gather(some, recent.get(name, 0), leads.get(name), now)
+        ]
 
     async def _erase(self, tx: Connection, record: Record[RespondentErasedV1]) -> None:
-        """Forget a person in pages and letters, and pass the word on."""
+        """Forget a person in pages, digests and letters, and pass the word on."""
         wanted, now = record.message, self._clock.now()
         removed = 0
-        for page in await store.naming(tx, wanted.customer, wanted.respondent):
+        for page in await pages.naming(tx, wanted.customer, wanted.respondent):
             scrubbed = without(page, wanted.respondent, wanted.before)
             if scrubbed is not page:
-                await store.scrub(tx, scrubbed)
+                await pages.scrub(tx, scrubbed)
                 removed += 1
-        removed += await store.erase_letters(tx, wanted.customer, wanted.respondent)
+        removed += await letters.erase(tx, wanted.customer, wanted.respondent)
+        removed += await notices.erase(tx, wanted.customer, wanted.respondent)
         left = "what was mailed or sent before is with those who got it" if removed else ""
         passed_on = replace(wanted, done=[*wanted.done, ErasedV1(service="notify", removed=removed, left=left)])
         id_ = f"{wanted.erasure}:notify"
@@ -107,23 +150,96 @@ class TicketHandler(Memoryless):
             log.info("respondent erased", erasure=wanted.erasure, removed=removed)
         await outbox.add(tx, [event])
 
-    def _start(self, ticket: TicketV1, index: int, now: datetime) -> Page:
+    def _current(self) -> Directory:
         revision = self._directory.current
         if revision is None:
             raise Transient("no directory was applied yet")
-        customer = customer_of(revision.directory, ticket)
+        return revision.directory
+
+    def _start(self, ticket: TicketV1, directory: Directory, index: int, now: datetime) -> Page:
+        customer = customer_of(directory, ticket)
         if customer is None:
             raise Invalid("no-escalation", f"the directory has nobody to page for {ticket.customer}", index=index)
-        return start(ticket, revision.directory, customer, now)
+        return start(ticket, directory, customer, now)
 
-    def _committed(self, happened: Sequence[Happened], letters: Sequence[tuple[FollowUpDueV1, str | None]]) -> None:
+    def _committed(self, happened: Sequence[Happened], written: Sequence[tuple[FollowUpDueV1, str | None]]) -> None:
         for one in happened:
             page = one.outcome.page
-            if one.outcome.event is None:
+            if one.outcome.why == OPENED:
                 metrics.PAGES.labels(page.severity).inc()
             elif one.outcome.event == "page.acknowledged" and page.acknowledged_at is not None:
                 metrics.PAGE_TO_ACKNOWLEDGE.observe((page.acknowledged_at - page.opened_at).total_seconds())
         if happened:
             self._escalate()
-        if letters:
+        if written:
             self._write()
+
+
+def _told_later(record: Record[TicketV1], directory: Directory, late: int, now: datetime) -> list[Line]:
+    """Return what a ticket that pages nobody adds to the digest of who is responsible; `late`: clocks that were."""
+    ticket = record.message
+    customer = customer_of(directory, ticket)
+    if customer is None or wants_page(ticket) or ticket.severity == "info":
+        return []
+    if record.type == "ticket.opened" and ticket.severity not in PAGED:
+        kind, entry = "ticket", of_ticket(ticket, customer, now)
+    elif late_clocks(ticket) > late and ticket.severity not in PAGED:
+        kind, entry = "late", of_breach(ticket, customer, now)
+    else:
+        return []
+    person = responsible(directory, customer, now)
+    if person is None:
+        return []
+    id_ = uuid5(ticket.id, f"{kind} {ticket.version}")
+    respondent = next((answer.respondent for answer in ticket.evidence if answer.comment), None)
+    return [Line(id_, person.id, kind, ticket.customer, due_at(person, ticket.severity, now), entry, respondent)]
+
+
+class AlertHandler(Memoryless):
+    """Shares good experiences, and keeps where each customer stands for briefs."""
+
+    takes: Collection[str] | None = frozenset({"alert.opened", "score.daily", ERASED})
+
+    def __init__(self, directory: Follower, clock: Clock) -> None:
+        self._directory = directory
+        self._clock = clock
+
+    async def handle(self, tx: Connection, records: Sequence[Record[AlertMessage]]) -> AfterCommit | None:
+        """Take good experiences, daily scores and erasures in the order that they came."""
+        revision = self._directory.current
+        if revision is None:
+            raise Transient("no directory was applied yet")
+        now = self._clock.now()
+        for kind, some in groupby(records, lambda record: type(record.message)):
+            messages = [record.message for record in some]
+            if kind is RespondentErasedV1:
+                for message in cast("list[RespondentErasedV1]", messages):
+                    await notices.erase(tx, message.customer, message.respondent)
+            elif kind is ScoreDailyV1:
+                await proactive.remember_scores(tx, cast("list[ScoreDailyV1]", messages))
+            else:
+                alerts = cast("list[AlertV1]", messages)
+                await notices.add_lines(tx, _good_news(alerts, revision.directory, now))
+        return None
+
+
+def _good_news(alerts: Sequence[AlertV1], directory: Directory, now: datetime) -> list[Line]:
+    lines: list[Line] = []
+    for alert in alerts:
+        customer = directory.customers.get(alert.customer)
+        if customer is None or alert.severity != "info" or alert.state != "open":
+            continue
+        respondent = next((answer.respondent for answer in alert.evidence if answer.comment), None)
+        lines += [
+            Line(
+                uuid5(alert.id, person.id),
+                person.id,
+                "good",
+                alert.customer,
+                due_at(person, "info", now),
+                of_good_news(alert, customer),
+                respondent,
+            )
+            for person in team(directory, customer)
+        ]
+    return lines

@@ -1,70 +1,34 @@
-"""The two loops that reach a person: the escalator decides who is paged next, the sender calls their contacts.
-
-Both work from due rows, so whatever dies is taken up again by the next process.
-"""
+"""Decides who is paged next. Works from due rows: whatever dies is taken up again by the next process."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from services.notify import store
-from services.notify.channels import Channel, Notice, Result
-from services.notify.domain import Outcome, delivered, message, next_turn, undeliverable
-from shared import metrics, outbox
+from msgspec.structs import replace
+
+from services.notify.channels import Channel
+from services.notify.domain.chain import Presence, Turn
+from services.notify.domain.hold import Silence, held_back, turn
+from services.notify.domain.page import Finds, Outcome, Page, follow, look_up, to_catch_all
+from services.notify.ledger import Happened, save
+from services.notify.reach import Reach
+from services.notify.store import audit, contacts, deliveries, pages, rota
+from services.notify.store.deliveries import Wanted
+from services.notify.store.pages import Kept
+from shared import metrics
 from shared.clock import Clock
 from shared.db import Connection, Database
 from shared.directory.follower import Follower
 from shared.directory.model import Directory
 from shared.due import DueLoop
-from shared.errors import Transient
-from shared.ids import uuid7
-from shared.kafka import Outgoing, cloud_event
-from shared.logs import Log, tracing
-from shared.retry import Backoff
-from shared.security import Signer
-from shared.topics import PAGES
+from shared.logs import Log
 
 log = Log("notify")
 
-_PAGES_AT_ONCE = 200
-_LEASE_MARGIN = timedelta(seconds=5)
-_RETRY = Backoff(2, 30)
-
-
-@dataclass(frozen=True, slots=True)
-class Happened:
-    """What became of a page, under the trace of the answer that led to it."""
-
-    outcome: Outcome
-    traceparent: str | None
-
-
-async def save(tx: Connection, happened: Sequence[Happened], now: datetime) -> None:
-    """Store pages and tell others what happened to them, all at once."""
-    await store.save(tx, [store.Kept(one.outcome.page, one.traceparent) for one in happened])
-    told: list[Outgoing] = []
-    for one in happened:
-        page, event = one.outcome.page, one.outcome.event
-        if event is None:
-            continue
-        with tracing(one.traceparent):
-            id_ = f"{page.id}:{page.version}"
-            told.append(cloud_event(PAGES, event, key=page.customer, id=id_, at=now, message=message(page)))
-            log.info(event, page=page.id, ticket=page.ticket, person=page.person, level=page.level)
-    await outbox.add(tx, told)
-
-
-def reachable(directory: Directory, channels: Mapping[str, Channel]) -> set[str]:
-    """Return the people who have a contact that we can call."""
-    return {
-        person.id
-        for person in directory.people.values()
-        if any(contact.channel in channels for contact in person.contacts)
-    }
+_PAGES_AT_ONCE = 500
+_LOAD = timedelta(hours=1)
 
 
 class Escalator:
@@ -92,16 +56,12 @@ class Escalator:
             return 0
         async with self._database.transaction() as tx:
             now = self._clock.now()
-            due = await store.due_pages(tx, now, _PAGES_AT_ONCE)
+            due = await pages.due(tx, now, _PAGES_AT_ONCE)
             if not due:
                 return 0
-            people = reachable(revision.directory, self._channels)
-            happened = [Happened(next_turn(kept.page, people, now), kept.traceparent) for kept in due]
+            happened, wanted = await self._decide(tx, due, revision.directory, now)
             await save(tx, happened, now)
-            wanted = [
-                (one.outcome.page, one.outcome.pages, 0, now) for one in happened if one.outcome.pages is not None
-            ]
-            await store.add_deliveries(tx, wanted)
+            await deliveries.add(tx, wanted, now)
         for one in happened:
             if one.outcome.event == "page.exhausted":
                 page = one.outcome.page
@@ -111,143 +71,72 @@ class Escalator:
             self._sent()
         return len(due)
 
-
-class Sender:
-    """Calls contacts: the intent is stored before the call, the result after it."""
-
-    def __init__(
-        self,
-        database: Database,
-        directory: Follower,
-        channels: Mapping[str, Channel],
-        clock: Clock,
-        signer: Signer,
-        *,
-        public_url: Callable[[], str],
-        call_seconds: float,
-        attempts: int,
-        calls: int,
-        link_days: float,
-        escalate: Callable[[], None],
-    ) -> None:
-        """`escalate` is called when a person could not be reached at all."""
-        self._database = database
-        self._directory = directory
-        self._channels = channels
-        self._clock = clock
-        self._signer = signer
-        self._public_url = public_url
-        self._lease = timedelta(seconds=call_seconds) + _LEASE_MARGIN
-        self._attempts = attempts
-        self._free = calls
-        self._link = timedelta(days=link_days)
-        self._escalate = escalate
-        self._calls: asyncio.TaskGroup | None = None
-        self.loop = DueLoop("sender", self._work)
-
-    async def run(self) -> None:
-        """Run as long as the service; a bug in a call ends it."""
-        async with asyncio.TaskGroup() as calls:
-            self._calls = calls
-            await self.loop.run()
-
-    async def _work(self) -> int:
-        revision = self._directory.current
-        if revision is None or self._free == 0:
-            return 0
-        async with self._database.transaction() as tx:
-            now = self._clock.now()
-            claimed = await store.claim(tx, now, self._free, self._lease)
-            notices = [(delivery, uuid7(), self._notice(delivery, revision.directory)) for delivery in claimed]
-            await store.add_intents(
-                tx,
-                [
-                    store.Intent(attempt, d.id, d.page.id, notice.contact.channel, notice.contact.address)
-                    for d, attempt, notice in notices
-                    if notice is not None
-                ],
-                now,
-            )
-        assert self._calls is not None
-        for delivery, attempt, notice in notices:
-            self._free -= 1
-            self._calls.create_task(self._call(delivery, attempt, notice))
-        return len(claimed)
-
-    def _notice(self, delivery: store.Delivery, directory: Directory) -> Notice | None:
-        person = directory.people.get(delivery.person)
-        if person is None or delivery.contact >= len(person.contacts):
-            return None
-        now = self._clock.now()
-        facts = {"page": str(delivery.page.id), "person": person.id}
-        token = self._signer.sign("acknowledge", facts, expires=now + self._link)
-        return Notice(
-            key=str(delivery.id),
-            page=delivery.page,
-            person=person,
-            contact=person.contacts[delivery.contact],
-            directory=directory,
-            level=delivery.level,
-            acknowledge_url=f"{self._public_url()}/a/{token}",
-            at=now,
+    async def _decide(
+        self, tx: Connection, due: Sequence[Kept], directory: Directory, now: datetime
+    ) -> tuple[list[Happened], list[Wanted]]:
+        reach = Reach(directory, self._channels, await contacts.stopped(tx))
+        people = reach.people()
+        presence = Presence(
+            directory, await rota.overrides(tx, now - timedelta(days=36), now + timedelta(days=36)), now
         )
+        silences = await rota.silences(tx, now)
 
-    async def _call(self, delivery: store.Delivery, attempt: UUID, notice: Notice | None) -> None:
-        try:
-            with tracing(delivery.traceparent):
-                result = await self._send(notice)
-                await self._finish(delivery, attempt, notice, result)
-        except Transient as error:
-            # The lease brings the delivery back, with the same key.
-            log.warning("result not stored", delivery=delivery.id, why=str(error))
-        finally:
-            self._free += 1
-            self.loop.wake()
+        def finds(step: Turn) -> str | None:
+            person = presence.finds(step)
+            return person if person in people else None
 
-    async def _send(self, notice: Notice | None) -> Result:
-        if notice is None:
-            return Result("permanent", "the person has no further contact")
-        channel = self._channels.get(notice.contact.channel)
-        if channel is None:
-            return Result("permanent", f"there is no channel {notice.contact.channel!r}")
-        try:
-            return await channel.send(notice)
-        except Exception as error:  # noqa: BLE001
-            # A bug that one contact brings out must not end paging for everybody, again after every restart: it is
-            # told as loudly as a crash, and the next contact or person is paged.
-            log.error("channel failed", failure=error, channel=notice.contact.channel, person=notice.person.id)
-            return Result("permanent", f"our fault: {type(error).__name__}")
-
-    async def _finish(self, delivery: store.Delivery, attempt: UUID, notice: Notice | None, result: Result) -> None:
-        now = self._clock.now()
-        channel = "none" if notice is None else notice.contact.channel
-        gave_up = False
-        async with self._database.transaction() as tx:
-            if notice is not None:
-                await store.finish_attempt(
-                    tx, attempt, result=result.kind, receipt=result.receipt, detail=result.detail, now=now
+        happened = await self._storms(tx, due, now)
+        for kept in due:
+            if kept.page.lead is None:
+                happened.append(Happened(_turned(kept.page, finds, silences, directory, now), kept.traceparent))
+        paged = [(one, one.outcome.pages) for one in happened if one.outcome.pages is not None]
+        before = {kept.page.id: kept.page for kept in due}
+        load = await deliveries.load(tx, sorted(_repeated(paged, before)), now - _LOAD)
+        wanted: list[Wanted] = []
+        lines: list[audit.Line] = []
+        for one, person in paged:
+            page = one.outcome.page
+            if held_back(before[page.id], person, load):
+                lines.append(
+                    audit.line(now, audit.SYSTEM, "held back", page=page.id, customer=page.customer, person=person)
                 )
-            kept = await store.one_locked(tx, delivery.page.id)
-            assert kept is not None
-            if result.kind == "delivered":
-                first = kept.page.sent_at is None
-                await store.finish_delivery(tx, delivery.id, "delivered", now)
-                await save(tx, [Happened(delivered(kept.page, now), kept.traceparent)], now)
-                if first and kept.page.caused_at is not None:
-                    metrics.FEEDBACK_TO_PAGE.observe(max(0.0, (now - kept.page.caused_at).total_seconds()))
-            elif result.kind != "permanent" and delivery.attempt < self._attempts:
-                wait = max(_RETRY.delay(delivery.attempt), result.retry_after or 0)
-                await store.finish_delivery(tx, delivery.id, "pending", now + timedelta(seconds=min(wait, 60)))
-            elif await store.finish_delivery(tx, delivery.id, "failed", now):
-                if notice is not None and delivery.contact + 1 < len(notice.person.contacts):
-                    await store.next_contact(tx, delivery, now)
+                continue
+            wanted += [
+                Wanted(page.id, person, place, at, turn=page.turn, level=page.level, round=page.round)
+                for place, at in reach.wanted(person, page.severity, now)
+            ]
+        await audit.add(tx, lines)
+        return happened, wanted
+
+    async def _storms(self, tx: Connection, due: Sequence[Kept], now: datetime) -> list[Happened]:
+        """Look after pages that others are sent for; where theirs is over, one of them leads the rest."""
+        following = [kept for kept in due if kept.page.lead is not None]
+        leads = await pages.some(tx, sorted({kept.page.lead for kept in following if kept.page.lead is not None}))
+        new: dict[UUID | None, Page] = {}
+        happened: list[Happened] = []
+        for kept in following:
+            page = kept.page
+            outcome = look_up(page, leads.get(page.lead) if page.lead is not None else None, now)
+            if outcome.page.lead is None:
+                if page.lead in new:
+                    outcome = Outcome(follow(page, new[page.lead], now), None)
                 else:
-                    page = undeliverable(kept.page, delivery.turn, now)
-                    gave_up = page is not None
-                    if page is not None:
-                        await store.save(tx, [store.Kept(page, kept.traceparent)])
-        metrics.PAGE_ATTEMPTS.labels(channel, result.kind).inc()
-        say = log.info if result.kind == "delivered" else log.warning
-        say(f"page {result.kind}", page=delivery.page.id, person=delivery.person, channel=channel, detail=result.detail)
-        if gave_up:
-            self._escalate()
+                    leading = new[page.lead] = replace(outcome.page, storm=True)
+                    outcome = Outcome(leading, None, why="leads the others")
+            happened.append(Happened(outcome, kept.traceparent))
+        return happened
+
+
+def _turned(page: Page, finds: Finds, silences: Sequence[Silence], directory: Directory, now: datetime) -> Outcome:
+    try:
+        return turn(page, finds, silences, directory.people, now)
+    except Exception as error:  # noqa: BLE001
+        # A bug that one page or one schedule brings out must not end paging for everybody, again after every restart:
+        # it is told as loudly as a crash, and whoever is behind everybody is paged.
+        log.error("page failed", failure=error, page=page.id, customer=page.customer)
+        return to_catch_all(page, now)
+
+
+def _repeated(paged: Sequence[tuple[Happened, str]], before: Mapping[UUID, Page]) -> set[str]:
+    """Return who is paged again for what they were paged for before."""
+    return {person for one, person in paged if person in before[one.outcome.page.id].paged}

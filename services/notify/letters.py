@@ -7,10 +7,11 @@ from datetime import timedelta
 from email.message import EmailMessage
 from typing import NamedTuple
 
-from services.notify import store
 from services.notify.channels import Result
-from services.notify.channels.email import Mailer, one_line
-from services.notify.store import Letter
+from services.notify.channels.email import Mailer
+from services.notify.domain.words import one_line
+from services.notify.store import letters as store
+from services.notify.store.letters import Letter
 from shared.clock import Clock
 from shared.db import Database
 from shared.directory.follower import Follower
@@ -77,7 +78,7 @@ class Letters:
         if revision is None:
             return 0
         async with self._database.transaction() as tx:
-            claimed = await store.claim_letters(tx, self._clock.now(), _AT_ONCE, self._lease)
+            claimed = await store.claim(tx, self._clock.now(), _AT_ONCE, self._lease)
         async with asyncio.TaskGroup() as calls:
             for letter in claimed:
                 calls.create_task(self._send(letter, revision.directory))
@@ -86,7 +87,7 @@ class Letters:
     async def forget(self) -> None:
         """Delete letters that were sent, or given up, long ago."""
         async with self._database.transaction() as tx:
-            await store.forget_letters(tx, self._clock.now() - _KEPT)
+            await store.forget(tx, self._clock.now() - _KEPT)
 
     async def _send(self, letter: Letter, directory: Directory) -> None:
         message = letter.message
@@ -117,7 +118,7 @@ class Letters:
         now = self._clock.now()
         async with self._database.transaction() as tx:
             due_at = now + wait if again else None
-            await store.finish_letter(tx, letter.message.id, state, result.detail, due_at=due_at, now=now)
+            await store.finish(tx, letter.message.id, state, result.detail, due_at=due_at, now=now)
         say = log.info if state == "sent" else log.warning
         # Not what the relay said: it may say the respondent's address back.
         say(f"follow-up {state}", letter=letter.message.id, ticket=letter.message.ticket)

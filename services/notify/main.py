@@ -7,15 +7,25 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
-from services.notify import store
+from services.notify.answers import Answers
 from services.notify.api import build_router
-from services.notify.channels import Channel
-from services.notify.channels.email import EmailChannel, Mailer
-from services.notify.channels.webhook import WebhookChannel
-from services.notify.consumer import TicketHandler
-from services.notify.escalator import Escalator, Sender, reachable
+from services.notify.channels.email import Mailer
+from services.notify.channels.registry import build_channels
+from services.notify.consumer import AlertHandler, TicketHandler
+from services.notify.escalator import Escalator
 from services.notify.letters import Letters
+from services.notify.reach import Reach
+from services.notify.rounds.auditor import EVERY as AUDIT_SECONDS
+from services.notify.rounds.auditor import Auditor
+from services.notify.rounds.check_ins import CheckIns
+from services.notify.rounds.digests import Digests
+from services.notify.rounds.heartbeats import Heartbeats
+from services.notify.rounds.revisions import Revisions
+from services.notify.rounds.watch import EVERY as WATCH_SECONDS
+from services.notify.rounds.watch import Watch
+from services.notify.sender import Sender
 from services.notify.settings import NotifySettings
+from services.notify.store import contacts, pages
 from shared import metrics
 from shared.consume import Consumer
 from shared.db import Database
@@ -24,7 +34,7 @@ from shared.kafka import Producer
 from shared.outbox import Relay
 from shared.parts import Parts, database_ready, outbound, signer
 from shared.service import Service, opened
-from shared.topics import TICKETS
+from shared.topics import ALERTS, TICKETS
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 _FIGURES_SECONDS = 5
@@ -35,17 +45,14 @@ def build(settings: NotifySettings, parts: Parts, public_url: Callable[[], str])
     """Return notify, ready to run. `public_url` starts every link; it is known once the port is."""
     database = Database(parts.database_url, "notify")
     producer = Producer(parts.kafka)
-    client, signs = outbound(settings), signer(settings)
+    client, signs, clock, directory = outbound(settings), signer(settings), parts.clock, parts.directory
     mailer = Mailer(settings.notify_call_seconds)
-    channels: dict[str, Channel] = {
-        "email": EmailChannel(mailer),
-        "webhook": WebhookChannel(client, signs, settings.notify_call_seconds),
-    }
+    channels = build_channels(mailer, client, signs, settings.notify_call_seconds)
     sender = Sender(
         database,
-        parts.directory,
+        directory,
         channels,
-        parts.clock,
+        clock,
         signs,
         public_url=public_url,
         call_seconds=settings.notify_call_seconds,
@@ -54,32 +61,70 @@ def build(settings: NotifySettings, parts: Parts, public_url: Callable[[], str])
         link_days=settings.notify_link_days,
         escalate=lambda: escalator.loop.wake(),
     )
-    escalator = Escalator(database, parts.directory, channels, parts.clock, sender.loop.wake)
-    letters = Letters(database, parts.directory, mailer, parts.clock, call_seconds=settings.notify_call_seconds)
-    handler = TicketHandler(parts.directory, parts.clock, escalator.loop.wake, letters.loop.wake)
+    escalator = Escalator(database, directory, channels, clock, sender.loop.wake)
+    letters = Letters(database, directory, mailer, clock, call_seconds=settings.notify_call_seconds)
+    digests = Digests(database, directory, channels, clock, sender.loop.wake)
+    check_ins = CheckIns(database, directory, channels, clock, sender.loop.wake)
+    heartbeats = Heartbeats(database, directory, clock, escalator.loop.wake)
+    revisions = Revisions(database, directory, clock, [check_ins.plan, heartbeats.plan])
+    watch = Watch(database, directory, channels, clock)
+    answers = Answers(database, directory, channels, clock, signs, link_days=settings.notify_link_days)
+
+    def wake() -> None:
+        escalator.loop.wake()
+        sender.loop.wake()
+
+    auditor = Auditor(database, directory, clock, client, wake)
+    handler = TicketHandler(directory, clock, escalator.loop.wake, letters.loop.wake)
     tickets = Consumer(parts.kafka, database, TICKETS, handler)
+    alerts = Consumer(parts.kafka, database, ALERTS, AlertHandler(directory, clock))
 
     async def figures() -> None:
         async with database.transaction() as tx:
-            oldest = await store.oldest_waiting(tx)
-        age = timedelta() if oldest is None else parts.clock.now() - oldest
+            oldest = await pages.oldest_waiting(tx)
+            stopped = await contacts.stopped(tx)
+        age = timedelta() if oldest is None else clock.now() - oldest
         metrics.PAGE_OLDEST.set(max(0.0, age.total_seconds()))
-        revision = parts.directory.current
+        revision = directory.current
         if revision is not None:
-            metrics.UNREACHABLE.set(len(revision.directory.people.keys() - reachable(revision.directory, channels)))
+            reachable = Reach(revision.directory, channels, stopped).people()
+            metrics.UNREACHABLE.set(len(revision.directory.people.keys() - reachable))
+
+    async def forget() -> None:
+        await letters.forget()
+        await digests.forget()
+        await revisions.forget()
 
     return Service(
         name="notify",
-        router=build_router(database, parts.access, parts.clock, signs),
+        router=build_router(
+            database,
+            parts.access,
+            clock,
+            signs,
+            answers,
+            watch,
+            client,
+            public_url=public_url,
+            escalate=escalator.loop.wake,
+            sent=sender.loop.wake,
+        ),
         resources=[database_ready(database, MIGRATIONS), opened(None, producer.close), opened(None, client.close)],
         tasks={
             "tickets.v1": tickets.run,
+            "alerts.v1": alerts.run,
             "escalator": escalator.loop.run,
             "sender": sender.run,
             "letters": letters.loop.run,
+            "digests": digests.loop.run,
+            "check-ins": check_ins.loop.run,
+            "heartbeats": heartbeats.loop.run,
+            "revisions": revisions.loop.run,
+            "auditor": partial(periodically, AUDIT_SECONDS, auditor.run_once),
+            "watch": partial(periodically, WATCH_SECONDS, watch.look),
             "outbox": Relay(database, producer).run,
-            "retention": partial(periodically, _FORGET_SECONDS, letters.forget),
+            "retention": partial(periodically, _FORGET_SECONDS, forget),
             "figures": partial(periodically, _FIGURES_SECONDS, figures),
         },
-        checks={"tickets.v1": tickets.ready},
+        checks={"tickets.v1": tickets.ready, "alerts.v1": alerts.ready},
     )

@@ -43,6 +43,7 @@ from shared.directory.fields import (
     Slug,
     Text,
     TicketEvent,
+    TurnLength,
     Touchpoint,
     Url,
     Watches,
@@ -141,7 +142,7 @@ class Layer(Section):
     people: Annotated[list[PersonId], Field(min_length=1)]
     every: Annotated[int, Field(ge=1, le=1000)] = 1
     """A turn lasts so many hours, days or weeks."""
-    turn: Duration | None = None
+    turn: TurnLength | None = None
     """How long a turn of a custom rotation lasts; whole days keep the time of the wall clock."""
     restrict: Watches = []
     until: LocalTime | None = None

@@ -81,6 +81,12 @@ def _window(seconds: int) -> int:
     return seconds
 
 
+def _turn_length(seconds: int) -> int:
+    if not 900 <= seconds <= 366 * DAY:
+        raise ValueError("a turn must be from 15m to 366d")
+    return seconds
+
+
 def _retention(seconds: int) -> int:
     if seconds < DAY:
         raise ValueError("must be at least 1d")
@@ -118,7 +124,9 @@ def _hours(value: str) -> str:
 
 def _local_time(value: str) -> str:
     try:
-        _ = datetime.strptime(value, "%Y-%m-%dT%H:%M")  # noqa: DTZ007 (a local time; the schedule says in which zone)
+        at = datetime.strptime(value, "%Y-%m-%dT%H:%M")  # noqa: DTZ007 (a local time; the schedule says in which zone)
+        if not 1970 <= at.year <= 2199:
+            raise ValueError
     except ValueError:
         raise ValueError("must be a local time such as 2026-01-05T09:00") from None
     return value
@@ -231,6 +239,7 @@ Zone = Annotated[str, AfterValidator(_zone)]
 Url = Annotated[str, AfterValidator(_url)]
 Duration = Annotated[int, BeforeValidator(duration_seconds)]
 Window = Annotated[Duration, AfterValidator(_window)]
+TurnLength = Annotated[Duration, AfterValidator(_turn_length)]
 Retention = Annotated[Duration, AfterValidator(_retention)]
 
 PersonId = Annotated[str, _declared("people", "person")]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import Any
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
 from shared import metrics
@@ -23,6 +24,7 @@ from shared.topics import DIRECTORY, DIRECTORY_LIMIT
 log = Log("shared.directory")
 
 _KEY = b"directory"
+_AUTHOR = "ce_author"
 _WAIT_SECONDS = 30
 
 
@@ -35,6 +37,9 @@ class Revision:
     directory: Directory
     keys: dict[str, Key] = field(default_factory=dict[str, Key])
     """By the hash of the key's text."""
+    applied_at: datetime | None = None
+    author: str = "apply"
+    """Who applied it."""
 
 
 def revision_of(number: int, directory: Directory, local_keys: Sequence[Key] = ()) -> Revision:
@@ -42,13 +47,14 @@ def revision_of(number: int, directory: Directory, local_keys: Sequence[Key] = (
     return Revision(number, directory, {key.sha256: key for key in (*directory.keys, *local_keys)})
 
 
-async def publish(kafka: Kafka, directory: Directory) -> int:
+async def publish(kafka: Kafka, directory: Directory, author: str = "apply") -> int:
     """Publish a directory and return its revision. Raises Transient; then it may or may not be the newest."""
     value = encode(directory)
     producer = Producer(kafka, compression_type="gzip", max_request_size=DIRECTORY_LIMIT * 8)
     try:
         await producer.start()
         headers = event_headers("directory.published", str(uuid7()), "apply", datetime.now(UTC).isoformat(), None)
+        headers = [*headers, (_AUTHOR, author.encode())]
         await producer.send_all([Outgoing(DIRECTORY.name, _KEY, value, headers)])
     finally:
         await producer.close()
@@ -85,12 +91,14 @@ async def _newest(consumer: AIOKafkaConsumer, tp: TopicPartition) -> Revision | 
     while True:
         record = await consumer.getone()
         if record.offset >= end - 1:
-            return await _decoded(record.offset, record.value or b"")
+            return await _decoded(record)
 
 
-async def _decoded(offset: int, value: bytes) -> Revision:
+async def _decoded(record: ConsumerRecord[Any, Any]) -> Revision:
     # In a thread: a directory of 100,000 customers takes long enough to delay an acknowledgement.
-    return revision_of(offset + 1, await asyncio.to_thread(decode, value))
+    revision = revision_of(record.offset + 1, await asyncio.to_thread(decode, record.value or b""))
+    author = dict(record.headers).get(_AUTHOR, b"apply").decode(errors="replace")
+    return replace(revision, applied_at=datetime.fromtimestamp(record.timestamp / 1000, UTC), author=author)
 
 
 class Follower:
@@ -143,7 +151,7 @@ class Follower:
                     self._caught_up = True
                     while True:
                         record = await consumer.getone()
-                        self._use(await _decoded(record.offset, record.value or b""))
+                        self._use(await _decoded(record))
             except (Transient, KafkaError) as error:
                 failures += 1
                 log.warning("directory waits", why=str(error))
@@ -154,7 +162,8 @@ class Follower:
     def _use(self, revision: Revision) -> None:
         if self.current is not None and revision.number == self.current.number:
             return
-        revision = self.current = revision_of(revision.number, revision.directory, self._local_keys)
+        keys = revision_of(revision.number, revision.directory, self._local_keys).keys
+        revision = self.current = replace(revision, keys=keys)
         for service in self._services:
             metrics.DIRECTORY_REVISION.labels(service).set(revision.number)
         log.info("directory in use", revision=revision.number, customers=len(revision.directory.customers))

@@ -23,7 +23,8 @@ from msgspec.structs import replace
 
 import services
 import shared
-from services.notify import store as pages
+from services.notify.store import deliveries, pages
+from services.notify.store.deliveries import Wanted
 from services.run import MIGRATIONS
 from services.scoring.domain.counting import (
     WIDTH,
@@ -206,7 +207,7 @@ async def test_an_opening_has_one_page(of: Any) -> None:
 async def test_a_page_that_waits_has_a_moment(of: Any) -> None:
     """A page without a due moment would be forgotten for ever."""
     database = await of("notify")
-    for wrong in (build.page(due_at=None), build.page(state="acknowledged")):
+    for wrong in (build.page(due_at=None), build.page(state="resolved")):
         with pytest.raises(asyncpg.CheckViolationError, match="waiting_page_has_a_due_moment"):
             async with database.transaction() as tx:
                 await pages.save(tx, [pages.Kept(wrong, None)])
@@ -219,7 +220,7 @@ async def test_a_contact_is_called_once_in_a_turn(of: Any) -> None:
     async with database.transaction() as tx:
         await pages.save(tx, [pages.Kept(page, None)])
         for _ in range(2):
-            await pages.add_deliveries(tx, [(page, "architect-1", 0, build.NOW)])
+            await deliveries.add(tx, [Wanted(page.id, "architect-1", 0, build.NOW, turn=1, level=1)], build.NOW)
         assert await tx.fetchval("SELECT count(*) FROM delivery") == 1
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
-from services.notify.domain import Page, Turn
+from services.notify.domain.chain import Turn
+from services.notify.domain.page import Page
 from shared.directory.model import (
     Condition,
     Contact,

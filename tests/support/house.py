@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -29,10 +29,11 @@ from shared.directory.model import (
     Step,
     UnhappyShareAbove,
 )
-from shared.kafka import Kafka
+from shared.ids import uuid7
+from shared.kafka import Kafka, Producer, cloud_event
 from shared.security import key_hash, new_key
 from shared.service import Settings
-from shared.topics import TOPICS
+from shared.topics import TOPICS, Topic
 from tests.support.phone import Phone
 from tests.support.wait import until
 
@@ -77,6 +78,27 @@ class House:
     async def items(self, path: str, **params: Any) -> list[dict[str, Any]]:
         """Return the items of a list."""
         return (await self.get(path, **params))["items"]
+
+    async def tell(self, topic: Topic, type: str, message: Any) -> None:
+        """Publish a message as the service that owns the topic would."""
+        await self.tell_all(topic, type, [message])
+
+    async def tell_all(self, topic: Topic, type: str, messages: Sequence[Any]) -> None:
+        """Publish messages, all at once."""
+        now, producer = self.clock.now(), Producer(self.kafka)
+        try:
+            await producer.start()
+            await producer.send_all(
+                [cloud_event(topic, type, key=m.customer, id=str(uuid7()), at=now, message=m) for m in messages]
+            )
+        finally:
+            await producer.close()
+
+    async def send(self, method: str, path: str, body: Any = None, status: int = 200) -> Any:
+        """Call an address with the key; return the JSON of the answer."""
+        response = await self.client.request(method, path, json=body, headers=_bearer(self.key))
+        assert response.status_code == status, response.text
+        return response.json()
 
     def move(self, **by: float) -> None:
         """Move the clock of every service."""
@@ -135,8 +157,8 @@ def company(phone: Phone, *keys: Key, repeat: int = 2) -> Directory:
 
 
 @contextlib.asynccontextmanager
-async def house(kafka: Kafka, database_url: str) -> AsyncIterator[House]:
-    """Run the house until the test ends; whatever ends a task fails the test."""
+async def house(kafka: Kafka, database_url: str, names: Sequence[str] = NAMES) -> AsyncIterator[House]:
+    """Run the house, or some rooms of it, until the test ends; whatever ends a task fails the test."""
     phone = await Phone().start()
     key, public_key = new_key("secret"), new_key("publishable")
     keys = (
@@ -162,7 +184,7 @@ async def house(kafka: Kafka, database_url: str) -> AsyncIterator[House]:
     os.environ["FIILIS_SCORING_SWEEP_SECONDS"] = "0.1"
     stop, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
     running = asyncio.create_task(
-        run_services(NAMES, settings, port=0, stop=stop, clock=made.clock, on_ready=ready.set_result)
+        run_services(names, settings, port=0, stop=stop, clock=made.clock, on_ready=ready.set_result)
     )
     try:
         await asyncio.wait({running, ready}, timeout=30, return_when=asyncio.FIRST_COMPLETED)

@@ -20,6 +20,11 @@ class Received:
     body: bytes
 
     @property
+    def type(self) -> str:
+        """What it is: a page, a digest, ..."""
+        return msgspec.json.decode(self.body)["type"]
+
+    @property
     def data(self) -> dict[str, Any]:
         """The page."""
         return msgspec.json.decode(self.body)["data"]

@@ -59,6 +59,11 @@ class ServiceProcess:
             raise
 
     @property
+    def pid(self) -> int | None:
+        """Its id, to look at it from outside."""
+        return None if self._process is None else self._process.pid
+
+    @property
     def alive(self) -> bool:
         """Whether it runs."""
         return self._process is not None and self._process.returncode is None

@@ -6,15 +6,23 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol
 
-from services.notify.domain import Page
+from services.notify.domain.page import Page
+from services.notify.domain.words import Words
 from shared.directory.model import Contact, Directory, Person
+from shared.http import Answer, Refused, Unreachable
 
-ResultKind = Literal["delivered", "temporary", "permanent", "unknown"]
+ResultKind = Literal["delivered", "accepted", "temporary", "permanent", "unknown"]
+
+REACHED: frozenset[ResultKind] = frozenset({"delivered", "accepted"})
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What came of one call. `unknown`: it may have arrived; it is sent again with the same key."""
+    """What came of one call.
+
+    `delivered`: the other side has it. `accepted`: it will try, and may tell later. `unknown`: it may have arrived; it
+    is sent again with the same key.
+    """
 
     kind: ResultKind
     detail: str
@@ -26,17 +34,24 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """What a person is told."""
+    """What a person is told, at one contact."""
 
     key: str
-    """The idempotency key: the same on every attempt at one contact in one turn."""
-    page: Page
+    """The idempotency key: the same on every attempt at one contact."""
+    kind: str
+    """`page`, or what else it is, such as `digest`."""
+    words: Words
     person: Person
     contact: Contact
     directory: Directory
-    level: int
-    acknowledge_url: str
     at: datetime
+    page: Page | None = None
+    acknowledge_url: str | None = None
+    """Where the page can be taken; None: there is nothing to take."""
+    code: str = ""
+    """What is answered by SMS to take it."""
+    callback_url: str = ""
+    """Where a provider tells what became of it, and what was answered: `{callback_url}/receipt`, `/key`, `/press`."""
 
 
 class Channel(Protocol):
@@ -45,3 +60,21 @@ class Channel(Protocol):
     async def send(self, notice: Notice) -> Result:
         """Call the contact. Never raises for what the other side does."""
         ...
+
+    def ready(self, directory: Directory) -> bool:
+        """Tell whether the directory has what the channel needs."""
+        ...
+
+
+def failed(error: Refused | Unreachable) -> Result:
+    """Return what a call that got no answer means."""
+    if isinstance(error, Refused):
+        return Result("permanent", str(error))
+    return Result("unknown" if error.sent else "temporary", str(error))
+
+
+def refused(answer: Answer, detail: str = "") -> Result:
+    """Return what an answer other than 2xx means: never success."""
+    said = f"HTTP {answer.status}{': ' if detail else ''}{detail}"[:500]
+    lasting = 300 <= answer.status < 500 and answer.status not in {408, 425, 429}
+    return Result("permanent" if lasting else "temporary", said, retry_after=answer.retry_after)

@@ -11,24 +11,28 @@ from email.utils import format_datetime
 import aiosmtplib
 
 from services.notify.channels import Notice, Result
-from shared.directory.model import Smtp
+from shared.directory.model import Directory, Smtp
 
 _ADDRESS = re.compile(r"[^@\s,;<>\"()]{1,64}@[^@\s,;<>\"()]{1,189}")
 
 
 class EmailChannel:
-    """Mails a page."""
+    """Mails what a person is told."""
 
     def __init__(self, mailer: Mailer) -> None:
         self._mailer = mailer
 
+    def ready(self, directory: Directory) -> bool:
+        """Need a relay."""
+        return directory.smtp is not None
+
     async def send(self, notice: Notice) -> Result:
         """Hand a mail to the relay."""
-        page = notice.page
         mail = EmailMessage()
-        mail["Subject"] = one_line(f"[{page.severity}] {page.customer_name}: {page.summary}")[:200]
-        mail["X-Fiilis-Page"] = str(page.id)
-        mail.set_content(text(notice))
+        mail["Subject"] = notice.words.subject
+        if notice.page is not None:
+            mail["X-Fiilis-Page"] = str(notice.page.id)
+        mail.set_content(notice.words.text)
         return await self._mailer.send(
             mail, notice.contact.address, notice.directory.smtp, key=notice.key, at=notice.at
         )
@@ -88,27 +92,3 @@ def _refused(error: aiosmtplib.SMTPRecipientsRefused | aiosmtplib.SMTPResponseEx
     said = "".join(c if c.isprintable() else " " for c in first.message.encode(errors="replace").decode())
     detail = f"{first.code} {said}"[:500]
     return Result("temporary" if 400 <= first.code < 500 else "permanent", detail)
-
-
-def one_line(text_: str) -> str:
-    """Return a text without line breaks."""
-    return " ".join(text_.split())
-
-
-def text(notice: Notice) -> str:
-    """Return the mail's text."""
-    page = notice.page
-    lines = [
-        f"{page.customer_name} needs you: {page.summary}.",
-        "",
-        f"Severity {page.severity}, ticket {page.ticket_number}, level {notice.level}.",
-        "Open this to say that you take it; otherwise the next person is paged:",
-        "",
-        notice.acknowledge_url,
-    ]
-    if page.evidence:
-        lines += ["", "What was said:"]
-        for answer in page.evidence:
-            words = f": {one_line(answer.comment)}" if answer.comment else ""
-            lines.append(f"- {answer.kind} {answer.score} at {answer.occurred_at:%Y-%m-%d %H:%M} UTC{words}")
-    return "\n".join(lines) + "\n"

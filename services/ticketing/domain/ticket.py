@@ -32,6 +32,7 @@ EVIDENCE = 20
 PREVIOUS = 5
 """Earlier tickets of the problem that a ticket tells of at most."""
 
+_TAKEN: frozenset[TicketState] = frozenset({"acknowledged", "in_progress"})
 ACTIVE: frozenset[TicketState] = frozenset({"open", "acknowledged", "in_progress", "waiting"})
 
 MOVES: Mapping[TicketState, tuple[TicketState, ...]] = {
@@ -231,7 +232,10 @@ def may_reopen(ticket: TicketV1, now: datetime, within: timedelta) -> bool:
 
 
 def take_page(ticket: TicketV1, event: str, page: PageV1, now: datetime) -> Outcome:
-    """Write down what happened to a page; its acknowledgement acknowledges an open ticket, and moves no state back."""
+    """Write down what happened to a page; its acknowledgement acknowledges an open ticket, and moves no state back.
+
+    A page that is taken as forgotten opens its ticket again: nobody has worked on it.
+    """
     line = entry(
         ticket.id,
         now,
@@ -241,6 +245,9 @@ def take_page(ticket: TicketV1, event: str, page: PageV1, now: datetime) -> Outc
         level=page.level,
         round=page.round,
     )
+    if event == "page.unacknowledged" and page.opening == ticket.opening and ticket.state in _TAKEN:
+        changed = msgspec.structs.replace(ticket, version=ticket.version + 1, state="open")
+        return Outcome(changed, "ticket.updated", (line,))
     late = ticket.state != "open" or page.opening != ticket.opening
     if event != "page.acknowledged" or late:
         return Outcome(ticket, None, (line,))
@@ -290,7 +297,7 @@ def take_desk(
         changed = msgspec.structs.replace(changed, assignee=assignee)
     if changed == ticket:
         return None
-    changed = msgspec.structs.replace(changed, version=ticket.version + 1)
+    changed = msgspec.structs.replace(changed, version=ticket.version + 1, worked_at=now)
     return Outcome(changed, _event(ticket, changed), tuple(_lines(ticket, changed, actor, now)))
 
 
@@ -339,7 +346,7 @@ def change(ticket: TicketV1, patch: Patch, *, root_causes: Sequence[str], actor:
         changed = msgspec.structs.replace(changed, acknowledged_at=now)
     if wanted == "resolved" and ticket.state != "resolved":
         changed = msgspec.structs.replace(changed, resolved_at=now)
-    changed = msgspec.structs.replace(changed, version=ticket.version + 1)
+    changed = msgspec.structs.replace(changed, version=ticket.version + 1, worked_at=now)
     return Outcome(changed, _event(ticket, changed), tuple(_lines(ticket, changed, actor, now)))
 
 

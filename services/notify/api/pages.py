@@ -1,33 +1,31 @@
-"""Who is on call, the pages, and the two ways to acknowledge: an API call, and the link in a page."""
+"""The pages, and the two ways to acknowledge one: an API call, and the link in it."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import msgspec
 from fastapi import APIRouter, Query, Response
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from services.notify import store
-from services.notify.domain import Page as PageFacts
-from services.notify.domain import acknowledge, full_chain, message
-from services.notify.escalator import Happened, save
-from shared import metrics
+from services.notify import __file__ as _ROOM
+from services.notify.answers import Answers
+from services.notify.domain.page import Page as PageFacts
+from services.notify.domain.page import message
+from services.notify.store import audit, deliveries
+from services.notify.store import pages as store
 from shared.clock import Clock
 from shared.db import Database
 from shared.directory.access import Access, Caller
-from shared.errors import FieldError, Problem, invalid_fields, not_found
+from shared.errors import FieldError, Problem, invalid_fields
 from shared.lists import Page, page_of
-from shared.logs import Log
 from shared.pages import PAGE_HEADERS, templates
 from shared.security import BadToken, ExpiredToken, Signer
 from shared.web import caller_with, id_in_path, json_response
 
-log = Log("notify")
-
-_templates = templates(__file__)
+_templates = templates(_ROOM)
 
 
 class PagesQuery(Page):
@@ -35,15 +33,6 @@ class PagesQuery(Page):
 
     state: Literal["pending", "sent", "acknowledged", "resolved", "exhausted"] | None = None
     customer: str | None = None
-
-
-class OnCallQuery(BaseModel):
-    """Whom and when to ask for."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    customer: str
-    at: AwareDatetime | None = None
 
 
 class Acknowledgement(BaseModel):
@@ -54,41 +43,19 @@ class Acknowledgement(BaseModel):
     person: str = Field(max_length=63)
 
 
-class ChainLink(msgspec.Struct, frozen=True, kw_only=True):
-    """One person of a customer's chain."""
-
-    level: int
-    person: str
-    via: str
-    contacts: list[str]
-    until: datetime | None
-
-
-def build_router(database: Database, access: Access, clock: Clock, signer: Signer) -> APIRouter:
-    """Return notify's part of the HTTP interface."""
-    router = APIRouter(tags=["notify"])
+def build_router(
+    database: Database,
+    access: Access,
+    clock: Clock,
+    signer: Signer,
+    answers: Answers,
+    public_url: Callable[[], str],
+    escalate: Callable[[], None],
+    sent: Callable[[], None],
+) -> APIRouter:
+    """Return what is served of pages."""
+    router = APIRouter()
     reader = caller_with(access, "oncall")
-
-    @router.get("/v1/oncall")
-    async def oncall(query: Annotated[OnCallQuery, Query()], caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
-        """Return everybody who would be paged for a customer, in order; never empty."""
-        customer = caller.customer(query.customer)
-        people = caller.directory.people
-        chain = [
-            ChainLink(
-                level=level,
-                person=link.person,
-                via=link.via,
-                contacts=[contact.channel for contact in people[link.person].contacts],
-                until=None,
-            )
-            for level, link in enumerate(full_chain(caller.directory, customer), 1)
-        ]
-        try:
-            at = (query.at or clock.now()).astimezone(UTC)
-        except OverflowError:
-            raise invalid_fields(FieldError("at", "is not a moment of this era")) from None
-        return json_response({"customer": customer.id, "at": at, "chain": chain})
 
     @router.get("/v1/pages")
     async def pages(query: Annotated[PagesQuery, Query()], caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
@@ -101,26 +68,37 @@ def build_router(database: Database, access: Access, clock: Clock, signer: Signe
 
     @router.get("/v1/pages/{page}")
     async def one(page: str, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
-        """Return a page with every attempt to reach somebody."""
+        """Return a page with every attempt to reach somebody, and everything else that happened to it."""
         async with database.transaction() as tx:
             found = caller.visible("page", page, await store.one(tx, id_in_path("page", page)))
-            attempts = await store.attempts(tx, found.id)
-        return json_response({**_shown(found), "attempts": attempts})
+            attempts = await deliveries.attempts(tx, found.id)
+            timeline = await audit.of_page(tx, found.id)
+        return json_response({**_shown(found), "attempts": attempts, "timeline": timeline})
+
+    async def seen_by(page: str, caller: Caller) -> PageFacts:
+        async with database.transaction() as tx:
+            return caller.visible("page", page, await store.one(tx, id_in_path("page", page)))
 
     @router.post("/v1/pages/{page}/acknowledge")
-    async def acknowledge_page(page: str, by: Acknowledgement, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
+    async def acknowledge(page: str, by: Acknowledgement, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Stop paging: this person answers."""
         if by.person not in caller.directory.people:
             raise invalid_fields(FieldError("person", f"the directory has no person {by.person!r}"))
-        async with database.transaction() as tx:
-            kept = await store.one_locked(tx, id_in_path("page", page))
-            found = caller.visible("page", page, None if kept is None else kept.page)
-        return json_response(_shown(await _acknowledge(found.id, by.person)))
+        found = await seen_by(page, caller)
+        return json_response(_shown(await answers.take(found.id, by.person, by=f"key:{caller.key.id}")))
+
+    @router.post("/v1/pages/{page}/escalate")
+    async def go_on(page: str, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
+        """Page the next person at once."""
+        found = await seen_by(page, caller)
+        escalated = await answers.escalate(found.id, by=f"key:{caller.key.id}")
+        escalate()
+        return json_response(_shown(escalated), 202)
 
     @router.get("/a/{token}")
     async def show(token: str) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Show a page and a button; never acknowledges (mail scanners follow links)."""
-        facts, problem = _facts(token)
+        facts, problem = await _facts(token)
         if problem is not None:
             return problem
         async with database.transaction() as tx:
@@ -130,34 +108,29 @@ def build_router(database: Database, access: Access, clock: Clock, signer: Signe
     @router.post("/a/{token}")
     async def answer(token: str) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Acknowledge: the person of the link answers."""
-        facts, problem = _facts(token)
+        facts, problem = await _facts(token)
         if problem is not None:
             return problem
+        delivery = facts.get("delivery")
         try:
-            page = await _acknowledge(UUID(facts["page"]), facts["person"])
+            page = await answers.take(
+                UUID(facts["page"]),
+                facts["person"],
+                by=facts["person"],
+                delivery=None if delivery is None else UUID(delivery),
+            )
         except Problem as refused:
             return _not_there() if refused.status == 404 else _html(409, "No longer needed", refused.detail or "")
         return _page_shown(page)
 
-    async def _acknowledge(id_: UUID, person: str) -> PageFacts:
-        async with database.transaction() as tx:
-            now = clock.now()
-            kept = await store.one_locked(tx, id_)
-            if kept is None:
-                raise not_found("page", str(id_))
-            outcome = acknowledge(kept.page, person, now)
-            if outcome is None:
-                if kept.page.state == "acknowledged":
-                    return kept.page
-                raise Problem(409, "resolved", "The page is over", "Its ticket was resolved; nobody needs to answer.")
-            await save(tx, [Happened(outcome, kept.traceparent)], now)
-        metrics.PAGE_TO_ACKNOWLEDGE.observe((now - outcome.page.opened_at).total_seconds())
-        return outcome.page
-
-    def _facts(token: str) -> tuple[dict[str, Any], Response | None]:
+    async def _facts(token: str) -> tuple[dict[str, Any], Response | None]:
         try:
             return signer.verify("acknowledge", token, now=clock.now()), None
-        except ExpiredToken:
+        except ExpiredToken as expired:
+            mailed = await answers.mail_fresh_link(UUID(expired.facts["page"]), expired.facts["person"], public_url())
+            sent()
+            if mailed:
+                return {}, _html(410, "This link has expired", "A fresh one is on its way to your own mail address.")
             return {}, _html(410, "This link has expired", "Open a newer page, or acknowledge the ticket in your desk.")
         except BadToken:
             return {}, _not_there()
@@ -176,6 +149,8 @@ def _shown(page: PageFacts) -> dict[str, Any]:
         "catch_all": page.catch_all,
         "due_at": page.due_at,
         "sent_at": page.sent_at,
+        "held": page.held,
+        "lead": page.lead,
     }
 
 

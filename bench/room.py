@@ -1,0 +1,71 @@
+"""One service in this process, on servers and a directory of the benchmark's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+from services.run import ServiceName
+from shared.clock import Clock, SystemClock
+from shared.db import Database
+from shared.directory.follower import revision_of
+from shared.directory.model import Directory
+from shared.kafka import Kafka
+from shared.parts import Parts, parts
+from shared.service import Service, Settings
+from shared.topics import TOPICS
+
+S = TypeVar("S", bound=Settings)
+
+
+class Room:
+    """A service that a benchmark opens, starts, asks and closes."""
+
+    def __init__(
+        self,
+        name: ServiceName,
+        settings: S,
+        known: Directory,
+        build: Callable[[S, Parts, Callable[[], str]], Service],
+        clock: Clock | None = None,
+    ) -> None:
+        assert settings.kafka is not None
+        assert settings.database_url is not None
+        self.kafka = Kafka(settings.kafka, settings.topic_prefix)
+        self.admin = Database(settings.database_url, name, pool=2)
+        self._name = name
+        shared = parts(settings, clock or SystemClock(), (name,))
+        shared.directory.current = revision_of(1, known)
+        self.service: Service = build(settings, shared, lambda: "https://fiilis.example.test")
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def open(self) -> None:
+        """Make the topics and tables."""
+        await self.kafka.ensure_topics(TOPICS)
+        for resource in self.service.resources:
+            await resource.__aenter__()
+
+    def start(self) -> None:
+        """Begin to work."""
+        tasks = [cast("Any", task)() for task in self.service.tasks.values()]
+        self._tasks = [asyncio.create_task(task) for task in tasks]
+
+    async def ask(self, statement: str) -> Any:
+        """Return one value of the database."""
+        for task in self._tasks:
+            if task.done():
+                task.result()
+        async with self.admin.transaction() as tx:
+            return await tx.fetchval(statement)
+
+    async def close(self) -> None:
+        """Stop, and forget everything."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.wait(self._tasks)
+        for resource in reversed(self.service.resources):
+            await resource.__aexit__(None, None, None)
+        async with self.admin.transaction() as tx:
+            await tx.execute(f"DROP SCHEMA {self._name} CASCADE")
+        await self.admin.close()

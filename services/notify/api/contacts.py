@@ -1,0 +1,115 @@
+"""Whether people's contacts are theirs: a code is sent, and told back."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from hashlib import sha256
+from hmac import compare_digest
+from typing import Any
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from services.notify.domain.words import code_words
+from services.notify.reach import tell_at
+from services.notify.store import audit, contacts, notices
+from services.notify.store.contacts import Key
+from shared.clock import Clock
+from shared.db import Database
+from shared.directory.access import Access, Caller
+from shared.directory.model import Person
+from shared.errors import FieldError, Problem, invalid_fields, not_found
+from shared.web import caller_with, json_response
+
+_GOOD_FOR = timedelta(minutes=15)
+
+
+class Code(BaseModel):
+    """What was sent to the contact."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    code: str = Field(pattern=r"^[0-9]{6}$")
+
+
+def build_router(database: Database, access: Access, clock: Clock, sent: Callable[[], None]) -> APIRouter:
+    """Return what is served of contacts. `sent` is called when there is something for the sender."""
+    router = APIRouter(prefix="/v1/people")
+    reader = caller_with(access, "oncall")
+
+    @router.get("/{person}/contacts")
+    async def listed(person: str, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
+        """List a person's contacts, in the order to try, and what is known of each."""
+        found = _person(caller, person)
+        async with database.transaction() as tx:
+            known = await contacts.known(tx)
+        items = [_shown(found, place, known.get(_key(found, place))) for place in range(len(found.contacts))]
+        return json_response({"items": items, "next": None})
+
+    @router.post("/{person}/contacts/{place}/verification")
+    async def ask(person: str, place: int, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
+        """Send a code to a contact; an earlier one is not good any more."""
+        found = _person(caller, person)
+        key, now = _key(found, place), clock.now()
+        code = f"{secrets.randbelow(1_000_000):06}"
+        async with database.transaction() as tx:
+            if key in await contacts.stopped(tx):
+                raise Problem(409, "stopped", "The contact wants no messages", "It answered STOP; START undoes it.")
+            await contacts.ask(tx, key, _hash(code), now + _GOOD_FOR)
+            await tell_at(tx, [(notices.new(found.id, "verification", code_words(code), now), place)], now)
+            await audit.add(tx, [_line(caller, now, "verification sent", key)])
+        sent()
+        return json_response({"person": found.id, "contact": place, "expires_at": now + _GOOD_FOR}, 202)
+
+    @router.post("/{person}/contacts/{place}/verify")
+    async def verify(person: str, place: int, told: Code, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
+        """Take the code that was sent: the contact is the person's."""
+        found = _person(caller, person)
+        key, now = _key(found, place), clock.now()
+        async with database.transaction() as tx:
+            wanted = await contacts.attempt(tx, key, now)
+        if wanted is None or not compare_digest(wanted, _hash(told.code)):
+            raise invalid_fields(FieldError("code", "is not the one that was sent, or it is too late for it"))
+        async with database.transaction() as tx:
+            await contacts.verify(tx, [key], now)
+            await audit.add(tx, [_line(caller, now, "contact verified", key)])
+            known = await contacts.known(tx)
+        return json_response(_shown(found, place, known.get(key)))
+
+    return router
+
+
+def _person(caller: Caller, person: str) -> Person:
+    found = caller.directory.people.get(person)
+    if found is None:
+        raise not_found("person", person)
+    return found
+
+
+def _key(person: Person, place: int) -> Key:
+    if not 0 <= place < len(person.contacts):
+        raise not_found("contact", str(place))
+    contact = person.contacts[place]
+    return person.id, contact.channel, contact.address
+
+
+def _hash(code: str) -> str:
+    return sha256(code.encode()).hexdigest()
+
+
+def _shown(person: Person, place: int, known: contacts.Known | None) -> dict[str, Any]:
+    contact = person.contacts[place]
+    return {
+        "contact": place,
+        "channel": contact.channel,
+        "severities": list(contact.severities) or None,
+        "after": contact.after,
+        "verified_at": None if known is None else known.verified_at,
+        "stopped_at": None if known is None else known.stopped_at,
+    }
+
+
+def _line(caller: Caller, now: datetime, what: str, key: Key) -> audit.Line:
+    return audit.line(now, f"key:{caller.key.id}", what, person=key[0], channel=key[1])

@@ -1,0 +1,193 @@
+"""Who is on call: now, at any time in the past and the future, as shifts and as a calendar."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from services.notify.calendar_feed import feed_of_many
+from services.notify.domain.chain import Presence, full_chain
+from services.notify.domain.rota import Shift, shifts
+from services.notify.rounds.watch import Watch
+from services.notify.store import rota as store
+from shared.clock import Clock
+from shared.db import Connection, Database
+from shared.directory.access import Access, Caller
+from shared.directory.model import Directory
+from shared.errors import FieldError, Problem, invalid_fields, not_found
+from shared.security import BadToken, ExpiredToken, Signer
+from shared.web import caller_with, json_response
+
+_NEAR = timedelta(days=36)
+_LONGEST = timedelta(days=366)
+_FEED_BACK = timedelta(days=30)
+_FEED_AHEAD = timedelta(days=180)
+_FEED_LINK = timedelta(days=730)
+
+
+class OnCallQuery(BaseModel):
+    """Whom and when to ask for."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    customer: str
+    at: AwareDatetime | None = None
+
+
+class ShiftsQuery(BaseModel):
+    """Which time to ask for."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    start: AwareDatetime | None = Field(default=None, alias="from")
+    to: AwareDatetime | None = None
+
+
+class ChainLink(msgspec.Struct, frozen=True, kw_only=True):
+    """One person of a customer's chain."""
+
+    level: int
+    person: str
+    via: str
+    contacts: list[str]
+    until: datetime | None
+
+
+def in_utc(field: str, at: datetime) -> datetime:
+    """Return a moment in UTC. Raises the 422 that names the field."""
+    try:
+        return at.astimezone(UTC)
+    except OverflowError:
+        raise invalid_fields(FieldError(field, "is not a moment of this era")) from None
+
+
+def build_router(
+    database: Database,
+    access: Access,
+    clock: Clock,
+    signer: Signer,
+    watch: Watch,
+    public_url: Callable[[], str],
+) -> APIRouter:
+    """Return what is served of who is on call."""
+    router = APIRouter(prefix="/v1")
+    reader = caller_with(access, "oncall")
+
+    @router.get("/oncall")
+    async def oncall(query: Annotated[OnCallQuery, Query()], caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
+        """Return everybody who would be paged for a customer, or would have been, in order; never empty."""
+        customer = caller.customer(query.customer)
+        now = clock.now()
+        at = in_utc("at", query.at or now)
+        async with database.transaction() as tx:
+            directory = caller.directory if at >= now else await store.revision_at(tx, at)
+            overrides = await _overrides(tx, at, at)
+        if directory is None or customer.id not in directory.customers:
+            # Before the first directory that is kept: the first one is the best answer there is.
+            directory = caller.directory
+        presence = Presence(directory, overrides, at)
+        chain = [
+            ChainLink(
+                level=level,
+                person=link.person,
+                via=link.via,
+                contacts=[contact.channel for contact in directory.people[link.person].contacts],
+                until=link.until,
+            )
+            for level, link in enumerate(full_chain(directory, directory.customers[customer.id], presence), 1)
+        ]
+        return json_response({"customer": customer.id, "at": at, "chain": chain})
+
+    @router.get("/schedules")
+    async def schedules(caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
+        """List the schedules, each with the address of its calendar."""
+        items = [{"name": name, "calendar": _calendar("schedules", name)} for name in caller.directory.schedules]
+        return json_response({"items": items, "next": None})
+
+    @router.get("/people/{person}/calendar")
+    async def calendar_of(person: str, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
+        """Return the address of a person's calendar."""
+        if person not in caller.directory.people:
+            raise not_found("person", person)
+        return json_response({"person": person, "calendar": _calendar("people", person)})
+
+    @router.get("/schedules/{name}/shifts")
+    async def shifts_of(name: str, query: Annotated[ShiftsQuery, Query()], caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
+        """Return who is on call from a moment (now) until another (14 days later); nobody is `null`."""
+        start = in_utc("from", query.start or clock.now())
+        end = in_utc("to", query.to or start + timedelta(days=14))
+        if not start < end <= start + _LONGEST:
+            raise invalid_fields(FieldError("to", "must be after from, by at most 366 days"))
+        async with database.transaction() as tx:
+            found = await _shifts(tx, caller.directory, name, start, end)
+        items = [{"start": s.start, "end": s.end, "person": s.person, "via": s.via} for s in found]
+        return json_response({"schedule": name, "items": items, "next": None})
+
+    @router.get("/schedules/{name}.ics")
+    async def schedule_feed(name: str, request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
+        """Return a schedule as a calendar that others can subscribe to, by the token of its address."""
+        directory = _admitted(request, "schedules", name)
+        async with database.transaction() as tx:
+            planned = await _shifts(tx, directory, name, *_feed_time())
+        # Without the first, which is cut at a moment that moves on: it would be another event every day.
+        return _ics(name, {name: planned[1:]}, directory)
+
+    @router.get("/people/{person}.ics")
+    async def person_feed(person: str, request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
+        """Return a person's shifts in every schedule as a calendar, by the token of its address."""
+        directory = _admitted(request, "people", person)
+        found: dict[str, list[Shift]] = {}
+        async with database.transaction() as tx:
+            for name in directory.schedules:
+                planned = await _shifts(tx, directory, name, *_feed_time())
+                found[name] = [shift for shift in planned[1:] if shift.person == person]
+        return _ics(person, found, directory)
+
+    @router.get("/preflight")
+    async def preflight(caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
+        """Return what should be mended before it is needed."""
+        async with database.transaction() as tx:
+            found = await watch.findings(tx, caller.directory)
+        return json_response({"at": clock.now(), "ready": not found, "items": found, "next": None})
+
+    async def _shifts(
+        tx: Connection, directory: Directory, name: str, start: datetime, end: datetime
+    ) -> Sequence[Shift]:
+        schedule = directory.schedules.get(name)
+        if schedule is None:
+            raise not_found("schedule", name)
+        overrides = await _overrides(tx, start, end)
+        return shifts(schedule, directory.people, overrides.get(name, ()), start, end)
+
+    async def _overrides(tx: Connection, start: datetime, end: datetime) -> dict[str, Any]:
+        try:
+            return await store.overrides(tx, start - _NEAR, end + _NEAR)
+        except OverflowError:
+            raise invalid_fields(FieldError("at", "is not a moment of this era")) from None
+
+    def _feed_time() -> tuple[datetime, datetime]:
+        return clock.now() - _FEED_BACK, clock.now() + _FEED_AHEAD
+
+    def _calendar(kind: str, name: str) -> str:
+        token = signer.sign("calendar", {"kind": kind, "name": name}, expires=clock.now() + _FEED_LINK)
+        return f"{public_url()}/v1/{kind}/{name}.ics?token={token}"
+
+    def _admitted(request: Request, kind: str, name: str) -> Directory:
+        try:
+            facts = signer.verify("calendar", request.query_params.get("token", ""), now=clock.now())
+        except (BadToken, ExpiredToken):
+            facts = {}
+        if (facts.get("kind"), facts.get("name")) != (kind, name):
+            raise Problem(401, "unauthorized", "A valid token is needed", "Ask for the calendar's address again.")
+        return access.revision.directory
+
+    def _ics(name: str, found: Mapping[str, Sequence[Shift]], directory: Directory) -> Response:
+        names = {id_: person.name for id_, person in directory.people.items()}
+        return Response(feed_of_many(name, found, names, clock.now()), media_type="text/calendar")
+
+    return router

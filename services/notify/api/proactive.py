@@ -1,0 +1,106 @@
+"""What is told before anything breaks: signs of life of sources, and meetings that were held."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, FiniteFloat
+
+from services.notify.api.oncall import in_utc
+from services.notify.domain.check_in import CheckIn, first_look
+from services.notify.rounds.heartbeats import end_pages
+from services.notify.store import audit, heartbeats
+from services.notify.store import proactive as store
+from shared.clock import Clock
+from shared.db import Database
+from shared.directory.access import Access, Caller
+from shared.errors import FieldError, Problem, invalid_fields, not_found
+from shared.ids import uuid7
+from shared.lists import Page, page_of
+from shared.web import caller_with, json_response
+
+_AHEAD = timedelta(minutes=5)
+
+
+class NewCheckIn(BaseModel):
+    """A meeting that was held, and the goals of the next period."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    customer: str = Field(max_length=63)
+    held_at: AwareDatetime
+    note: str = Field(min_length=1, max_length=4_000)
+    goals: dict[Annotated[str, Field(max_length=63)], FiniteFloat] = Field(default_factory=dict, max_length=50)
+
+
+class CheckInsQuery(Page):
+    """What can be asked of the list."""
+
+    customer: str | None = None
+
+
+def build_router(database: Database, access: Access, clock: Clock) -> APIRouter:
+    """Return what is served of heartbeats and check-ins."""
+    router = APIRouter(prefix="/v1")
+    reader = caller_with(access, "oncall")
+
+    @router.post("/heartbeats/{name}")
+    async def beat(name: str, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
+        """Take a sign of life; it ends the page of a silence."""
+        settings = caller.directory.heartbeats.get(name)
+        if settings is None or not caller.may_see(settings.customer):
+            raise not_found("heartbeat", name)
+        now = clock.now()
+        due_at = now + timedelta(seconds=settings.every)
+        async with database.transaction() as tx:
+            found = await heartbeats.beat(tx, name, now, due_at)
+            if found is None:
+                raise Problem(503, "not-ready", "The directory is new", "Try again.", headers={"Retry-After": "5"})
+            await end_pages(tx, [] if found.page is None else [found.page], now)
+        return json_response({"name": name, "beaten_at": now, "due_at": due_at})
+
+    @router.post("/check-ins")
+    async def held(told: NewCheckIn, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
+        """Write down a meeting; the next one is due a period later."""
+        customer, now = caller.customer(told.customer), clock.now()
+        held_at = in_utc("held_at", told.held_at)
+        errors: list[FieldError] = []
+        if held_at > now + _AHEAD:
+            errors.append(FieldError("held_at", "is in the future; tell it when it was held"))
+        known = {"nps", "mood", *caller.directory.metrics}
+        errors += [
+            FieldError(f"goals.{name}", f"must be one of {', '.join(sorted(known))}")
+            for name in told.goals
+            if name not in known
+        ]
+        if errors:
+            raise invalid_fields(*errors)
+        made = CheckIn(
+            id=uuid7(),
+            customer=customer.id,
+            held_at=held_at,
+            note=told.note,
+            goals=told.goals,
+            made_at=now,
+            made_by=f"key:{caller.key.id}",
+        )
+        async with database.transaction() as tx:
+            await store.add(tx, made)
+            if customer.check_in is not None:
+                await store.held(tx, customer.id, held_at, first_look(held_at, customer.check_in))
+            await audit.add(
+                tx, [audit.line(now, made.made_by, "check-in held", customer=customer.id, held_at=held_at.isoformat())]
+            )
+        return json_response(made, 201)
+
+    @router.get("/check-ins")
+    async def listed(query: Annotated[CheckInsQuery, Query()], caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
+        """List meetings that were held, newest first."""
+        customers, after = caller.limited_to(query.customer), query.after()
+        async with database.transaction() as tx:
+            found = await store.listed(tx, customers=customers, after=after, limit=query.limit + 1)
+        return json_response(page_of(found, query.limit, lambda one: (one.held_at, one.id)))
+
+    return router

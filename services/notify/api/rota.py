@@ -1,0 +1,288 @@
+"""What changes the rota for a time: overrides, and silences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Annotated
+
+import msgspec
+from fastapi import APIRouter, Query, Response
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from services.notify.api.oncall import in_utc
+from services.notify.domain.hold import Silence
+from services.notify.domain.page import Outcome
+from services.notify.domain.rota import Override
+from services.notify.ledger import Happened, save
+from services.notify.store import audit, pages
+from services.notify.store import rota as store
+from shared.clock import Clock
+from shared.db import Database
+from shared.directory.access import Access, Caller
+from shared.errors import FieldError, Problem, invalid_fields, not_found
+from shared.ids import uuid7
+from shared.lists import Page
+from shared.web import caller_with, id_in_path, json_response
+
+_LONGEST = timedelta(days=366)
+
+
+class NewOverride(BaseModel):
+    """Somebody is on call instead of whom the schedule says."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    schedule: str = Field(max_length=63)
+    person: str = Field(max_length=63)
+    start: AwareDatetime | None = Field(default=None, alias="from")
+    """None: now."""
+    until: AwareDatetime
+    replaces: str | None = Field(default=None, max_length=63)
+    """Only while this person would be on call; None: whoever is. A swap is two of these."""
+
+
+class NewSwap(BaseModel):
+    """Two people take each other's turns."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    schedule: str = Field(max_length=63)
+    person: str = Field(max_length=63)
+    other: str = Field(alias="with", max_length=63)
+    start: AwareDatetime | None = Field(default=None, alias="from")
+    """None: now."""
+    until: AwareDatetime
+
+
+class NewSilence(BaseModel):
+    """A time in which nobody is paged for some problems."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    customer: str | None = Field(default=None, max_length=63)
+    touchpoint: str | None = Field(default=None, max_length=63)
+    rule: str | None = Field(default=None, max_length=63)
+    start: AwareDatetime | None = Field(default=None, alias="from")
+    """None: now."""
+    until: AwareDatetime
+    reason: str = Field(min_length=1, max_length=500)
+
+
+class OverridesQuery(BaseModel):
+    """What can be asked of the list."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    schedule: str | None = None
+    limit: int = Field(default=50, ge=1, le=500)
+
+
+class SilencesQuery(Page):
+    """What can be asked of the list."""
+
+    customer: str | None = None
+
+
+def build_router(database: Database, access: Access, clock: Clock, escalate: Callable[[], None]) -> APIRouter:
+    """Return what is served of overrides and silences. `escalate` is called when held pages go on."""
+    router = APIRouter(prefix="/v1")
+    reader = caller_with(access, "oncall")
+
+    @router.post("/overrides")
+    async def override(asked: NewOverride, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
+        """Put somebody on call for a time."""
+        (made,) = await _make(caller, _asked(asked, caller, clock.now()))
+        return json_response(_override(made), 201)
+
+    @router.post("/swaps")
+    async def swap(asked: NewSwap, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
+        """Let two people take each other's turns for a time: two overrides, and one act."""
+        now, other = clock.now(), asked.other
+        there = _asked(asked, caller, now, replaces=("with", other))
+        back = [replace(one, id=uuid7(), person=other, replaces=asked.person) for one in there]
+        made = await _make(caller, [*there, *back])
+        return json_response({"items": [_override(one) for one in made], "next": None}, 201)
+
+    async def _make(caller: Caller, made: Sequence[Override]) -> Sequence[Override]:
+        _everywhere(caller)
+        async with database.transaction() as tx:
+            for one in made:
+                await store.add_override(tx, one, f"key:{caller.key.id}")
+            await audit.add(tx, [_line(caller, one.made_at, "override made", one) for one in made])
+        return made
+
+    @router.get("/overrides")
+    async def overrides(query: Annotated[OverridesQuery, Query()], caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
+        """List the overrides that are not over."""
+        async with database.transaction() as tx:
+            found = await store.list_overrides(tx, query.schedule, clock.now(), query.limit)
+        return json_response({"items": [_override(one) for one in found], "next": None})
+
+    @router.delete("/overrides/{override}")
+    async def end_override(override: str, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
+        """Take an override back; what it was until now stays what was."""
+        _everywhere(caller)
+        now = clock.now()
+        async with database.transaction() as tx:
+            ended = await store.end_override(tx, id_in_path("override", override), now)
+            if ended is None:
+                raise not_found("override", override)
+            await audit.add(tx, [_line(caller, now, "override ended", ended)])
+        return json_response(_override(ended))
+
+    @router.post("/silences")
+    async def silence(asked: NewSilence, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
+        """Page nobody for some problems for a time; what is still a problem then is paged then."""
+        now = clock.now()
+        start, until = _time(asked.start, asked.until, now)
+        if asked.customer is not None:
+            _ = caller.customer(asked.customer)
+        elif caller.customers is not None:
+            raise invalid_fields(FieldError("customer", "is needed: the key is limited to some customers"))
+        if asked.touchpoint is not None and asked.touchpoint not in caller.directory.touchpoints:
+            raise invalid_fields(FieldError("touchpoint", f"the directory has no touchpoint {asked.touchpoint!r}"))
+        made = Silence(
+            uuid7(),
+            asked.customer,
+            asked.touchpoint,
+            asked.rule,
+            asked.reason,
+            start,
+            until,
+            now,
+            f"key:{caller.key.id}",
+        )
+        async with database.transaction() as tx:
+            await store.add_silence(tx, made)
+            await audit.add(tx, [_silence_line(now, made.made_by, "silence made", made)])
+        return json_response(_silence(made), 201)
+
+    @router.get("/silences")
+    async def silences(query: Annotated[SilencesQuery, Query()], caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
+        """List the silences that are not over."""
+        async with database.transaction() as tx:
+            found = await store.list_silences(tx, caller.limited_to(query.customer), clock.now(), query.limit)
+        return json_response({"items": [_silence(one) for one in found], "next": None})
+
+    @router.delete("/silences/{silence}")
+    async def end_silence(silence: str, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
+        """End a silence now: what it holds is paged."""
+        now, id_ = clock.now(), id_in_path("silence", silence)
+        async with database.transaction() as tx:
+            found = await store.one_silence(tx, id_)
+            if found is None or (caller.customers is not None and found.customer not in caller.customers):
+                raise not_found("silence", silence)
+            ended = await store.end_silence(tx, id_, now)
+            if ended is None:
+                raise Problem(409, "over", "The silence is over", "It has ended before.")
+            actor = f"key:{caller.key.id}"
+            await audit.add(tx, [_silence_line(now, actor, "silence ended", ended)])
+            # Those that another silence holds too are held again when they are looked at.
+            held = [
+                Happened(
+                    Outcome(msgspec.structs.replace(kept.page, due_at=now, held=None), None), kept.traceparent, actor
+                )
+                for kept in await pages.held_locked(tx, ended.customer)
+            ]
+            await save(tx, held, now)
+        escalate()
+        return json_response(_silence(ended))
+
+    return router
+
+
+def _everywhere(caller: Caller) -> None:
+    if caller.customers is not None:
+        raise Problem(403, "forbidden", "The key is limited to some customers", "A schedule is for all of them.")
+
+
+def _asked(
+    asked: NewOverride | NewSwap, caller: Caller, now: datetime, replaces: tuple[str, str | None] | None = None
+) -> list[Override]:
+    """Return the override that is asked for; `replaces`: the field that says whom, and who. Raises the 422."""
+    start, until = _time(asked.start, asked.until, now)
+    if isinstance(asked, NewOverride):
+        replaces = ("replaces", asked.replaces)
+    assert replaces is not None
+    directory = caller.directory
+    errors: list[FieldError] = []
+    if asked.schedule not in directory.schedules:
+        errors.append(FieldError("schedule", f"the directory has no schedule {asked.schedule!r}"))
+    for field, name in (("person", asked.person), replaces):
+        if name is not None and name not in directory.people:
+            errors.append(FieldError(field, f"the directory has no person {name!r}"))
+    if errors:
+        raise invalid_fields(*errors)
+    return [Override(uuid7(), asked.schedule, asked.person, start, until, replaces[1], now)]
+
+
+def _time(start: datetime | None, until: datetime, now: datetime) -> tuple[datetime, datetime]:
+    """Return a time that is not over. Raises the 422."""
+    since = now if start is None else in_utc("from", start)
+    end = in_utc("until", until)
+    if end <= now:
+        raise invalid_fields(FieldError("until", "is in the past"))
+    if end <= since:
+        raise invalid_fields(FieldError("until", "must be after from"))
+    if since < now - timedelta(minutes=5):
+        raise invalid_fields(FieldError("from", "is in the past; who was on call then stays as it was"))
+    if end - since > _LONGEST:
+        raise invalid_fields(FieldError("until", "must be at most 366 days after from"))
+    return max(since, now), end
+
+
+def _override(one: Override) -> dict[str, object]:
+    return {
+        "id": one.id,
+        "schedule": one.schedule,
+        "person": one.person,
+        "replaces": one.replaces,
+        "from": one.start,
+        "until": one.until,
+        "made_at": one.made_at,
+    }
+
+
+def _silence(one: Silence) -> dict[str, object]:
+    return {
+        "id": one.id,
+        "customer": one.customer,
+        "touchpoint": one.touchpoint,
+        "rule": one.rule,
+        "reason": one.reason,
+        "from": one.start,
+        "until": one.until,
+        "made_at": one.made_at,
+        "made_by": one.made_by,
+    }
+
+
+def _line(caller: Caller, now: datetime, what: str, one: Override) -> audit.Line:
+    return audit.line(
+        now,
+        f"key:{caller.key.id}",
+        what,
+        override=str(one.id),
+        schedule=one.schedule,
+        person=one.person,
+        replaces=one.replaces,
+        start=one.start.isoformat(),
+        until=one.until.isoformat(),
+    )
+
+
+def _silence_line(now: datetime, actor: str, what: str, one: Silence) -> audit.Line:
+    return audit.line(
+        now,
+        actor,
+        what,
+        customer=one.customer,
+        silence=str(one.id),
+        touchpoint=one.touchpoint,
+        rule=one.rule,
+        reason=one.reason,
+        start=one.start.isoformat(),
+        until=one.until.isoformat(),
+    )

@@ -1,0 +1,46 @@
+"""A card in Microsoft Teams, by the address of a workflow; its button opens the page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from services.notify.channels import Notice, Result
+from services.notify.channels.http import Request, json_request, within
+from shared.directory.model import Directory
+from shared.http import Answer
+
+_MOST = 6_000
+"""Characters; Teams takes 28 KB in all."""
+
+
+class Teams:
+    """Posts a card."""
+
+    def ready(self, directory: Directory) -> bool:
+        """Need nothing."""
+        return True
+
+    def request(self, notice: Notice) -> Request:
+        """Return the message with one Adaptive Card."""
+        lines = [
+            line for line in within(notice.words.text, _MOST).splitlines() if line and line != notice.acknowledge_url
+        ]
+        card: dict[str, Any] = {
+            "$schema": "http://adaptivecards.io/schemas/adaptive-card.json",
+            "type": "AdaptiveCard",
+            "version": "1.4",
+            "body": [_line(notice.words.subject, weight="Bolder", size="Medium"), *(_line(line) for line in lines)],
+        }
+        if notice.acknowledge_url is not None:
+            card["actions"] = [{"type": "Action.OpenUrl", "title": "I take it", "url": notice.acknowledge_url}]
+        attachment = {"contentType": "application/vnd.microsoft.card.adaptive", "contentUrl": None, "content": card}
+        return json_request(notice.contact.address, {"type": "message", "attachments": [attachment]})
+
+    def answered(self, answer: Answer) -> Result:
+        """Take it as delivered."""
+        return Result("delivered", f"HTTP {answer.status}", receipt=answer.headers.get("x-ms-workflow-run-id"))
+
+
+def _line(text: str, **style: str) -> dict[str, Any]:
+    # A text run, not a text block: that one reads Markdown, so a customer's words could hide a link.
+    return {"type": "RichTextBlock", "inlines": [{"type": "TextRun", "text": text, **style}]}

@@ -1,0 +1,1 @@
+"""Decisions of notify: pure, time is an argument."""

@@ -1,0 +1,157 @@
+"""What would go wrong at night, found by day: gaps in the rota, and people whom no page reaches. Pure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Literal
+
+import msgspec
+
+from services.notify.domain.chain import chain
+from services.notify.domain.rota import Override, Shift, absences_between, shifts
+from shared.directory.model import Customer, Directory, Person, Schedule
+
+AHEAD = timedelta(days=30)
+_LONG = timedelta(days=7)
+"""A schedule whose every layer has hours is meant to have gaps, but not of a week."""
+_MOST_NAMED = 20
+
+Code = Literal["gap", "empty-shift", "unreachable", "unverified", "both-absent", "one-person"]
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that should be mended."""
+
+    code: Code
+    subject: str
+    """`schedule:NAME`, `person:ID` or `customer:ID`."""
+    detail: str
+    start: datetime | None = None
+    end: datetime | None = None
+
+
+def preflight(
+    directory: Directory,
+    overrides: Mapping[str, Sequence[Override]],
+    *,
+    reachable: Collection[str],
+    verified: Collection[str],
+    now: datetime,
+) -> list[Finding]:
+    """Return everything that should be mended before it is needed, the most urgent kinds first."""
+    end = now + AHEAD
+    found: list[Finding] = []
+    on_call: set[str] = set()
+    for name, schedule in directory.schedules.items():
+        planned = shifts(schedule, directory.people, overrides.get(name, ()), now, end)
+        on_call |= {shift.person for shift in planned if shift.person is not None}
+        found += gaps(directory, schedule, planned, overrides.get(name, ()), now, end)
+    found += _people(directory, on_call, reachable, verified)
+    found += _chains(directory, now, end)
+    return found
+
+
+def gaps(
+    directory: Directory,
+    schedule: Schedule,
+    planned: Sequence[Shift],
+    overrides: Sequence[Override],
+    start: datetime,
+    end: datetime,
+) -> list[Finding]:
+    """Return when nobody is on call who should be."""
+    empty = [shift for shift in planned if shift.person is None]
+    if not empty:
+        return []
+    # Whose turn it would be if nobody were ever away.
+    present = {
+        id_: msgspec.structs.replace(person, absences=(), holidays=None) for id_, person in directory.people.items()
+    }
+    meant = shifts(schedule, present, overrides, start, end)
+    around = any(not layer.restrict for layer in schedule.layers)
+    found: list[Finding] = []
+    for hole in empty:
+        covered = False
+        for turn in meant:
+            since, until = max(hole.start, turn.start), min(hole.end, turn.end)
+            if since < until and turn.person is not None:
+                covered = True
+                who = directory.people[turn.person].name if turn.person in directory.people else turn.person
+                detail = f"{who} is away, and no other layer has anybody"
+                found.append(_of_schedule("empty-shift", schedule, detail, since, until))
+        if not covered and (around or hole.end - hole.start >= _LONG):
+            found.append(_of_schedule("gap", schedule, "nobody is on call", hole.start, hole.end))
+    return found
+
+
+def _of_schedule(code: Code, schedule: Schedule, detail: str, start: datetime, end: datetime) -> Finding:
+    return Finding(code=code, subject=f"schedule:{schedule.name}", detail=detail, start=start, end=end)
+
+
+def _people(
+    directory: Directory, on_call: Collection[str], reachable: Collection[str], verified: Collection[str]
+) -> Iterator[Finding]:
+    for name in sorted(responsible_people(directory) | set(on_call)):
+        person = directory.people.get(name)
+        if person is None:
+            continue
+        if name not in reachable:
+            detail = f"{person.name} has no contact that can be called"
+            yield Finding(code="unreachable", subject=f"person:{name}", detail=detail)
+        elif name not in verified:
+            detail = f"{person.name} has no contact that was shown to work"
+            yield Finding(code="unverified", subject=f"person:{name}", detail=detail)
+
+
+def responsible_people(directory: Directory) -> set[str]:
+    """Return everybody who can be paged without being in a schedule."""
+    found = {escalation.catch_all for escalation in directory.escalations.values()}
+    for escalation in directory.escalations.values():
+        found |= {step.page.removeprefix("person:") for step in escalation.steps if step.page.startswith("person:")}
+    for customer in directory.customers.values():
+        found |= {customer.architect, *([customer.deputy] if customer.deputy is not None else [])}
+    return found & directory.people.keys()
+
+
+def _chains(directory: Directory, start: datetime, end: datetime) -> Iterator[Finding]:
+    alike: defaultdict[tuple[str, str | None, str], list[Customer]] = defaultdict(list)
+    for customer in directory.customers.values():
+        alike[customer.architect, customer.deputy, customer.escalation].append(customer)
+    for (architect, deputy, escalation), customers in alike.items():
+        subject = _subject(customers)
+        turns = chain(directory, customers[0])
+        people = {turn.person for turn in turns if turn.person is not None}
+        people.add(directory.escalations[escalation].catch_all)
+        if len(people) == 1 and not any(turn.schedule for turn in turns):
+            yield Finding(code="one-person", subject=subject, detail=f"{people.pop()} is the whole chain")
+        both = [directory.people.get(name) for name in (architect, deputy) if name is not None]
+        first, second = (*both, None, None)[:2]
+        if first is not None and second is not None:
+            for since, until in _both_absent(first, second, start, end):
+                detail = f"{first.name} and {second.name} are both away"
+                yield Finding(code="both-absent", subject=subject, detail=detail, start=since, end=until)
+
+
+def _subject(customers: Sequence[Customer]) -> str:
+    names = [f"customer:{customer.id}" for customer in customers[:_MOST_NAMED]]
+    more = len(customers) - len(names)
+    return ", ".join(names) + (f" and {more} more" if more else "")
+
+
+def _both_absent(one: Person, other: Person, start: datetime, end: datetime) -> Iterator[tuple[datetime, datetime]]:
+    for a_start, a_end in absences_between(one, start, end):
+        for b_start, b_end in absences_between(other, start, end):
+            since, until = max(a_start, b_start), min(a_end, b_end)
+            if since < until:
+                yield since, until
+
+
+def gap_seconds(findings: Sequence[Finding], schedule: str) -> float:
+    """Return how long nobody is on call in a schedule who should be."""
+    return sum(
+        (finding.end - finding.start).total_seconds()
+        for finding in findings
+        if finding.subject == f"schedule:{schedule}" and finding.start is not None and finding.end is not None
+    )

@@ -1,0 +1,77 @@
+"""Where every change of a page goes through: its row, the audit, and everybody who is told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from services.notify.domain.page import Outcome, Page, acknowledge, message
+from services.notify.store import audit, pages
+from services.notify.store.pages import Kept
+from shared import outbox
+from shared.db import Connection
+from shared.kafka import Outgoing, cloud_event
+from shared.logs import Log, tracing
+from shared.topics import PAGES
+
+log = Log("notify")
+
+
+@dataclass(frozen=True, slots=True)
+class Happened:
+    """What became of a page, under the trace of the answer that led to it."""
+
+    outcome: Outcome
+    traceparent: str | None
+    actor: str = audit.SYSTEM
+
+
+async def save(tx: Connection, happened: Sequence[Happened], now: datetime) -> None:
+    """Store pages, write down what happened to them and tell others, all at once."""
+    await pages.save(tx, [Kept(one.outcome.page, one.traceparent) for one in happened])
+    told: list[Outgoing] = []
+    lines: list[audit.Line] = []
+    for one in happened:
+        page, event = one.outcome.page, one.outcome.event
+        what = event or one.outcome.why
+        if what:
+            lines.append(_line(now, one.actor, what, page, one.outcome))
+        if event is None:
+            continue
+        with tracing(one.traceparent):
+            id_ = f"{page.id}:{page.version}"
+            told.append(cloud_event(PAGES, event, key=page.customer, id=id_, at=now, message=message(page)))
+            log.info(event, page=page.id, ticket=page.ticket, person=page.person, level=page.level)
+    await audit.add(tx, lines)
+    await outbox.add(tx, told)
+
+
+def _line(now: datetime, actor: str, what: str, page: Page, outcome: Outcome) -> audit.Line:
+    until = page.due_at.isoformat() if page.held is not None and page.due_at is not None else None
+    return audit.line(
+        now,
+        actor,
+        what,
+        page=page.id,
+        customer=page.customer,
+        person=outcome.pages or page.person,
+        level=page.level or None,
+        round=page.round if page.level else None,
+        until=until,
+    )
+
+
+async def take(tx: Connection, kept: Kept, person: str | None, now: datetime, *, actor: str) -> list[Happened]:
+    """Acknowledge a page, and those that it was sent for; empty when it was over before."""
+    outcome = acknowledge(kept.page, person, now)
+    if outcome is None:
+        return []
+    happened = [Happened(outcome, kept.traceparent, actor)]
+    if kept.page.storm:
+        for follower in await pages.followers_locked(tx, kept.page.id):
+            also = acknowledge(follower.page, person, now)
+            if also is not None:
+                happened.append(Happened(also, follower.traceparent, actor))
+    await save(tx, happened, now)
+    return happened

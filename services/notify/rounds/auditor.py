@@ -1,0 +1,88 @@
+"""Makes sure that paging works: what is overdue is repaired, counted and told.
+
+The watchdog hears only from a paging that is alive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import timedelta
+
+from services.notify.domain.page import escalate
+from services.notify.ledger import Happened, save
+from services.notify.store import deliveries, pages
+from shared import metrics
+from shared.clock import Clock
+from shared.db import Database
+from shared.directory.follower import Follower
+from shared.directory.model import Watchdog
+from shared.http import Outbound, Refused, Unreachable
+from shared.logs import Log
+
+log = Log("notify")
+
+EVERY = 30.0
+"""Seconds."""
+_LATE = timedelta(seconds=30)
+_AT_ONCE = 200
+_SECONDS = 10.0
+
+
+class Auditor:
+    """Looks at what should have happened."""
+
+    def __init__(
+        self,
+        database: Database,
+        directory: Follower,
+        clock: Clock,
+        outbound: Outbound,
+        wake: Callable[[], None],
+    ) -> None:
+        """`wake` lets everything that is due be looked at."""
+        self._database = database
+        self._directory = directory
+        self._clock = clock
+        self._outbound = outbound
+        self._wake = wake
+        self._called_at = float("-inf")
+
+    async def look(self) -> bool:
+        """Look once; tell whether paging works."""
+        now = self._clock.now()
+        async with self._database.transaction() as tx:
+            late = await pages.overdue(tx, now - _LATE, _AT_ONCE)
+            waiting = await deliveries.overdue(tx, now - _LATE)
+            # Its due moment is set anew, so that it comes first and has not been forgotten by whoever held it.
+            repaired = [
+                Happened(outcome, kept.traceparent)
+                for kept in late
+                if (outcome := escalate(kept.page, now, "overdue, repaired")) is not None
+            ]
+            await save(tx, repaired, now)
+        metrics.PAGES_OVERDUE.set(len(late) + waiting)
+        if late or waiting:
+            metrics.PAGES_REPAIRED.inc(len(late))
+            log.error("paging is late", pages=len(late), deliveries=waiting)
+            self._wake()
+        return not late and not waiting
+
+    async def run_once(self) -> None:
+        """Look, and tell the watchdog when all is well."""
+        revision = self._directory.current
+        well = await self.look()
+        watchdog = None if revision is None else revision.directory.watchdog
+        elapsed = asyncio.get_running_loop().time()
+        if well and watchdog is not None and elapsed - self._called_at >= watchdog.every - EVERY / 2:
+            self._called_at = elapsed
+            await self._call(watchdog)
+
+    async def _call(self, watchdog: Watchdog) -> None:
+        try:
+            answer = await self._outbound.post(watchdog.url, b"", {}, seconds=_SECONDS)
+            result = "heard" if 200 <= answer.status < 300 else "refused"
+        except (Refused, Unreachable) as error:
+            result = "unreachable"
+            log.warning("watchdog not reached", why=str(error))
+        metrics.WATCHDOG.labels(result).inc()

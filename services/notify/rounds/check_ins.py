@@ -1,0 +1,83 @@
+"""Reminds architects of meetings with their customers, each with a brief of one page, and says when one is overdue."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from services.notify.channels import Channel
+from services.notify.domain.check_in import Due, brief, first_look, look
+from services.notify.domain.digest import responsible
+from services.notify.reach import Reach
+from services.notify.store import contacts, notices, proactive
+from services.notify.store.notices import Told
+from shared.clock import Clock
+from shared.db import Connection, Database
+from shared.directory.follower import Follower
+from shared.directory.model import Directory
+from shared.due import DueLoop
+from shared.logs import Log
+
+log = Log("notify")
+
+_AT_ONCE = 200
+
+
+class CheckIns:
+    """Looks at the customers whose next check-in is near, or overdue."""
+
+    def __init__(
+        self,
+        database: Database,
+        directory: Follower,
+        channels: Mapping[str, Channel],
+        clock: Clock,
+        sent: Callable[[], None],
+    ) -> None:
+        """`sent` is called when there is something for the sender."""
+        self._database = database
+        self._directory = directory
+        self._channels = channels
+        self._clock = clock
+        self._sent = sent
+        self.loop = DueLoop("check-ins", self._work, poll=5)
+
+    async def plan(self, tx: Connection, directory: Directory) -> None:
+        """Look after the customers that a new directory asks for."""
+        now = self._clock.now()
+        wanted = {
+            customer.id: (now, first_look(now, customer.check_in))
+            for customer in directory.customers.values()
+            if customer.check_in is not None
+        }
+        await proactive.plan(tx, wanted)
+
+    async def _work(self) -> int:
+        revision = self._directory.current
+        if revision is None:
+            return 0
+        directory, now = revision.directory, self._clock.now()
+        async with self._database.transaction() as tx:
+            due = await proactive.due(tx, now, _AT_ONCE)
+            if not due:
+                return 0
+            names = [one.customer for one in due]
+            standings, held = await proactive.standings(tx, names), await proactive.last(tx, names)
+            told: list[Told] = []
+            looked: list[Due] = []
+            for one in due:
+                customer = directory.customers.get(one.customer)
+                if customer is None or customer.check_in is None:
+                    continue  # the next plan forgets it
+                after, reminder = look(one, customer.check_in, now)
+                looked.append(after)
+                person = responsible(directory, customer, now)
+                if reminder is not None and person is not None:
+                    words = brief(customer, reminder, standings.get(customer.id), held.get(customer.id))
+                    told.append(notices.new(person.id, reminder.kind, words, now))
+            await proactive.looked(tx, looked)
+            reach = Reach(directory, self._channels, await contacts.stopped(tx))
+            await reach.tell(tx, told, now)
+        if told:
+            log.info("check-ins", reminders=len(told))
+            self._sent()
+        return len(looked)

@@ -1,0 +1,71 @@
+"""Sends what is told without haste: the lines that have gathered for a person, as one message."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+
+from services.notify.channels import Channel
+from services.notify.domain.digest import BUNDLE
+from services.notify.domain.words import digest_words
+from services.notify.reach import Reach
+from services.notify.store import contacts, notices
+from services.notify.store.notices import Line
+from shared.clock import Clock
+from shared.db import Database
+from shared.directory.follower import Follower
+from shared.due import DueLoop
+from shared.logs import Log
+
+log = Log("notify")
+
+_PEOPLE = 50
+_KEPT = timedelta(days=7)
+
+
+class Digests:
+    """Turns lines that are due into messages."""
+
+    def __init__(
+        self,
+        database: Database,
+        directory: Follower,
+        channels: Mapping[str, Channel],
+        clock: Clock,
+        sent: Callable[[], None],
+    ) -> None:
+        """`sent` is called when there is something for the sender."""
+        self._database = database
+        self._directory = directory
+        self._channels = channels
+        self._clock = clock
+        self._sent = sent
+        self.loop = DueLoop("digests", self._work, poll=2)
+
+    async def _work(self) -> int:
+        revision = self._directory.current
+        if revision is None:
+            return 0
+        now = self._clock.now()
+        async with self._database.transaction() as tx:
+            taken = await notices.take_lines(tx, now, now + BUNDLE, _PEOPLE)
+            if not taken:
+                return 0
+            of_person: defaultdict[str, list[Line]] = defaultdict(list)
+            for line in sorted(taken, key=lambda one: one.entry.at):
+                of_person[line.person].append(line)
+            told = [
+                notices.new(person, "digest", digest_words([(line.kind, line.entry) for line in lines]), now)
+                for person, lines in of_person.items()
+            ]
+            reach = Reach(revision.directory, self._channels, await contacts.stopped(tx))
+            await reach.tell(tx, told, now)
+        log.info("digests", people=len(told), lines=len(taken))
+        self._sent()
+        return len(taken)
+
+    async def forget(self) -> None:
+        """Delete what was told long ago: it holds what customers wrote."""
+        async with self._database.transaction() as tx:
+            await notices.forget(tx, self._clock.now() - _KEPT)

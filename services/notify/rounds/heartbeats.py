@@ -1,0 +1,93 @@
+"""Pages when a source of feedback has fallen silent: no answers are no good news."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from uuid import UUID, uuid5
+
+from services.notify.domain.chain import stand_in
+from services.notify.domain.page import OPENED, Outcome, Page, resolve, start
+from services.notify.ledger import Happened, save
+from services.notify.store import heartbeats, pages
+from services.notify.store.heartbeats import Heartbeat
+from shared import metrics
+from shared.clock import Clock
+from shared.db import Connection, Database
+from shared.directory.follower import Follower
+from shared.directory.model import Directory
+from shared.due import DueLoop
+from shared.events import TicketV1
+
+_AT_ONCE = 100
+_NAMESPACE = UUID("5b7a3f0e-6f0c-5d0b-9a51-8f4b7f6f2c11")
+
+
+class Heartbeats:
+    """Looks for sources that are silent for too long."""
+
+    def __init__(self, database: Database, directory: Follower, clock: Clock, escalate: Callable[[], None]) -> None:
+        """`escalate` is called when a page is due."""
+        self._database = database
+        self._directory = directory
+        self._clock = clock
+        self._escalate = escalate
+        self.loop = DueLoop("heartbeats", self._work, poll=1)
+
+    async def plan(self, tx: Connection, directory: Directory) -> None:
+        """Look after the sources that a new directory lists; one that is new has its time until the first sign."""
+        now = self._clock.now()
+        due = {name: now + timedelta(seconds=beat.every) for name, beat in directory.heartbeats.items()}
+        await end_pages(tx, await heartbeats.plan(tx, due), now)
+
+    async def _work(self) -> int:
+        revision = self._directory.current
+        if revision is None:
+            return 0
+        now = self._clock.now()
+        async with self._database.transaction() as tx:
+            silent = await heartbeats.due(tx, now, _AT_ONCE)
+            started = [(one.name, page) for one in silent if (page := _page(one, revision.directory, now)) is not None]
+            await save(tx, [Happened(Outcome(page, None, why=OPENED), None) for _, page in started], now)
+            await heartbeats.silent(tx, [(name, page.id) for name, page in started])
+        for _, page in started:
+            metrics.PAGES.labels(page.severity).inc()
+        if started:
+            self._escalate()
+        return len(started)
+
+
+async def end_pages(tx: Connection, over: list[UUID], now: datetime) -> None:
+    """Stop paging for silences that are over."""
+    ended = [
+        Happened(outcome, kept.traceparent)
+        for kept in (await pages.some_locked(tx, over)).values()
+        if (outcome := resolve(kept.page)) is not None
+    ]
+    await save(tx, ended, now)
+
+
+def _page(silent: Heartbeat, directory: Directory, now: datetime) -> Page | None:
+    """Return the page of a silence: as if it were a ticket's, so that it is paged like any other."""
+    settings = directory.heartbeats.get(silent.name)
+    customer = None if settings is None else stand_in(directory, settings.customer)
+    if settings is None or customer is None:
+        return None
+    last = "never" if silent.beaten_at is None else f"{silent.beaten_at:%Y-%m-%d %H:%M} UTC"
+    ticket = TicketV1(
+        id=uuid5(_NAMESPACE, silent.name),
+        number=0,
+        customer=customer.id,
+        touchpoint=None,
+        title=f"{silent.name} is silent",
+        severity=settings.severity,
+        state="open",
+        assignee=None,
+        alert=None,
+        dedup_key=f"{customer.id}/heartbeat/{silent.name}",
+        opened_at=now,
+        version=1,
+        opening=silent.silences + 1,
+        summary=f"no sign of life from {silent.name}, the last one: {last}",
+    )
+    return start(ticket, directory, customer, now)

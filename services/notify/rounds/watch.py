@@ -1,0 +1,77 @@
+"""Looks ahead: who is on call in the next 30 days and can be reached, as figures and in the day's digest."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from uuid import UUID, uuid5
+
+from services.notify.channels import Channel
+from services.notify.domain.digest import due_at
+from services.notify.domain.preflight import AHEAD, Finding, gap_seconds, preflight
+from services.notify.domain.words import Entry
+from services.notify.reach import Reach
+from services.notify.store import contacts, notices, rota
+from services.notify.store.notices import Line
+from shared import metrics
+from shared.clock import Clock
+from shared.db import Connection, Database
+from shared.directory.follower import Follower
+from shared.directory.model import Directory, Person
+
+_NAMESPACE = UUID("0d9c2d86-6f0d-58a7-8f0f-55d7f4a1f0c4")
+EVERY = 600.0
+"""Seconds."""
+
+
+class Watch:
+    """Runs the pre-flight check."""
+
+    def __init__(self, database: Database, directory: Follower, channels: Mapping[str, Channel], clock: Clock) -> None:
+        self._database = database
+        self._directory = directory
+        self._channels = channels
+        self._clock = clock
+
+    async def look(self) -> None:
+        """Look once: set the figures, and put what was found into the next digest of those behind everybody."""
+        revision = self._directory.current
+        if revision is None:
+            return
+        directory, now = revision.directory, self._clock.now()
+        async with self._database.transaction() as tx:
+            found = await self.findings(tx, directory)
+            lines = [
+                Line(
+                    uuid5(_NAMESPACE, f"{person.id} {due_at(person, 'low', now)} {number}"),
+                    person.id,
+                    "preflight",
+                    "",
+                    due_at(person, "low", now),
+                    Entry(customer="", customer_name=finding.subject, text=finding.detail, at=finding.start or now),
+                )
+                for person in _behind_everybody(directory)
+                for number, finding in enumerate(found[:50])
+            ]
+            await notices.replace_lines(tx, "preflight", lines)
+        for code in ("gap", "empty-shift", "unreachable", "unverified", "both-absent", "one-person"):
+            metrics.PREFLIGHT.labels(code).set(sum(1 for one in found if one.code == code))
+        metrics.UNREACHABLE.set(sum(1 for one in found if one.code == "unreachable"))
+        for schedule in directory.schedules:
+            metrics.ONCALL_GAP.labels(schedule).set(gap_seconds(found, schedule))
+
+    async def findings(self, tx: Connection, directory: Directory) -> list[Finding]:
+        """Return everything that should be mended."""
+        now = self._clock.now()
+        known = await contacts.known(tx)
+        stopped = {key for key, state in known.items() if state.stopped_at is not None}
+        verified = {key[0] for key, state in known.items() if state.verified_at is not None and key not in stopped}
+        overrides = await rota.overrides(tx, now, now + AHEAD)
+        reachable = Reach(directory, self._channels, stopped).people()
+        # In a thread: a year of many schedules takes long enough to delay an acknowledgement.
+        return await asyncio.to_thread(preflight, directory, overrides, reachable=reachable, verified=verified, now=now)
+
+
+def _behind_everybody(directory: Directory) -> list[Person]:
+    names = dict.fromkeys(escalation.catch_all for escalation in directory.escalations.values())
+    return [directory.people[name] for name in names if name in directory.people]

@@ -1,0 +1,344 @@
+"""Calls contacts: the intent is stored before the call, the result after it, many at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from services.notify.channels import REACHED, Channel, Notice, Result
+from services.notify.domain.page import UNREACHED, delivered, undeliverable
+from services.notify.domain.words import Asked, page_words
+from services.notify.ledger import Happened, save
+from services.notify.reach import Reach
+from services.notify.store import audit, contacts, deliveries, notices, pages
+from services.notify.store.deliveries import Delivery, DeliveryState, Finished, Intent, Wanted
+from services.notify.store.notices import Told
+from services.notify.store.pages import Kept
+from shared import metrics
+from shared.clock import Clock
+from shared.db import Connection, Database
+from shared.directory.follower import Follower
+from shared.directory.model import Directory
+from shared.due import DueLoop
+from shared.errors import Transient
+from shared.ids import uuid7
+from shared.logs import Log, tracing
+from shared.retry import Backoff
+from shared.security import Signer
+
+log = Log("notify")
+
+_LEASE_MARGIN = timedelta(seconds=5)
+_RETRY = Backoff(2, 30)
+_STORE_AGAIN = Backoff(0.1, 2)
+_PATIENCE = 60.0
+"""Longest that a channel may ask us to wait, in seconds: then the next contact or person is better."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """One attempt under way."""
+
+    attempt: UUID
+    delivery: Delivery
+    notice: Notice | None
+    """None: there is nobody to call, or nothing to say any more."""
+    kept: Kept | None
+    """The page, as it was then."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Called:
+    """One that has ended."""
+
+    call: _Call
+    result: Result
+    at: datetime
+
+
+class Sender:
+    """Calls the contacts of deliveries that are due."""
+
+    def __init__(
+        self,
+        database: Database,
+        directory: Follower,
+        channels: Mapping[str, Channel],
+        clock: Clock,
+        signer: Signer,
+        *,
+        public_url: Callable[[], str],
+        call_seconds: float,
+        attempts: int,
+        calls: int,
+        link_days: float,
+        escalate: Callable[[], None],
+    ) -> None:
+        """`escalate` is called when a person could not be reached at all."""
+        self._database = database
+        self._directory = directory
+        self._channels = channels
+        self._clock = clock
+        self._signer = signer
+        self._public_url = public_url
+        self._lease = timedelta(seconds=call_seconds) + _LEASE_MARGIN
+        self._attempts = attempts
+        self._free = calls
+        self._link = timedelta(days=link_days)
+        self._escalate = escalate
+        self._calls: asyncio.TaskGroup | None = None
+        self._called: list[_Called] = []
+        self._some_called = asyncio.Event()
+        self.loop = DueLoop("sender", self._work)
+
+    async def run(self) -> None:
+        """Run as long as the service; a bug in a call ends it."""
+        async with asyncio.TaskGroup() as calls:
+            self._calls = calls
+            calls.create_task(self._store())
+            await self.loop.run()
+
+    async def _work(self) -> int:
+        revision = self._directory.current
+        if revision is None or self._free == 0:
+            return 0
+        async with self._database.transaction() as tx:
+            now = self._clock.now()
+            claimed = await deliveries.claim(tx, now, self._free, self._lease)
+            calls = await self._prepared(tx, claimed, revision.directory, now) if claimed else []
+            await deliveries.add_intents(tx, [_intent(call, call.notice) for call in calls if call.notice], now)
+        assert self._calls is not None
+        for call in calls:
+            self._free -= 1
+            self._calls.create_task(self._call(call))
+        return len(claimed)
+
+    async def _prepared(
+        self, tx: Connection, claimed: list[Delivery], directory: Directory, now: datetime
+    ) -> list[_Call]:
+        of_pages = sorted({d.page for d in claimed if d.page is not None})
+        known = await pages.kept_of(tx, of_pages)
+        followers = await pages.followers(tx, [id_ for id_, kept in known.items() if kept.page.storm])
+        told = await notices.some(tx, sorted({d.notice for d in claimed if d.notice is not None}))
+        calls: list[_Call] = []
+        for delivery in claimed:
+            kept = None if delivery.page is None else known[delivery.page]
+            if kept is not None:
+                notice = self._page_notice(delivery, kept, followers.get(kept.page.id, 0), directory, now)
+            else:
+                assert delivery.notice is not None
+                notice = self._told_notice(delivery, told[delivery.notice], directory, now)
+            calls.append(_Call(uuid7(), delivery, notice, kept))
+        return calls
+
+    def _page_notice(
+        self, delivery: Delivery, kept: Kept, followers: int, directory: Directory, now: datetime
+    ) -> Notice | None:
+        person = directory.people.get(delivery.person)
+        if person is None or delivery.contact >= len(person.contacts):
+            return None
+        page, base = kept.page, self._public_url()
+        facts = {"page": str(page.id), "person": person.id, "delivery": str(delivery.id)}
+        expires = now + self._link
+        url = f"{base}/a/{self._signer.sign('acknowledge', facts, expires=expires)}"
+        asked = Asked(
+            url=url,
+            code=delivery.code,
+            level=delivery.level,
+            person=person.id,
+            followers=followers,
+            comments_in_short=directory.comments_in_sms,
+        )
+        callback = self._signer.sign("callback", facts, expires=expires)
+        return Notice(
+            key=str(delivery.id),
+            kind="page",
+            words=page_words(page, asked),
+            person=person,
+            contact=person.contacts[delivery.contact],
+            directory=directory,
+            at=now,
+            page=page,
+            acknowledge_url=url,
+            code=delivery.code,
+            callback_url=f"{base}/v1/callbacks/{callback}",
+        )
+
+    def _told_notice(self, delivery: Delivery, told: Told, directory: Directory, now: datetime) -> Notice | None:
+        person = directory.people.get(delivery.person)
+        if person is None or delivery.contact >= len(person.contacts):
+            return None
+        return Notice(
+            key=str(delivery.id),
+            kind=told.kind,
+            words=told.words,
+            person=person,
+            contact=person.contacts[delivery.contact],
+            directory=directory,
+            at=now,
+        )
+
+    async def _call(self, call: _Call) -> None:
+        result = Result("unknown", "broken off")
+        try:
+            with tracing(None if call.kept is None else call.kept.traceparent):
+                result = await self._send(call.notice)
+        finally:
+            self._called.append(_Called(call, result, self._clock.now()))
+            self._some_called.set()
+
+    async def _send(self, notice: Notice | None) -> Result:
+        if notice is None:
+            return Result("permanent", "the person has no further contact")
+        channel = self._channels.get(notice.contact.channel)
+        if channel is None:
+            return Result("permanent", f"there is no channel {notice.contact.channel!r}")
+        try:
+            return await channel.send(notice)
+        except Exception as error:  # noqa: BLE001
+            # A bug that one contact brings out must not end paging for everybody, again after every restart: it is
+            # told as loudly as a crash, and the next contact or person is paged.
+            log.error("channel failed", failure=error, channel=notice.contact.channel, person=notice.person.id)
+            return Result("permanent", f"our fault: {type(error).__name__}")
+
+    # ---- what came of it
+
+    async def _store(self) -> None:
+        """Store results as they come, all that have gathered in one transaction."""
+        failures = 0
+        while True:
+            await self._some_called.wait()
+            self._some_called.clear()
+            batch, self._called = self._called, []
+            begun = asyncio.get_running_loop().time()
+            while True:
+                try:
+                    await self._store_all(batch)
+                    failures = 0
+                except Transient as error:
+                    failures += 1
+                    if asyncio.get_running_loop().time() - begun < self._lease.total_seconds():
+                        await asyncio.sleep(_STORE_AGAIN.delay(failures))
+                        continue
+                    # The lease brings the deliveries back, with the same keys.
+                    log.warning("results not stored", calls=len(batch), why=str(error))
+                break
+            self._free += len(batch)
+            self.loop.wake()
+
+    async def _store_all(self, batch: list[_Called]) -> None:
+        revision = self._directory.current
+        assert revision is not None
+        now = self._clock.now()
+        async with self._database.transaction() as tx:
+            ids = sorted({one.call.delivery.page for one in batch if one.call.delivery.page is not None})
+            known = await pages.some_locked(tx, ids)
+            await deliveries.finish_attempts(
+                tx,
+                [
+                    Finished(one.call.attempt, one.result.kind, one.result.receipt, one.result.detail)
+                    for one in batch
+                    if one.call.notice is not None
+                ],
+                now,
+            )
+            ended = {one.call.delivery.id: self._ended(one, now) for one in batch}
+            changed = await deliveries.finish(tx, [(id_, *end) for id_, end in ended.items()])
+            failed = [
+                one for one in batch if ended[one.call.delivery.id][0] == "failed" and one.call.delivery.id in changed
+            ]
+            reach = Reach(revision.directory, self._channels, await contacts.stopped(tx) if failed else set())
+            happened, wanted, first = self._consequences(batch, failed, known, reach, now)
+            await save(tx, happened, now)
+            await deliveries.add(tx, wanted, now)
+            await audit.add(tx, [_line(one, now) for one in batch if one.call.delivery.page is not None])
+        for one in batch:
+            self._tell(one)
+        for page in first:
+            if page.page.caused_at is not None:
+                metrics.FEEDBACK_TO_PAGE.observe(max(0.0, (now - page.page.caused_at).total_seconds()))
+        if any(one.outcome.why == UNREACHED for one in happened):
+            self._escalate()
+
+    def _ended(self, one: _Called, now: datetime) -> tuple[DeliveryState, datetime]:
+        if one.result.kind in REACHED:
+            return "delivered", now
+        if one.result.kind != "permanent" and one.call.delivery.attempt < self._attempts:
+            wait = max(_RETRY.delay(one.call.delivery.attempt), one.result.retry_after or 0)
+            return "pending", now + timedelta(seconds=min(wait, _PATIENCE))
+        return "failed", now
+
+    def _consequences(
+        self, batch: list[_Called], failed: list[_Called], known: Mapping[UUID, Kept], reach: Reach, now: datetime
+    ) -> tuple[list[Happened], list[Wanted], list[Kept]]:
+        """Return what becomes of pages, which contacts are next, and the pages that somebody got for the first time."""
+        current = dict(known)
+        happened: list[Happened] = []
+        first: list[Kept] = []
+        for one in batch:
+            id_ = one.call.delivery.page
+            if id_ is None or one.result.kind not in REACHED:
+                continue
+            kept = current[id_]
+            if kept.page.sent_at is None:
+                first.append(kept)
+            outcome = delivered(kept.page, now)
+            current[id_] = Kept(outcome.page, kept.traceparent)
+            happened.append(Happened(outcome, kept.traceparent))
+        wanted: list[Wanted] = []
+        for one in failed:
+            delivery = one.call.delivery
+            kept = None if delivery.page is None else current[delivery.page]
+            severity = None if kept is None else kept.page.severity
+            place = reach.next_place(delivery.person, severity, delivery.contact)
+            if place is not None and one.call.notice is not None:
+                wanted.append(
+                    Wanted(
+                        delivery.page,
+                        delivery.person,
+                        place,
+                        now,
+                        notice=delivery.notice,
+                        turn=delivery.turn,
+                        level=delivery.level,
+                        round=delivery.round,
+                    )
+                )
+            elif kept is not None:
+                outcome = undeliverable(kept.page, delivery.turn, now)
+                if outcome is not None:
+                    current[outcome.page.id] = Kept(outcome.page, kept.traceparent)
+                    happened.append(Happened(outcome, kept.traceparent))
+        return happened, wanted, first
+
+    def _tell(self, one: _Called) -> None:
+        delivery, notice, result = one.call.delivery, one.call.notice, one.result
+        channel = "none" if notice is None else notice.contact.channel
+        metrics.PAGE_ATTEMPTS.labels(channel, result.kind).inc()
+        say = log.info if result.kind in REACHED else log.warning
+        kind = "page" if notice is None else notice.kind
+        facts = {"page": delivery.page, "person": delivery.person, "channel": channel, "detail": result.detail}
+        with tracing(None if one.call.kept is None else one.call.kept.traceparent):
+            say(f"{kind} {result.kind}", **facts)
+
+
+def _intent(call: _Call, notice: Notice) -> Intent:
+    return Intent(call.attempt, call.delivery.id, call.delivery.page, notice.contact.channel, notice.contact.address)
+
+
+def _line(one: _Called, now: datetime) -> audit.Line:
+    notice, kept = one.call.notice, one.call.kept
+    return audit.line(
+        now,
+        audit.SYSTEM,
+        f"attempt {one.result.kind}",
+        page=one.call.delivery.page,
+        customer=None if kept is None else kept.page.customer,
+        person=one.call.delivery.person,
+        channel=None if notice is None else notice.contact.channel,
+        detail=one.result.detail,
+        receipt=one.result.receipt,
+    )

@@ -1,0 +1,131 @@
+"""SQL of what people are told that is no page, and of the lines that wait for the next digest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from services.notify.domain.words import Entry, Words
+from shared.db import Connection
+from shared.ids import uuid7
+
+_ADD = """
+INSERT INTO notice (id, person, kind, made_at, body)
+SELECT id, person, kind, $4, body FROM unnest($1::uuid[], $2::text[], $3::text[], $5::text[])
+    AS new(id, person, kind, body)
+"""
+_SOME = "SELECT id, person, kind, made_at, body FROM notice WHERE id = ANY($1::uuid[])"
+_FORGET = "DELETE FROM notice WHERE made_at < $1"
+_ADD_ENTRIES = """
+INSERT INTO digest_entry (id, person, kind, customer, respondent, due_at, body)
+SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::text[])
+ON CONFLICT (id) DO NOTHING
+"""
+# With those that are due, what would follow within the bundle's time: one message instead of two.
+_TAKE = """
+WITH people AS (
+    SELECT DISTINCT person FROM digest_entry WHERE due_at <= $1 LIMIT $3
+), taken AS (
+    SELECT id FROM digest_entry JOIN people USING (person) WHERE due_at <= $2 FOR UPDATE OF digest_entry SKIP LOCKED
+)
+DELETE FROM digest_entry USING taken WHERE digest_entry.id = taken.id
+RETURNING digest_entry.id, digest_entry.person, digest_entry.kind, digest_entry.customer, digest_entry.respondent,
+    digest_entry.due_at, digest_entry.body
+"""
+_DROP = "DELETE FROM digest_entry WHERE kind = $1"
+_ERASE = "DELETE FROM digest_entry WHERE customer = $1 AND respondent = $2"
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a person is told."""
+
+    id: UUID
+    person: str
+    kind: str
+    words: Words
+    made_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line that waits for the person's next digest; the id keeps a repeat from being a second line."""
+
+    id: UUID
+    person: str
+    kind: str
+    customer: str
+    due_at: datetime
+    entry: Entry
+    respondent: str | None = None
+
+
+async def add(tx: Connection, told: Sequence[Told], now: datetime) -> None:
+    """Store what is told; deliveries carry it."""
+    if told:
+        await tx.execute(
+            _ADD,
+            [one.id for one in told],
+            [one.person for one in told],
+            [one.kind for one in told],
+            now,
+            [msgspec.json.encode(one.words).decode() for one in told],
+        )
+
+
+def new(person: str, kind: str, words: Words, now: datetime) -> Told:
+    """Return what a person is to be told."""
+    return Told(uuid7(), person, kind, words, now)
+
+
+async def some(tx: Connection, notices: Sequence[UUID]) -> dict[UUID, Told]:
+    """Return notices by id."""
+    rows = await tx.fetch(_SOME, notices) if notices else []
+    found = [Told(UUID(int=r[0].int), r[1], r[2], msgspec.json.decode(r[4], type=Words), r[3]) for r in rows]
+    return {one.id: one for one in found}
+
+
+async def forget(tx: Connection, before: datetime) -> None:
+    """Delete what was told before a moment; what was called for it goes with it."""
+    await tx.execute(_FORGET, before)
+
+
+async def add_lines(tx: Connection, lines: Sequence[Line]) -> None:
+    """Add lines for the next digests."""
+    if lines:
+        await tx.execute(
+            _ADD_ENTRIES,
+            [one.id for one in lines],
+            [one.person for one in lines],
+            [one.kind for one in lines],
+            [one.customer for one in lines],
+            [one.respondent for one in lines],
+            [one.due_at for one in lines],
+            [msgspec.json.encode(one.entry).decode() for one in lines],
+        )
+
+
+async def replace_lines(tx: Connection, kind: str, lines: Sequence[Line]) -> None:
+    """Let these be the only lines of a kind that wait."""
+    await tx.execute(_DROP, kind)
+    await add_lines(tx, lines)
+
+
+async def take_lines(tx: Connection, now: datetime, until: datetime, people: int) -> list[Line]:
+    """Take the lines of some people who have any that is due, with theirs that are due until a moment."""
+    return [_line(row) for row in await tx.fetch(_TAKE, now, until, people)]
+
+
+async def erase(tx: Connection, customer: str, respondent: str) -> int:
+    """Delete the lines of what a respondent said; return how many."""
+    return int((await tx.execute(_ERASE, customer, respondent)).split()[-1])
+
+
+def _line(row: Any) -> Line:
+    id_, person, kind, customer, respondent, due_at, body = row
+    return Line(UUID(int=id_.int), person, kind, customer, due_at, msgspec.json.decode(body, type=Entry), respondent)

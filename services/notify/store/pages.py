@@ -1,0 +1,222 @@
+"""SQL of pages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+import msgspec
+
+from services.notify.domain.page import WAITING, Page
+from shared.cursor import Place
+from shared.db import Connection
+
+_SEEN = "SELECT ticket, version, late FROM seen_ticket WHERE ticket = ANY($1::uuid[])"
+_REMEMBER = """
+INSERT INTO seen_ticket (ticket, version, late) SELECT * FROM unnest($1::uuid[], $2::int[], $3::int[])
+ON CONFLICT (ticket) DO UPDATE SET version = excluded.version, late = excluded.late
+"""
+_OF_TICKETS = "SELECT body, traceparent FROM page WHERE ticket = ANY($1::uuid[]) ORDER BY id FOR UPDATE"
+_SAVE = """
+INSERT INTO page (id, version, ticket, opening, customer, severity, state, opened_at, due_at, lead, held, traceparent,
+    body)
+SELECT * FROM unnest($1::uuid[], $2::int[], $3::uuid[], $4::int[], $5::text[], $6::text[], $7::text[],
+    $8::timestamptz[], $9::timestamptz[], $10::uuid[], $11::text[], $12::text[], $13::text[])
+ON CONFLICT (id) DO UPDATE SET version = excluded.version, severity = excluded.severity, state = excluded.state,
+    due_at = excluded.due_at, lead = excluded.lead, held = excluded.held, body = excluded.body
+"""
+_CANCEL = "UPDATE delivery SET state = 'cancelled' WHERE page = ANY($1::uuid[]) AND state = 'pending'"
+_DUE = """
+SELECT body, traceparent FROM page WHERE due_at <= $1 ORDER BY due_at LIMIT $2 FOR UPDATE SKIP LOCKED
+"""
+_SOME = "SELECT body, traceparent FROM page WHERE id = ANY($1::uuid[])"
+_ONE_LOCKED = "SELECT body, traceparent FROM page WHERE id = $1 FOR UPDATE"
+_SOME_LOCKED = "SELECT body, traceparent FROM page WHERE id = ANY($1::uuid[]) ORDER BY id FOR UPDATE"
+_FOLLOWERS_LOCKED = "SELECT body, traceparent FROM page WHERE lead = $1 ORDER BY id FOR UPDATE"
+_FOLLOWERS = "SELECT lead, count(*) FROM page WHERE lead = ANY($1::uuid[]) GROUP BY lead"
+_HELD_LOCKED = """
+SELECT body, traceparent FROM page
+WHERE held = 'silence' AND state IN ('pending', 'sent', 'exhausted') AND ($1::text IS NULL OR customer = $1)
+ORDER BY id FOR UPDATE
+"""
+_LIST = """
+SELECT body FROM page
+WHERE ($1::text[] IS NULL OR customer = ANY($1)) AND ($2::text IS NULL OR state = $2)
+    AND ($3::timestamptz IS NULL OR (opened_at, id) < ($3, $4::uuid))
+ORDER BY opened_at DESC, id DESC LIMIT $5
+"""
+_OLDEST = "SELECT min(opened_at) FROM page WHERE state IN ('pending', 'sent', 'exhausted')"
+_RECENT = """
+SELECT customer, count(*) FROM page WHERE customer = ANY($1::text[]) AND opened_at > $2 AND lead IS NULL
+GROUP BY customer
+"""
+_LEADS = """
+SELECT DISTINCT ON (customer) customer, body FROM page
+WHERE customer = ANY($1::text[]) AND opened_at > $2 AND lead IS NULL AND state IN ('pending', 'sent', 'exhausted')
+    AND (body::json ->> 'storm')::boolean
+ORDER BY customer, opened_at DESC
+"""
+_OVERDUE = """
+SELECT body, traceparent FROM page
+WHERE due_at < $1 AND state IN ('pending', 'sent', 'exhausted') ORDER BY due_at LIMIT $2 FOR UPDATE SKIP LOCKED
+"""
+_NAMING = "SELECT body, traceparent FROM page WHERE customer = $1 AND position($2 IN body) > 0 ORDER BY id FOR UPDATE"
+_SCRUB = "UPDATE page SET body = $2 WHERE id = $1"
+
+_decode = msgspec.json.Decoder(Page).decode
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A stored page and the trace of the answer that led to it."""
+
+    page: Page
+    traceparent: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What was acted on of a ticket."""
+
+    version: int
+    late: int
+    """Clocks that had run out."""
+
+
+async def seen(tx: Connection, tickets: Sequence[UUID]) -> dict[UUID, Seen]:
+    """Return what was acted on last of each ticket."""
+    return {UUID(int=row[0].int): Seen(row[1], row[2]) for row in await tx.fetch(_SEEN, tickets)}
+
+
+async def remember(tx: Connection, versions: Mapping[UUID, Seen]) -> None:
+    """Store what was acted on last of each ticket."""
+    if versions:
+        told = versions.values()
+        await tx.execute(_REMEMBER, list(versions), [one.version for one in told], [one.late for one in told])
+
+
+async def of_tickets(tx: Connection, tickets: Sequence[UUID]) -> list[Page]:
+    """Return every page of some tickets, locked."""
+    return [_decode(row[0]) for row in await tx.fetch(_OF_TICKETS, tickets)]
+
+
+async def save(tx: Connection, kept: Sequence[Kept]) -> None:
+    """Store the newest state of pages; what no longer waits has its deliveries cancelled."""
+    last = {one.page.id: one for one in kept}
+    if not last:
+        return
+    # One that leads is stored before those that follow it.
+    ordered = sorted(last.values(), key=lambda one: one.page.lead is not None)
+    pages = [one.page for one in ordered]
+    await tx.execute(
+        _SAVE,
+        [p.id for p in pages],
+        [p.version for p in pages],
+        [p.ticket for p in pages],
+        [p.opening for p in pages],
+        [p.customer for p in pages],
+        [p.severity for p in pages],
+        [p.state for p in pages],
+        [p.opened_at for p in pages],
+        [p.due_at for p in pages],
+        [p.lead for p in pages],
+        [p.held for p in pages],
+        [one.traceparent for one in ordered],
+        [_encode(p).decode() for p in pages],
+    )
+    over = [p.id for p in pages if p.state not in WAITING]
+    if over:
+        await tx.execute(_CANCEL, over)
+
+
+async def due(tx: Connection, now: datetime, limit: int) -> list[Kept]:
+    """Return pages whose next person is due, locked; those that another process holds are left to it."""
+    return [Kept(_decode(row[0]), row[1]) for row in await tx.fetch(_DUE, now, limit)]
+
+
+async def overdue(tx: Connection, before: datetime, limit: int) -> list[Kept]:
+    """Return waiting pages that nobody has taken up since a moment, locked."""
+    return [Kept(_decode(row[0]), row[1]) for row in await tx.fetch(_OVERDUE, before, limit)]
+
+
+async def one(tx: Connection, page: UUID) -> Page | None:
+    """Return a page."""
+    return (await some(tx, [page])).get(page)
+
+
+async def some(tx: Connection, pages: Sequence[UUID]) -> dict[UUID, Page]:
+    """Return pages by id."""
+    return {id_: kept.page for id_, kept in (await kept_of(tx, pages)).items()}
+
+
+async def kept_of(tx: Connection, pages: Sequence[UUID]) -> dict[UUID, Kept]:
+    """Return pages by id, with their traces."""
+    found = [Kept(_decode(row[0]), row[1]) for row in await tx.fetch(_SOME, pages)] if pages else []
+    return {kept.page.id: kept for kept in found}
+
+
+async def one_locked(tx: Connection, page: UUID) -> Kept | None:
+    """Return a page that nobody else can change until the transaction ends."""
+    row = await tx.fetchrow(_ONE_LOCKED, page)
+    return None if row is None else Kept(_decode(row[0]), row[1])
+
+
+async def some_locked(tx: Connection, pages: Sequence[UUID]) -> dict[UUID, Kept]:
+    """Return pages by id, locked."""
+    found = [Kept(_decode(row[0]), row[1]) for row in await tx.fetch(_SOME_LOCKED, pages)] if pages else []
+    return {kept.page.id: kept for kept in found}
+
+
+async def followers_locked(tx: Connection, lead: UUID) -> list[Kept]:
+    """Return the pages that another one is sent for, locked."""
+    return [Kept(_decode(row[0]), row[1]) for row in await tx.fetch(_FOLLOWERS_LOCKED, lead)]
+
+
+async def followers(tx: Connection, leads: Sequence[UUID]) -> dict[UUID, int]:
+    """Return how many pages follow each."""
+    return {UUID(int=row[0].int): row[1] for row in await tx.fetch(_FOLLOWERS, leads)} if leads else {}
+
+
+async def held_locked(tx: Connection, customer: str | None) -> list[Kept]:
+    """Return the pages that a silence holds, of one customer or all, locked."""
+    return [Kept(_decode(row[0]), row[1]) for row in await tx.fetch(_HELD_LOCKED, customer)]
+
+
+async def listed(
+    tx: Connection, *, customers: Sequence[str] | None, state: str | None, after: Place | None, limit: int
+) -> list[Page]:
+    """Return pages, newest first."""
+    at, id_ = after or (None, None)
+    return [_decode(row[0]) for row in await tx.fetch(_LIST, customers, state, at, id_, limit)]
+
+
+async def recent(tx: Connection, customers: Sequence[str], since: datetime) -> dict[str, int]:
+    """Return how many pages of each customer were opened lately that are sent on their own."""
+    return {row[0]: row[1] for row in await tx.fetch(_RECENT, customers, since)}
+
+
+async def leads(tx: Connection, customers: Sequence[str], since: datetime) -> dict[str, Page]:
+    """Return each customer's newest page that leads a storm and waits."""
+    return {row[0]: _decode(row[1]) for row in await tx.fetch(_LEADS, customers, since)}
+
+
+async def oldest_waiting(tx: Connection) -> datetime | None:
+    """Return when the oldest page was opened that nobody has answered."""
+    return await tx.fetchval(_OLDEST)
+
+
+# ---- to be forgotten
+
+
+async def naming(tx: Connection, customer: str, respondent: str) -> list[Page]:
+    """Return a customer's pages that hold a respondent's name, locked."""
+    asked = _encode(respondent).decode()  # as the page has it: quoted and escaped
+    return [_decode(row[0]) for row in await tx.fetch(_NAMING, customer, asked)]
+
+
+async def scrub(tx: Connection, page: Page) -> None:
+    """Replace what is kept of a page."""
+    await tx.execute(_SCRUB, page.id, _encode(page).decode())

@@ -1,0 +1,155 @@
+"""SQL of what changes the rota: overrides, silences, and the directory as it was."""
+
+from __future__ import annotations
+
+import gzip
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from services.notify.domain.hold import Silence
+from services.notify.domain.rota import Override
+from shared.db import Connection
+from shared.directory.model import Directory
+from shared.directory.record import decode, encode
+
+_OVERRIDE_COLUMNS = "id, schedule, person, start_at, until, replaces, made_at"
+_OVERRIDES = f"SELECT {_OVERRIDE_COLUMNS} FROM override WHERE until > $1 AND start_at < $2 AND start_at < until"
+_LIST_OVERRIDES = f"""
+SELECT {_OVERRIDE_COLUMNS} FROM override WHERE ($1::text IS NULL OR schedule = $1) AND until > $2 AND start_at < until
+ORDER BY start_at, id LIMIT $3
+"""
+_ADD_OVERRIDE = """
+INSERT INTO override (id, schedule, person, start_at, until, replaces, made_at, made_by)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+"""
+# One that has not begun never was; one that has begun ends now.
+_END_OVERRIDE = f"""
+UPDATE override SET until = greatest(start_at, $2) WHERE id = $1 AND until > $2
+RETURNING {_OVERRIDE_COLUMNS}
+"""
+_SILENCE_COLUMNS = "id, customer, touchpoint, rule, reason, start_at, until, made_at, made_by"
+_SILENCES = f"SELECT {_SILENCE_COLUMNS} FROM silence WHERE until > $1 AND start_at <= $1"
+_LIST_SILENCES = f"""
+SELECT {_SILENCE_COLUMNS} FROM silence WHERE ($1::text[] IS NULL OR customer = ANY($1)) AND until > $2
+ORDER BY start_at, id LIMIT $3
+"""
+_ADD_SILENCE = f"INSERT INTO silence ({_SILENCE_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)"
+_ONE_SILENCE = f"SELECT {_SILENCE_COLUMNS} FROM silence WHERE id = $1"
+_END_SILENCE = f"""
+UPDATE silence SET until = greatest(start_at, $2) WHERE id = $1 AND until > $2 RETURNING {_SILENCE_COLUMNS}
+"""
+_ADD_REVISION = """
+INSERT INTO directory_revision (revision, applied_at, author, body) VALUES ($1, $2, $3, $4)
+ON CONFLICT (revision) DO NOTHING RETURNING revision
+"""
+_LAST_BEFORE = "SELECT body FROM directory_revision WHERE revision < $1 ORDER BY revision DESC LIMIT 1"
+_AT = "SELECT body FROM directory_revision WHERE applied_at <= $1 ORDER BY applied_at DESC, revision DESC LIMIT 1"
+_FORGET_REVISIONS = """
+DELETE FROM directory_revision WHERE applied_at < (SELECT max(applied_at) FROM directory_revision WHERE applied_at < $1)
+"""
+
+
+async def overrides(tx: Connection, start: datetime, end: datetime) -> dict[str, list[Override]]:
+    """Return the overrides that touch a time, by schedule."""
+    found: defaultdict[str, list[Override]] = defaultdict(list)
+    for row in await tx.fetch(_OVERRIDES, start, end):
+        one = _override(row)
+        found[one.schedule].append(one)
+    return found
+
+
+async def list_overrides(tx: Connection, schedule: str | None, now: datetime, limit: int) -> list[Override]:
+    """Return overrides that are not over."""
+    return [_override(row) for row in await tx.fetch(_LIST_OVERRIDES, schedule, now, limit)]
+
+
+async def add_override(tx: Connection, one: Override, made_by: str) -> None:
+    """Store an override."""
+    await tx.execute(
+        _ADD_OVERRIDE, one.id, one.schedule, one.person, one.start, one.until, one.replaces, one.made_at, made_by
+    )
+
+
+async def end_override(tx: Connection, override: UUID, now: datetime) -> Override | None:
+    """End an override; what was until now stays. None: there is none that is not over."""
+    row = await tx.fetchrow(_END_OVERRIDE, override, now)
+    return None if row is None else _override(row)
+
+
+def _override(row: Any) -> Override:
+    id_, schedule, person, start, until, replaces, made_at = row
+    return Override(UUID(int=id_.int), schedule, person, start, until, replaces, made_at)
+
+
+async def silences(tx: Connection, now: datetime) -> list[Silence]:
+    """Return the silences in force."""
+    return [_silence(row) for row in await tx.fetch(_SILENCES, now)]
+
+
+async def list_silences(tx: Connection, customers: Sequence[str] | None, now: datetime, limit: int) -> list[Silence]:
+    """Return silences that are not over."""
+    return [_silence(row) for row in await tx.fetch(_LIST_SILENCES, customers, now, limit)]
+
+
+async def add_silence(tx: Connection, one: Silence) -> None:
+    """Store a silence."""
+    await tx.execute(
+        _ADD_SILENCE,
+        one.id,
+        one.customer,
+        one.touchpoint,
+        one.rule,
+        one.reason,
+        one.start,
+        one.until,
+        one.made_at,
+        one.made_by,
+    )
+
+
+async def one_silence(tx: Connection, silence: UUID) -> Silence | None:
+    """Return a silence."""
+    row = await tx.fetchrow(_ONE_SILENCE, silence)
+    return None if row is None else _silence(row)
+
+
+async def end_silence(tx: Connection, silence: UUID, now: datetime) -> Silence | None:
+    """End a silence. None: there is none that is not over."""
+    row = await tx.fetchrow(_END_SILENCE, silence, now)
+    return None if row is None else _silence(row)
+
+
+def _silence(row: Any) -> Silence:
+    id_, *rest = row
+    return Silence(UUID(int=id_.int), *rest)
+
+
+# ---- who was responsible
+
+
+async def add_revision(tx: Connection, number: int, directory: Directory, applied_at: datetime, author: str) -> bool:
+    """Keep a revision of the directory; False: it is kept already."""
+    body = gzip.compress(encode(directory), compresslevel=1)
+    return await tx.fetchval(_ADD_REVISION, number, applied_at, author, body) is not None
+
+
+async def revision_before(tx: Connection, number: int) -> Directory | None:
+    """Return the revision before one."""
+    return _directory(await tx.fetchval(_LAST_BEFORE, number))
+
+
+async def revision_at(tx: Connection, at: datetime) -> Directory | None:
+    """Return the directory that was in force at a moment; None: it is not kept."""
+    return _directory(await tx.fetchval(_AT, at))
+
+
+async def forget_revisions(tx: Connection, before: datetime) -> None:
+    """Delete revisions that were replaced before a moment."""
+    await tx.execute(_FORGET_REVISIONS, before)
+
+
+def _directory(body: bytes | None) -> Directory | None:
+    return None if body is None else decode(gzip.decompress(body))
