@@ -133,6 +133,10 @@ class Database:
             await lent.close()
         try:
             yield driver
+        except asyncio.CancelledError:
+            # Broken off within BEGIN, it would go back to the pool with a transaction that never ends.
+            driver.terminate()
+            raise
         finally:
             if driver.is_closed():
                 await lent.invalidate()

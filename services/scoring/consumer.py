@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from itertools import groupby
+from datetime import UTC, datetime, timedelta
+from itertools import chain, groupby
 from typing import cast
+from uuid import UUID
 
 from msgspec.structs import replace
 
@@ -22,6 +23,7 @@ from services.scoring.domain.counting import (
     Said,
     Series,
     changes,
+    hour_time,
     neighbours,
     series_of,
     window_start,
@@ -31,12 +33,12 @@ from services.scoring.domain.decide import Decision
 from services.scoring.domain.report import alert_message, alert_scores, without
 from services.scoring.domain.shift import DEFAULT_PRIOR, Prior
 from services.scoring.domain.trend import daily, day_of
-from services.scoring.store import alerts, answers, counting, people
+from services.scoring.store import alerts, answers, counting, people, retention
 from shared import metrics, outbox
 from shared.clock import Clock
 from shared.consume import AfterCommit, Record
 from shared.db import Connection
-from shared.directory.follower import Follower
+from shared.directory.follower import Follower, Revision
 from shared.directory.rules.base import OnWindow
 from shared.events import AlertV1, ErasedV1, FeedbackReceivedV1, Kind, RespondentErasedV1, ScoreDailyV1
 from shared.ids import uuid7
@@ -47,6 +49,11 @@ from shared.topics import ALERTS, ERASED
 log = Log("scoring")
 
 _DUE = 500
+_LOOKED = 1_000
+"""Customers that are looked at, in one sweep, for what is too old."""
+_OLD = 5_000
+"""Answers that one sweep deletes, but that it leaves no hour half."""
+_OLD_AGAIN = timedelta(hours=1)
 
 Told = tuple[Decision, str | None]
 """A decision and the trace of the answer that led to it."""
@@ -81,6 +88,10 @@ class FeedbackHandler:
         self._remembered = remembered
         self._states: OrderedDict[str, CustomerState] = OrderedDict()
         self._company_plan: Plan | None = None
+        self._old_at = datetime.min.replace(tzinfo=UTC)
+        self._old_after = 0
+        """The last customer that was looked at for what is too old."""
+        self._reach: tuple[int, int] | None = None
         directory.listen(lambda _: self._forget_plans())
 
     async def handle(
@@ -129,6 +140,7 @@ class FeedbackHandler:
     async def sweep(self, tx: Connection, partitions: Sequence[int]) -> AfterCommit | None:
         """Look at the open alerts, and at the customers, that are due by time alone."""
         now = self._clock.now()
+        await self._forget_old(tx, partitions, now)
         due = await alerts.due_alerts(tx, now, partitions, _DUE)
         quiet = await answers.due_customers(tx, now, partitions, _DUE)
         if not due and not quiet:
@@ -159,11 +171,12 @@ class FeedbackHandler:
     ) -> list[Record[FeedbackReceivedV1]]:
         """Leave out what was counted before, or comes twice in this batch: the first one wins."""
         known = await answers.known_ids(tx, [r.message.id for r in records])
+        erased = await self._erased(tx, records, states)
         fresh: list[Record[FeedbackReceivedV1]] = []
         for record in records:
             state = states[record.message.customer]
             key = (record.message.id, state.number)
-            if key not in known and not (state.erased and self._is_erased(state, record.message)):
+            if key not in known and key not in erased:
                 known.add(key)
                 fresh.append(record)
         return fresh
@@ -268,11 +281,66 @@ class FeedbackHandler:
             log.info("respondent erased", erasure=wanted.erasure, removed=removed)
         await outbox.add(tx, [event])
 
-    def _is_erased(self, state: CustomerState, answer: FeedbackReceivedV1) -> bool:
-        if answer.respondent is None:
-            return False
-        befores = (state.erased.get(digest) for digest in self._erasing.digests(answer.respondent))
-        return any(before is not None and answer.occurred_at < before for before in befores)
+    async def _erased(
+        self, tx: Connection, records: Sequence[Record[FeedbackReceivedV1]], states: Mapping[str, CustomerState]
+    ) -> set[tuple[UUID, int]]:
+        """Return those of some answers that come late, of who was to be forgotten, each with its customer's number."""
+        asked = [
+            (states[answer.customer].number, digest, answer)
+            for answer in (record.message for record in records)
+            if answer.respondent is not None and states[answer.customer].forgets
+            for digest in self._erasing.digests(answer.respondent)
+        ]
+        befores = await people.tombstones(tx, [(number, digest) for number, digest, _ in asked])
+        return {
+            (answer.id, number)
+            for number, digest, answer in asked
+            if (before := befores.get((number, digest))) is not None and answer.occurred_at < before
+        }
+
+    # ---- what is too old
+
+    async def _forget_old(self, tx: Connection, partitions: Sequence[int], now: datetime) -> None:
+        """Delete what is older than the directory keeps, of some customers at a time, and of one customer some.
+
+        Nothing goes that a window of a rule in force, or the one before it, can hold: where the directory keeps less
+        than that, such answers stay until no window has them, so that no figure changes by what is deleted. Only the
+        partition's owner deletes, inside the fence: nobody counts for the customer meanwhile.
+        """
+        revision = self._directory.current
+        if revision is None or now < self._old_at:
+            return
+        keep = max(revision.directory.retention, self._longest(revision))
+        before = hour_time(window_start(now, keep))
+        looked = await retention.look(tx, self._old_after, partitions, before, _LOOKED)
+        left = _OLD
+        for customer in looked:
+            if customer.old:
+                dropped, hour = await retention.drop(tx, customer.number, before, left)
+                left -= dropped
+                state = self._states.get(customer.name)
+                if state is not None and any(
+                    window.start < hour for window in (*state.hours.values(), *state.before.values())
+                ):
+                    # It was not moved for long: what it would take away when it moves is no longer counted anywhere.
+                    del self._states[customer.name]
+                if left <= 0:
+                    return  # the rest of this customer, and those after it, the next time
+            self._old_after = customer.number
+        if len(looked) < _LOOKED:
+            self._old_after, self._old_at = 0, now + _OLD_AGAIN
+        if left < _OLD:
+            log.info("old answers deleted", answers=_OLD - left)
+
+    def _longest(self, revision: Revision) -> int:
+        """Return how far back a window in force looks, in seconds, with the one before it where that is compared."""
+        if self._reach is None or self._reach[0] != revision.number:
+            known = revision.directory
+            rules = chain(known.rules, *(customer.rules for customer in known.customers.values()))
+            windows = (rule.when for rule in rules if isinstance(rule.when, OnWindow))
+            longest = max((when.seconds * (2 if when.compares else 1) for when in windows), default=0)
+            self._reach = revision.number, max(longest, SCORES_WINDOW)
+        return self._reach[1]
 
     # ---- the day's end
 

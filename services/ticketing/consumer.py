@@ -126,14 +126,17 @@ class AlertHandler(Memoryless):
 
     async def _without_the_erased(self, tx: Connection, alerts: Sequence[AlertV1]) -> list[AlertV1]:
         """Return alerts without the words of those who are to be forgotten, where they come late."""
-        tombstones = await people.tombstones(tx, sorted({alert.customer for alert in alerts}))
+        named = {(alert.customer, one.respondent) for alert in alerts for one in alert.evidence if one.respondent}
+        digests = {person: self._digests(person[1]) for person in named}
+        asked = [(customer, digest) for (customer, _), known_as in digests.items() for digest in known_as]
+        tombstones = await people.tombstones(tx, asked)
         if not tombstones:
             return list(alerts)
 
         def shown(customer: str, answer: EvidenceV1) -> EvidenceV1:
-            if answer.respondent is None:
+            if not answer.respondent:
                 return answer
-            befores = (tombstones.get((customer, digest)) for digest in self._digests(answer.respondent))
+            befores = (tombstones.get((customer, digest)) for digest in digests[customer, answer.respondent])
             if any(before is not None and answer.occurred_at < before for before in befores):
                 return nameless(answer)
             return answer
@@ -188,7 +191,8 @@ class AlertHandler(Memoryless):
         await hooks.erase(tx, list(newest.values()))
         named = [a.id for _, after in changed for a in after.evidence if a.respondent == wanted.respondent]
         await tickets.unname(tx, wanted.customer, wanted.respondent, named)
-        rewritten = await desks.erase(tx, ids, now)
+        await _keep(tx, wanted, wanted.done, now)
+        rewritten = await desks.erase(tx, wanted.erasure, ids, now)
         left = f"desk {', '.join(rewritten)}: the text is replaced; its own history may keep it" if rewritten else ""
         done = [*wanted.done, ErasedV1(service="ticketing", removed=len(outcomes), left=left)]
         await _keep(tx, wanted, done, now)
@@ -235,17 +239,19 @@ class PageHandler(Memoryless):
         current = await tickets.locked(tx, sorted({record.message.ticket for record in pages}))
         seen = await tickets.seen_pages(tx, sorted({record.message.id for record in pages}))
         happened: list[Happened] = []
+        taken: dict[UUID, tuple[int, UUID]] = {}
         for record in pages:
             page = record.message
             ticket = current.get(page.ticket)
             if ticket is None or page.version <= seen.get(page.id, 0):
                 continue
             seen[page.id] = page.version
+            taken[page.id] = (page.version, ticket.id)
             outcome = self._ledger.timed(ticket, take_page(ticket, record.type, page, now))
             current[page.ticket] = outcome.ticket
             happened.append(Happened(outcome, record.traceparent))
         await self._ledger.save(tx, happened, now)
-        await tickets.remember_pages(tx, seen)
+        await tickets.remember_pages(tx, taken)
         return lambda: self._after(happened)
 
     def _after(self, happened: Sequence[Happened]) -> None:

@@ -1,13 +1,18 @@
-"""Sends webhooks: the attempt is counted before the call, the result stored after it."""
+"""Sends webhooks: the attempt is counted before the call, the result stored after it.
+
+Calls run beside each other, and each address has a few at most, so that one which does not answer delays no other.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Sequence
 from datetime import timedelta
 from urllib.parse import urlsplit
 
+from services.ticketing.ledger import wants
 from services.ticketing.store import hooks
 from services.ticketing.store.hooks import DeliveryState, Sending
 from shared import metrics
@@ -29,7 +34,9 @@ SCHEDULE = (5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400)
 _JITTER = 0.1
 _SECONDS = 20.0
 _LEASE = timedelta(seconds=30)
-_AT_ONCE = 20
+_AT_ONCE = 64
+"""Calls under way: as many as sixteen addresses that do not answer can hold."""
+_PER_ADDRESS = 4
 
 
 class Courier:
@@ -43,24 +50,45 @@ class Courier:
         self._clock = clock
         self._signer = signer
         self._outbound = outbound
+        self._busy: Counter[str] = Counter()
+        """Calls under way, by address."""
+        self._calls: asyncio.TaskGroup | None = None
         self.loop = DueLoop("webhooks", self._work)
+
+    async def run(self) -> None:
+        """Run as long as the service; a bug in a call ends it."""
+        async with asyncio.TaskGroup() as calls:
+            self._calls = calls
+            await self.loop.run()
 
     async def _work(self) -> int:
         revision = self._directory.current
-        if revision is None:
+        free = _AT_ONCE - self._busy.total()
+        if revision is None or free == 0:
             return 0
         async with self._database.transaction() as tx:
-            claimed = await hooks.claim(tx, self._clock.now(), _LEASE, _AT_ONCE)
+            claimed = await hooks.claim(
+                tx, self._clock.now(), _LEASE, limit=free, per_address=_PER_ADDRESS, busy=self._busy
+            )
             gone = await hooks.disabled(tx) if claimed else set[str]()
-        endpoints = {endpoint.url: endpoint for endpoint in revision.directory.webhooks}
-        async with asyncio.TaskGroup() as calls:
-            for sending in claimed:
-                calls.create_task(self._send(sending, {} if sending.url in gone else endpoints))
+        assert self._calls is not None
+        for sending in claimed:
+            endpoint = None if sending.url in gone else _entry_of(sending, revision.directory.webhooks)
+            self._busy[sending.url] += 1
+            self._calls.create_task(self._call(sending, endpoint))
         return len(claimed)
 
-    async def _send(self, sending: Sending, endpoints: Mapping[str, Webhook]) -> None:
+    async def _call(self, sending: Sending, endpoint: Webhook | None) -> None:
         try:
-            endpoint = endpoints.get(sending.url)
+            await self._send(sending, endpoint)
+        finally:
+            self._busy[sending.url] -= 1
+            if not self._busy[sending.url]:
+                del self._busy[sending.url]
+            self.loop.wake()
+
+    async def _send(self, sending: Sending, endpoint: Webhook | None) -> None:
+        try:
             if endpoint is None:
                 await self._store(sending, "failed", None, "the directory no longer lists the address, or it is gone")
                 return
@@ -102,3 +130,10 @@ class Courier:
             due = None if wait is None else now + wait
             await hooks.answered(tx, sending.id, state, now=now, status=status, detail=detail, due_at=due)
         metrics.WEBHOOK_ATTEMPTS.labels("again" if state == "pending" else state).inc()
+
+
+def _entry_of(sending: Sending, endpoints: Sequence[Webhook]) -> Webhook | None:
+    """Return the directory's entry that a message is for; if its secret was given another name, one that wants it."""
+    here = [endpoint for endpoint in endpoints if endpoint.url == sending.url]
+    same = (endpoint for endpoint in here if endpoint.secret_env == sending.secret_env)
+    return next(same, None) or next((one for one in here if wants(one, sending.customer, sending.event)), None)

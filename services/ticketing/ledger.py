@@ -214,13 +214,18 @@ def _asked(evidence: Sequence[EvidenceV1]) -> list[EvidenceV1]:
     return reachable or list(newest.values())[:1]
 
 
+def wants(endpoint: Webhook, customer: str, event: str) -> bool:
+    """Tell whether an address is to be told of a customer's event."""
+    return (not endpoint.customers or customer in endpoint.customers) and (
+        not endpoint.events or event in endpoint.events
+    )
+
+
 def _webhooks(endpoints: Sequence[Webhook], event: str, ticket: TicketV1, now: datetime) -> Iterable[hooks.Sending]:
     body: str | None = None
     for endpoint in endpoints:
-        if endpoint.customers and ticket.customer not in endpoint.customers:
-            continue
-        if endpoint.events and event not in endpoint.events:
+        if not wants(endpoint, ticket.customer, event):
             continue
         if body is None:
             body = msgspec.json.encode({"type": event, "timestamp": now, "data": ticket}).decode()
-        yield hooks.Sending(uuid7(), endpoint.url, event, ticket.customer, ticket.id, body)
+        yield hooks.Sending(uuid7(), endpoint.url, event, ticket.customer, ticket.id, body, endpoint.secret_env)

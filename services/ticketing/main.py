@@ -73,7 +73,7 @@ def build(settings: TicketingSettings, parts: Parts, public_url: Callable[[], st
             "pages.v1": pages.run,
             "outbox": Relay(database, producer).run,
             "desks": synchronizer.run,
-            "webhooks": courier.loop.run,
+            "webhooks": courier.run,
             "clocks": timekeeper.loop.run,
             "retention": partial(periodically, _FORGET_SECONDS, timekeeper.forget),
             "figures": partial(periodically, _FIGURES_SECONDS, figures),

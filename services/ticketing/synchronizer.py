@@ -10,17 +10,21 @@ import asyncio
 import os
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from uuid import UUID
 
 import msgspec
 
-from services.ticketing.desks import MOST, Desk, Draft, Failed, Gone, Remark, Remote
+from services.ticketing.desks import MOST, Desk, Draft, Failed, Gone, Remark, Remote, Told
 from services.ticketing.desks.registry import build
+from services.ticketing.domain.crowd import Crowd
 from services.ticketing.domain.story import tell
 from services.ticketing.domain.ticket import Outcome, entry, take_desk
 from services.ticketing.ledger import Happened, Ledger, measure_breaches
+from services.ticketing.pace import Pace
 from services.ticketing.store import desks, tickets
 from services.ticketing.store.desks import Mirror
 from shared import metrics
@@ -40,7 +44,9 @@ from shared.retry import Backoff
 log = Log("ticketing")
 
 _LEASE = timedelta(seconds=30)
-_RENEW = 10.0
+_RENEW = 5.0
+_CALL = 20.0
+"""Seconds that a call to a desk can take: one that is made has ended before somebody else works for the desk."""
 _ROW_LEASE = timedelta(seconds=60)
 _AT_ONCE = 4
 _RETRY = Backoff(2, 300)
@@ -56,36 +62,6 @@ _TICK = 0.5
 _MARK = "Fiilis, ticket {number}, entry {line}"
 _MARKED = re.compile(r"Fiilis, ticket [0-9]+, entry [0-9]+\Z")
 """Ends each remark that we write, so that it is not read back as somebody's."""
-
-
-class Pace:
-    """A desk's budget of calls: a quarter of a minute's at once, the rest spread, so never more than it in a minute."""
-
-    def __init__(self, per_minute: int) -> None:
-        self._room = max(1.0, per_minute / 4)
-        self._refill = max(per_minute - self._room, per_minute / 2) / 60
-        self._left = self._room
-        self._at = 0.0
-        self._lock = asyncio.Lock()
-
-    async def __call__(self) -> None:
-        """Wait until one more call may be made."""
-        async with self._lock:
-            while True:
-                now = asyncio.get_running_loop().time()
-                if now >= self._at:
-                    self._left = min(self._room, self._left + (now - self._at if self._at else 0.0) * self._refill)
-                    self._at = now
-                    if self._left >= 1:
-                        self._left -= 1
-                        return
-                # Looked at again after the sleep: meanwhile the desk may have asked for more patience.
-                await asyncio.sleep(max(0.0, self._at - now) + max(0.0, 1 - self._left) / self._refill)
-
-    def hold(self, seconds: float) -> None:
-        """Make no call for so long: the desk asked for it."""
-        now = asyncio.get_running_loop().time()
-        self._left, self._at = 0.0, max(self._at, now + seconds)
 
 
 class Synchronizer:
@@ -155,12 +131,13 @@ class Synchronizer:
         revision = self._directory.current
         if revision is None:
             return 0
-        now = self._clock.now()
+        now, begun = self._clock.now(), asyncio.get_running_loop().time()
         async with self._database.transaction() as tx:
             turn = await desks.lease(tx, loop.name, self._owner, now, _LEASE)
         if turn is None:
             return 0
         loop.failures = turn.failures
+        loop.lost_at = begun + _LEASE.total_seconds()
         if turn.closed_until is not None and turn.closed_until > now:
             return 0
         try:
@@ -169,7 +146,7 @@ class Synchronizer:
             await self._ailing(loop, failed, now)
             return 0
         work = asyncio.create_task(self._work(loop, desk, turn, revision.directory))
-        keeping = asyncio.create_task(self._keep(loop.name))
+        keeping = asyncio.create_task(self._keep(loop))
         try:
             await asyncio.wait({work, keeping}, return_when=asyncio.FIRST_COMPLETED)
             return work.result() if work.done() else 0
@@ -178,20 +155,19 @@ class Synchronizer:
                 task.cancel()
             await asyncio.wait({work, keeping})
 
-    async def _keep(self, desk: str) -> None:
+    async def _keep(self, loop: _Loop) -> None:
         """Stay the one that works for the desk, however slow it is; return when that was lost."""
-        lost_at = asyncio.get_running_loop().time() + _LEASE.total_seconds()
-        while asyncio.get_running_loop().time() < lost_at:
+        while asyncio.get_running_loop().time() < loop.lost_at:
             await asyncio.sleep(_RENEW)
             begun = asyncio.get_running_loop().time()
             try:
                 async with self._database.transaction() as tx:
-                    if await desks.lease(tx, desk, self._owner, self._clock.now(), _LEASE) is None:
+                    if await desks.lease(tx, loop.name, self._owner, self._clock.now(), _LEASE) is None:
                         break
-                lost_at = begun + _LEASE.total_seconds()
+                loop.lost_at = begun + _LEASE.total_seconds()
             except Transient as error:
-                log.warning("lease not renewed", desk=desk, why=str(error))
-        log.warning("another process works for the desk", desk=desk)
+                log.warning("lease not renewed", desk=loop.name, why=str(error))
+        log.warning("another process works for the desk", desk=loop.name)
 
     async def _work(self, loop: _Loop, desk: Desk, turn: desks.Turn, directory: Directory) -> int:
         now = self._clock.now()
@@ -214,8 +190,12 @@ class Synchronizer:
             async with self._database.transaction() as tx:
                 await desks.polled(tx, loop.name, now)  # nothing of ours was there before
             return
+        crowd = loop.crowd
+        if crowd is None or crowd.since != since - _OVERLAP:
+            crowd = Crowd(since - _OVERLAP)
+        loop.crowd = None  # kept again when what it showed is stored
         try:
-            changed = await desk.changed(since - _OVERLAP)
+            changed = await desk.changed(crowd.since, crowd.skip)
         except (Failed, Gone) as error:
             await self._ailing(loop, error if isinstance(error, Failed) else Failed("permanent", str(error)), now)
             return
@@ -224,13 +204,12 @@ class Synchronizer:
             ours = [remote for remote in changed if remote.reference in known]
             news = [one.reference for one in ours if one.changed_at is None or known[one.reference] != one.changed_at]
             await desks.heard(tx, loop.name, news, now)
-            times = [remote.changed_at for remote in changed if remote.changed_at is not None]
-            if len(changed) < MOST or not times:
-                await desks.polled(tx, loop.name, now)
-            else:
-                # There is more: go on after the last of these, at once.
-                await desks.polled(tx, loop.name, max(max(times) + _OVERLAP, since + timedelta(seconds=1)))
-                loop.poll_at = now
+            begin = crowd.look([(one.reference, one.changed_at) for one in changed], MOST, now)
+            if begin is not None:
+                await desks.polled(tx, loop.name, begin if crowd.is_over else begin + _OVERLAP)
+        loop.crowd = crowd
+        if not crowd.is_over:
+            loop.poll_at = now  # there is more, at once
         await self._well(loop)
 
     async def _one(self, loop: _Loop, desk: Desk, mirror: Mirror, directory: Directory) -> None:
@@ -255,7 +234,10 @@ class Synchronizer:
 
     async def _bring(self, loop: _Loop, desk: Desk, mirror: Mirror, directory: Directory) -> None:
         async with self._database.transaction() as tx:
+            # Before the ticket is read: it no longer says who these are about.
+            erasures = await desks.erasing(tx, mirror.ticket) if mirror.erased else []
             ticket = await tickets.one(tx, mirror.ticket)
+            doubles = await desks.duplicates(tx, mirror.ticket)
         if ticket is None:
             return  # deleted meanwhile, and its row with it
         if ticket.customer not in directory.customers:
@@ -263,11 +245,14 @@ class Synchronizer:
                 await desks.rest(tx, mirror.ticket, mirror.wanted, "the customer left the directory")
         elif mirror.reference is None:
             await self._create(desk, mirror, ticket, directory)
-        elif mirror.heard:
-            # What changed there first: what is told then does not undo it.
-            await self._read(loop, desk, mirror, directory)
         else:
-            await self._update(loop, desk, mirror, ticket, directory)
+            for reference, label in doubles:
+                await self._close(desk, mirror, reference, label, _draft(ticket, directory))
+            if mirror.heard:
+                # What changed there first: what is told then does not undo it.
+                await self._read(loop, desk, mirror, directory)
+            else:
+                await self._update(loop, desk, mirror, ticket, erasures, directory)
 
     async def _create(self, desk: Desk, mirror: Mirror, ticket: TicketV1, directory: Directory) -> None:
         now = self._clock.now()
@@ -285,21 +270,23 @@ class Synchronizer:
                     await desks.rest(tx, ticket.id, mirror.wanted, "it ended before the desk had it")
                 return
             async with self._database.transaction() as tx:
-                await desks.ask(tx, ticket.id, self._clock.now())
+                if not await desks.ask(tx, mirror, self._clock.now()):
+                    return  # whoever has it now asks
             found = [await desk.create(_draft(ticket, directory))]
-        remote, *more = found
-        named = remote.reference and remote.label  # an address it need not have
-        if not named or any(
-            len(text) > 1_000 or not text.isprintable() for text in (remote.reference, remote.label, remote.url)
-        ):
-            raise Failed("unknown", "the desk calls its ticket something that nobody can store")
-        now, actor = self._clock.now(), f"desk:{mirror.desk}"
-        lines = [entry(ticket.id, now, actor, "desk ticket", text=f"{mirror.desk} {remote.label}")]
-        lines += [entry(ticket.id, now, actor, "duplicate", text=one.label) for one in more]
+        for one in found:
+            named = one.reference and one.label  # an address it need not have
+            if not named or any(len(t) > 1_000 or not t.isprintable() for t in (one.reference, one.label, one.url)):
+                raise Failed("unknown", "the desk calls its ticket something that nobody can store")
+        await self._adopt(mirror, ticket, found)
+
+    async def _adopt(self, mirror: Mirror, ticket: TicketV1, found: Sequence[Remote]) -> None:
+        """Keep the first of the desk's tickets; the others, and all if another was kept meanwhile, are to be closed."""
+        remote, now, actor = found[0], self._clock.now(), f"desk:{mirror.desk}"
         async with self._database.transaction() as tx:
             # Always the ticket before what the desk has of it: whoever saves a ticket locks them in this order.
-            await tickets.append(tx, lines)
-            await desks.adopt(
+            if await tickets.one_locked(tx, ticket.id) is None:
+                return
+            kept = await desks.adopt(
                 tx,
                 ticket.id,
                 reference=remote.reference,
@@ -310,13 +297,35 @@ class Synchronizer:
                 pushed=ticket.version if mirror.asked_at is None and ticket.state == "open" else 0,
                 now=now,
             )
-        for duplicate in more:
-            log.warning("duplicate in the desk", desk=mirror.desk, ticket=ticket.id, reference=duplicate.reference)
-            await desk.update(
-                duplicate.reference, _draft(ticket, directory), "cancelled", f"Duplicate of {remote.label}"
-            )
+            current = await desks.one(tx, ticket.id)
+            assert current is not None
+            more = [(one.reference, one.label) for one in found if one.reference != current.reference]
+            new = await desks.duplicated(tx, mirror.desk, ticket.id, more)
+            lines = [entry(ticket.id, now, actor, "desk ticket", text=f"{mirror.desk} {remote.label}")] if kept else []
+            lines += [entry(ticket.id, now, actor, "duplicate", text=label) for one, label in more if one in new]
+            await tickets.append(tx, lines)
+            if new:
+                await desks.nudge(tx, ticket.id, now)
+        for reference in new:
+            log.warning("duplicate in the desk", desk=mirror.desk, ticket=ticket.id, reference=reference)
 
-    async def _update(self, loop: _Loop, desk: Desk, mirror: Mirror, ticket: TicketV1, directory: Directory) -> None:
+    async def _close(self, desk: Desk, mirror: Mirror, reference: str, label: str, draft: Draft) -> None:
+        """Close a duplicate, whoever found it."""
+        with suppress(Gone):
+            await desk.update(reference, draft, "cancelled", f"Duplicate of {mirror.label}")
+        async with self._database.transaction() as tx:
+            await desks.closed_duplicate(tx, mirror.desk, reference)
+        log.info("duplicate closed", desk=mirror.desk, ticket=mirror.ticket, label=label)
+
+    async def _update(
+        self,
+        loop: _Loop,
+        desk: Desk,
+        mirror: Mirror,
+        ticket: TicketV1,
+        erasures: Sequence[UUID],
+        directory: Directory,
+    ) -> None:
         assert mirror.reference is not None
         draft = _draft(ticket, directory)
         if mirror.erased:
@@ -324,6 +333,7 @@ class Synchronizer:
             async with self._database.transaction() as tx:
                 line = entry(ticket.id, self._clock.now(), f"desk:{mirror.desk}", "erased in the desk", text=left)
                 await tickets.append(tx, [line])
+                await desks.erased(tx, ticket.id, erasures, left)
         state = None if _alike(mirror.state, ticket.state) else ticket.state
         if state is not None:
             there = (await desk.read(mirror.reference)).state
@@ -341,7 +351,9 @@ class Synchronizer:
         await desk.update(mirror.reference, draft, state, remark)
         # Read back, since desks have fewer states, and workflows that say no without a word: what it shows now is no
         # news the next time.
-        known = mirror.state if state is None else (await desk.read(mirror.reference)).state
+        known = state
+        if state is not None and desk.readable:
+            known = (await desk.read(mirror.reference)).state
         async with self._database.transaction() as tx:
             now = self._clock.now()
             await desks.pushed(tx, ticket.id, ticket.version, last, known, erased=mirror.erased, now=now)
@@ -349,42 +361,75 @@ class Synchronizer:
     async def _read(self, loop: _Loop, desk: Desk, mirror: Mirror, directory: Directory) -> None:
         assert mirror.reference is not None
         remote = await desk.read(mirror.reference)
-        remarks = [one for one in await desk.remarks(mirror.reference) if not _MARKED.search(one.text.rstrip())]
+        remarks = await desk.remarks(mirror.reference)
         try:
-            await self._take(loop, mirror, remote, remarks, directory)
+            async with self._database.transaction() as tx:
+                await self._take(tx, mirror, remote, remarks, directory)
         except tickets.AlreadyOpen:
             # Reopened there, while a newer ticket of the problem is open here: that one is worked on.
-            await self._take(loop, mirror, replace(remote, state=mirror.state), remarks, directory)
+            async with self._database.transaction() as tx:
+                await self._take(tx, mirror, replace(remote, state=mirror.state), remarks, directory)
         self._ledger.wake()
 
+    async def take(self, name: str, reference: str, told: Told) -> bool:
+        """Take over what a desk that cannot be asked tells of its ticket; return whether it is one of ours."""
+        try:
+            known = await self._take_told(name, reference, told)
+        except tickets.AlreadyOpen:
+            known = await self._take_told(name, reference, replace(told, state=None))
+        self._ledger.wake()
+        return known
+
+    async def _take_told(self, name: str, reference: str, told: Told) -> bool:
+        revision = self._directory.current
+        if revision is None:
+            raise Transient("no directory was applied yet")
+        async with self._database.transaction() as tx:
+            ticket = await desks.of_reference(tx, name, reference)
+            if ticket is None or await tickets.one_locked(tx, ticket) is None:
+                return False
+            mirror = await desks.one(tx, ticket)
+            assert mirror is not None
+            late = mirror.seen_at is not None and told.at <= mirror.seen_at
+            remote = Remote(
+                reference,
+                mirror.label or "",
+                mirror.url or "",
+                mirror.state if late or told.state is None else told.state,
+                mirror.assignee if late or told.assignee is None else told.assignee,
+                told.resolution,
+                mirror.seen_at if late else told.at,
+            )
+            await self._take(tx, mirror, remote, told.remarks, revision.directory)
+        return True
+
     async def _take(
-        self, loop: _Loop, mirror: Mirror, remote: Remote, remarks: Sequence[Remark], directory: Directory
+        self, tx: Connection, mirror: Mirror, remote: Remote, remarks: Sequence[Remark], directory: Directory
     ) -> None:
         """Take over what the desk has of a ticket."""
-        now = self._clock.now()
-        async with self._database.transaction() as tx:
-            ticket = await tickets.one_locked(tx, mirror.ticket)
-            if ticket is None:
-                return
-            new = await desks.new_remarks(tx, ticket.id, [one.id for one in remarks])
-            actor = f"desk:{loop.name}"
-            said = [
-                entry(ticket.id, one.at, actor, "desk comment", text=one.text[:4_000], author=one.author)
-                for one in remarks
-                if one.id in new
-            ]
-            await tickets.append(tx, said)
-            await desks.read(tx, ticket.id, remote.state, remote.assignee, remote.changed_at, now)
-            outcome = take_desk(
-                ticket,
-                loop.name,
-                None if _alike(mirror.state, remote.state) else remote.state,
-                assignee=None if remote.assignee == mirror.assignee else _person(directory, remote.assignee),
-                resolution=remote.resolution,
-                now=now,
-            )
-            if outcome is not None:
-                await self._save(tx, ticket, outcome, now)
+        now, actor = self._clock.now(), f"desk:{mirror.desk}"
+        ticket = await tickets.one_locked(tx, mirror.ticket)
+        if ticket is None:
+            return
+        remarks = [one for one in remarks if not _MARKED.search(one.text.rstrip())]
+        new = await desks.new_remarks(tx, ticket.id, [one.id for one in remarks])
+        said = [
+            entry(ticket.id, one.at, actor, "desk comment", text=one.text[:4_000], author=one.author)
+            for one in remarks
+            if one.id in new
+        ]
+        await tickets.append(tx, said)
+        await desks.read(tx, ticket.id, remote.state, remote.assignee, remote.changed_at, now)
+        outcome = take_desk(
+            ticket,
+            mirror.desk,
+            None if _alike(mirror.state, remote.state) else remote.state,
+            assignee=None if remote.assignee == mirror.assignee else _person(directory, remote.assignee),
+            resolution=remote.resolution,
+            now=now,
+        )
+        if outcome is not None:
+            await self._save(tx, ticket, outcome, now)
 
     async def _save(self, tx: Connection, ticket: TicketV1, outcome: Outcome, now: datetime) -> None:
         happened = [Happened(self._ledger.timed(ticket, outcome), None, by_desk=ticket.version)]
@@ -398,6 +443,8 @@ class Synchronizer:
         async with self._database.transaction() as tx:
             line = entry(mirror.ticket, now, f"desk:{mirror.desk}", "deleted in the desk", text=mirror.label or "")
             await tickets.append(tx, [line])
+            erasures = await desks.erasing(tx, mirror.ticket)
+            await desks.erased(tx, mirror.ticket, erasures, "")
             await desks.gone(tx, mirror.ticket, f"deleted in the desk: {why}")
 
     async def _failed(self, loop: _Loop, desk: Desk, mirror: Mirror, failed: Failed) -> None:
@@ -446,6 +493,9 @@ class _Loop:
         self.poll = timedelta(seconds=settings.poll)
         self.poll_at = datetime.min.replace(tzinfo=UTC)
         self.pace = Pace(settings.calls_per_minute)
+        self.lost_at = 0.0
+        """When somebody else may work for the desk unless we say before that we do, by the loop's own clock."""
+        self.crowd: Crowd | None = None
         self.failures = 0
         self.due = DueLoop(f"desk {name}", partial(turn, self))
         self.task: asyncio.Task[None] | None = None
@@ -454,8 +504,17 @@ class _Loop:
     def driver(self, outbound: Outbound) -> Desk:
         """Return the desk's driver. Raises Failed while a secret is missing."""
         if self._desk is None:
-            self._desk = build(self.name, self.settings, outbound, self.pace, os.environ)
+            self._desk = build(self.name, self.settings, outbound, self._may_call, os.environ)
         return self._desk
+
+    async def _may_call(self) -> None:
+        """Wait until one more call may be made. Raises Transient if it could end after we work for the desk.
+
+        A process that was stopped for a while must not go on and create what the next one has created meanwhile.
+        """
+        await self.pace()
+        if asyncio.get_running_loop().time() + _CALL > self.lost_at:
+            raise Transient("the desk is not ours for long enough to call it")
 
 
 def _draft(ticket: TicketV1, directory: Directory) -> Draft:

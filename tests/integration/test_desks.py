@@ -481,8 +481,9 @@ async def test_what_a_desk_tells_of_itself(fake: FakeDesk, outbound: Outbound) -
     """A signed request names its ticket; one that is forged, altered or old is nobody's."""
     desk, now = driver(fake, outbound), datetime.now(UTC)
     headers, body = fake.hook("4711")
-    assert desk.heard(headers, body, fake.secret, now) == "4711"
-    assert desk.heard({name.lower(): value for name, value in headers.items()}, body, fake.secret, now) == "4711"
+    assert desk.heard(headers, body, fake.secret, now).reference == "4711"
+    lower = {name.lower(): value for name, value in headers.items()}
+    assert desk.heard(lower, body, fake.secret, now).reference == "4711"
     forged, _ = fake.hook("4711", secret="whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA")
     with pytest.raises(BadSignature):
         desk.heard(forged, body, fake.secret, now)
@@ -498,7 +499,7 @@ async def test_what_a_desk_tells_of_itself(fake: FakeDesk, outbound: Outbound) -
         for minutes, good in ((-6, False), (-4, True), (4, True), (6, False)):
             headers, body = fake.hook("4711", now + timedelta(minutes=minutes))
             if good:
-                assert desk.heard(headers, body, fake.secret, now) == "4711"
+                assert desk.heard(headers, body, fake.secret, now).reference == "4711"
             else:
                 with pytest.raises(BadSignature):
                     desk.heard(headers, body, fake.secret, now)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import os
 import pkgutil
 import re
 import shutil
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from itertools import combinations
@@ -698,3 +700,33 @@ async def test_the_upgrade_puts_the_last_half_second_into_its_hour(old: Database
     async with old.transaction() as tx:
         (state,) = await answers.customers(tx, {"acme": 0}, build.NOW)
         assert await _counted(tx, state.number, FIRST, FIRST + 1) == {0: [1, *[0] * 7]}
+
+
+async def test_a_transaction_that_is_broken_off_is_not_another_ones(database_url: str) -> None:
+    """Cancelled within BEGIN, a connection must not go back to the pool: all later work on it would be lost."""
+    database = Database(database_url, "notify", pool=1)
+    await database.migrate(MIGRATIONS["notify"])
+
+    async def work() -> int:
+        async with database.transaction() as tx:
+            await tx.execute(
+                "INSERT INTO standing (customer, day, body) VALUES ('acme', '', '') ON CONFLICT DO NOTHING"
+            )
+            return await tx.fetchval("SELECT pg_backend_pid()")
+
+    async with database.transaction() as tx:
+        backend = await tx.fetchval("SELECT pg_backend_pid()")
+    os.kill(backend, signal.SIGSTOP)
+    try:
+        task = asyncio.create_task(work())
+        await asyncio.sleep(0.1)  # it waits for the answer to BEGIN
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    finally:
+        os.kill(backend, signal.SIGCONT)
+    await work()
+    looker = await asyncpg.connect(database_url.replace("+asyncpg", ""))
+    assert await looker.fetchval("SELECT count(*) FROM notify.standing") == 1
+    await looker.close()
+    await database.close()

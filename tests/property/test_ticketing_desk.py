@@ -12,7 +12,7 @@ from msgspec.structs import asdict, replace
 
 from services.ticketing.domain.action import MEASURED_FOR, Action, measured
 from services.ticketing.domain.erase import without
-from services.ticketing.domain.service import service_of
+from services.ticketing.domain.service import Tally, service_of
 from services.ticketing.domain.ticket import ACTIVE, MOVES, take_desk
 from shared.events import ScoreDailyV1, TicketState, TicketV1
 from shared.ids import uuid7
@@ -118,36 +118,18 @@ def test_a_dropped_action_is_measured_no_more() -> None:
 # ---- service
 
 
-@given(st.lists(st.tuples(states, st.integers(1, 3), st.booleans(), st.none() | st.integers(0, 10_000)), max_size=20))
-def test_rates_are_shares_of_what_was_resolved(found: list[tuple[TicketState, int, bool, int | None]]) -> None:
-    tickets = [
-        (
-            in_state(
-                state,
-                opening=opening,
-                evidence=[evidence(respondent="r-1" if waited else None)],
-                opened_at=NOW,
-                acknowledged_at=None if seconds is None else NOW + timedelta(seconds=seconds),
-            ),
-            waited,
-        )
-        for state, opening, waited, seconds in found
-    ]
-    service = service_of(tickets)
-    resolved = [(t, waited) for t, waited in tickets if t.state in {"resolved", "closed"} or t.opening > 1]
-    assert (service.tickets, service.resolved) == (len(tickets), len(resolved))
-    if not resolved:
-        assert service.reopen_rate is None
-    else:
-        again = sum(t.opening > 1 for t, _ in resolved)
-        assert service.reopen_rate == pytest.approx(again / len(resolved), abs=1e-4)
-        at_once = sum(t.opening == 1 and not waited for t, waited in resolved)
-        assert service.first_contact_resolution == pytest.approx(at_once / len(resolved), abs=1e-4)
-    times = sorted(seconds for _, _, _, seconds in found if seconds is not None)
-    assert (service.first_response_seconds is None) == (not times)
-    if times:
-        assert service.first_response_seconds is not None
-        assert times[0] <= service.first_response_seconds <= times[-1]
+@given(st.lists(st.integers(0, 50), min_size=4, max_size=4))
+def test_rates_are_shares_of_what_was_resolved(counts: list[int]) -> None:
+    """Of nothing there is no share."""
+    resolved, named = sum(counts), counts[0] + counts[1]
+    service = service_of(Tally(resolved + 3, resolved, counts[0], 60.0, named, counts[1], counts[2]))
+    assert (service.tickets, service.resolved) == (resolved + 3, resolved)
+    for share, some, of in (
+        (service.first_contact_resolution, counts[0], resolved),
+        (service.recovery_rate, counts[1], named),
+        (service.reopen_rate, counts[2], resolved),
+    ):
+        assert share == (pytest.approx(some / of, abs=1e-4) if of else None)
 
 
 # ---- erasure

@@ -183,8 +183,8 @@ class CustomerState:
     """In force; None: to be asked."""
     stored: tuple[datetime, int] | None = None
     """`due_at` and `partition` as the store has them."""
-    erased: dict[str, datetime] = field(default_factory=dict[str, datetime])
-    """Digests of who is to be forgotten, and until when they had spoken."""
+    forgets: bool = False
+    """Somebody is to be forgotten: who it is, each batch asks for its own respondents."""
 
     # ---- memory
 

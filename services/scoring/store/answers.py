@@ -60,7 +60,9 @@ CROSS JOIN LATERAL (
     ORDER BY occurred_at, received_at, id LIMIT 1)
 ) AS said
 """
-_TOMBSTONES = "SELECT customer, respondent, before FROM erased WHERE customer = ANY($1::int[])"
+_FORGETTING = """
+SELECT number FROM unnest($1::int[]) AS asked(number) WHERE EXISTS (SELECT FROM erased WHERE erased.customer = number)
+"""
 
 _SERIES_COLUMNS = ["customer", "number", *Series._fields]
 _ANSWER_COLUMNS = [
@@ -113,8 +115,8 @@ async def _states(tx: Connection, rows: Sequence[Any]) -> list[CustomerState]:
             state.recall(_unpack(memory))
     for number, series_number, *of in await tx.fetch(_SERIES, list(states)):
         states[number].series[series(*of)] = series_number
-    for number, digest, before in await tx.fetch(_TOMBSTONES, list(states)):
-        states[number].erased[digest] = before
+    for (number,) in await tx.fetch(_FORGETTING, list(states)):
+        states[number].forgets = True
     return list(states.values())
 
 

@@ -21,6 +21,10 @@ _TOMBSTONE = """
 INSERT INTO erased (customer, respondent, before) VALUES ($1, $2, $3)
 ON CONFLICT (customer, respondent) DO UPDATE SET before = greatest(erased.before, excluded.before)
 """
+_TOMBSTONES = """
+SELECT customer, respondent, before FROM erased JOIN unnest($1::int[], $2::text[]) AS asked(customer, respondent)
+    USING (customer, respondent)
+"""
 _ALERTS_OF = "SELECT body FROM alert WHERE customer = $1 AND position($2 IN body) > 0"
 _SCRUB = (
     "UPDATE alert SET body = seen.body FROM unnest($1::uuid[], $2::text[]) AS seen(id, body) WHERE alert.id = seen.id"
@@ -41,6 +45,14 @@ async def erase(
     else:
         done = await tx.execute(_ERASE, customer, respondent, pseudonym, before)
     return int(done.split()[-1])
+
+
+async def tombstones(tx: Connection, asked: Sequence[tuple[int, str]]) -> dict[tuple[int, str], datetime]:
+    """Return until when the answers of these are to be forgotten, by customer and digest; most are not."""
+    if not asked:
+        return {}
+    rows = await tx.fetch(_TOMBSTONES, [customer for customer, _ in asked], [digest for _, digest in asked])
+    return {(row[0], row[1]): row[2] for row in rows}
 
 
 async def alerts_that_name(tx: Connection, customer: str, respondent: str) -> list[AlertV1]:

@@ -44,7 +44,7 @@ def build_router(database: Database, access: Access, clock: Clock, synchronizer:
 
     @router.post("/{desk}/events", status_code=202)
     async def heard(desk: str, request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
-        """Take a desk's word that a ticket changed; what it is now, the desk is asked."""
+        """Take a desk's word that a ticket changed; what it is now, the desk is asked, if it can be."""
         settings = access.revision.directory.desks.get(desk)
         if settings is None:
             raise not_found("desk", desk)
@@ -56,15 +56,17 @@ def build_router(database: Database, access: Access, clock: Clock, synchronizer:
         headers: Mapping[str, str] = request.headers
         body = await request.body()
         try:
-            reference = synchronizer.driver(desk, settings).heard(headers, body, secret, clock.now())
+            news = synchronizer.driver(desk, settings).heard(headers, body, secret, clock.now())
         except BadSignature as error:
             raise Problem(401, "bad-signature", "The signature is not the desk's", str(error)) from None
         except Failed as failed:
             raise Problem(503, "desk-unusable", "The desk cannot be used", failed.detail) from None
         except ValueError as error:
             raise invalid_fields(FieldError("body", str(error)[:200])) from None
+        if news.told is not None:
+            return json_response({"known": await synchronizer.take(desk, news.reference, news.told)}, 202)
         async with database.transaction() as tx:
-            known = await desks.heard(tx, desk, [reference], clock.now())
+            known = await desks.heard(tx, desk, [news.reference], clock.now())
         synchronizer.wake()
         return json_response({"known": known > 0}, 202)
 

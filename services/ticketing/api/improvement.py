@@ -22,8 +22,6 @@ from shared.ids import uuid7
 from shared.lists import Page, page_of
 from shared.web import caller_with, id_in_path, json_response
 
-_MOST = 10_000
-"""Tickets of a period that are looked at."""
 _LONGEST = 400 * 86400
 _State = Literal["open", "done", "dropped"]
 
@@ -85,8 +83,8 @@ def build_router(database: Database, access: Access, clock: Clock) -> APIRouter:
         now = clock.now()
         start = now - timedelta(seconds=seconds)
         async with database.transaction() as tx:
-            found = await tickets.since(tx, customer.id, start, _MOST)
-        figures = msgspec.structs.asdict(service_of(found))
+            tally = await tickets.tally(tx, customer.id, start)
+        figures = msgspec.structs.asdict(service_of(tally))
         window = {"length": query.window, "start": start, "end": now}
         return json_response({"customer": customer.id, "window": window, **figures})
 
@@ -152,10 +150,11 @@ def build_router(database: Database, access: Access, clock: Clock) -> APIRouter:
 
     @router.get("/erasures/{erasure}")
     async def erasure(erasure: str, caller: Caller = caller_with(access, "admin")) -> Response:  # pyright: ignore[reportUnusedFunction]
-        """Return what each service did to forget a person."""
+        """Return what each service did to forget a person, and then each desk."""
         async with database.transaction() as tx:
-            found = await people.one(tx, id_in_path("erasure", erasure))
-        return json_response(caller.visible("erasure", erasure, found))
+            found = caller.visible("erasure", erasure, await people.one(tx, id_in_path("erasure", erasure)))
+            lines = await people.in_desks(tx, found.id)
+        return json_response(msgspec.structs.replace(found, done=[*found.done, *lines]))
 
     return router
 

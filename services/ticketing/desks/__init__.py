@@ -93,11 +93,34 @@ class Remark:
     at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class News:
+    """What a request of the desk tells of one of its tickets."""
+
+    reference: str
+    told: Told | None = None
+    """How the ticket is now, of a desk that cannot be asked; None: the desk is asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """How a desk says that its ticket is; what it does not say is as it was."""
+
+    at: datetime
+    """When it was so."""
+    state: TicketState | None = None
+    assignee: str | None = None
+    resolution: str | None = None
+    remarks: Sequence[Remark] = ()
+
+
 class Desk(Protocol):
     """A driver for one desk. Every method raises Failed; those that take a reference also raise Gone."""
 
     settles: float
     """Seconds until the desk's search shows what was just created."""
+    readable: bool
+    """Else `read` knows no state: the desk has what it was told last, and tells itself what changes."""
 
     async def find(self, ticket: UUID) -> Sequence[Remote]:
         """Return the desk's tickets that carry our id, the oldest first; more than one is a duplicate."""
@@ -122,14 +145,17 @@ class Desk(Protocol):
         """Return its comments, the oldest first, as far as one call returns them."""
         ...
 
-    async def changed(self, since: datetime) -> Sequence[Remote]:
-        """Return the tickets with our mark that changed since a moment, the longest unchanged first, at most MOST."""
+    async def changed(self, since: datetime, skip: int = 0) -> Sequence[Remote]:
+        """Return the tickets with our mark that changed at a moment or since, the longest unchanged first.
+
+        At most MOST of them, after leaving out the first `skip`: a multiple of MOST, those of earlier calls.
+        """
         ...
 
     async def redact(self, reference: str, draft: Draft) -> str:
         """Replace what the desk's ticket says by the draft, from which a person was erased; return what is left."""
         ...
 
-    def heard(self, headers: Mapping[str, str], body: bytes, secret: str, now: datetime) -> str:
-        """Return the reference of the ticket that a request of the desk tells of. Raises BadSignature, ValueError."""
+    def heard(self, headers: Mapping[str, str], body: bytes, secret: str, now: datetime) -> News:
+        """Return what a request of the desk tells. Raises BadSignature, ValueError."""
         ...

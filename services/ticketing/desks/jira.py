@@ -10,7 +10,7 @@ from uuid import UUID
 
 import msgspec
 
-from services.ticketing.desks import Draft, Failed, Remark, Remote
+from services.ticketing.desks import MOST, Draft, Failed, News, Remark, Remote
 from services.ticketing.desks.api import (
     MARK,
     Api,
@@ -141,6 +141,7 @@ class Jira:
     """
 
     settles = 60.0  # JQL reads an index that is brought up to date later
+    readable = True
 
     def __init__(
         self, name: str, settings: model.Desk, secrets: Mapping[str, str], outbound: Outbound, pace: Pace
@@ -210,11 +211,11 @@ class Jira:
         remarks = [Remark(one.id, one.author.known_as or "", _plain(one.body), moment(one.created)) for one in comments]
         return sorted(remarks, key=lambda one: (one.at, len(one.id), one.id))
 
-    async def changed(self, since: datetime) -> Sequence[Remote]:
+    async def changed(self, since: datetime, skip: int = 0) -> Sequence[Remote]:
         """Return up to a hundred issues, the longest unchanged first."""
         # JQL takes a written time for one in the account's zone; milliseconds are the same everywhere.
         since_ms = int(since.timestamp() * 1000)
-        issues = await self._search(f'labels = "{MARK}" AND updated >= {since_ms} ORDER BY updated ASC')
+        issues = await self._search(f'labels = "{MARK}" AND updated >= {since_ms} ORDER BY updated ASC', skip)
         return [self._remote(issue) for issue in issues]
 
     async def redact(self, reference: str, draft: Draft) -> str:
@@ -227,10 +228,10 @@ class Jira:
             return f"everything, as the issue is closed to changes; {left}"
         return left
 
-    def heard(self, headers: Mapping[str, str], body: bytes, secret: str, now: datetime) -> str:
+    def heard(self, headers: Mapping[str, str], body: bytes, secret: str, now: datetime) -> News:
         """Return the issue of a webhook with a secret."""
         check_hub(headers, body, secret, "sha256")
-        return reference_in(body, ("issue", "id"))
+        return News(reference_in(body, ("issue", "id")))
 
     def _said(self, draft: Draft) -> dict[str, Any]:
         priority = {"priority": {"name": self._priorities[draft.severity]}}
@@ -264,9 +265,18 @@ class Jira:
     async def _issue(self, path: str) -> _Issue:
         return told(await self._api.call("GET", path, query={"fields": _FIELDS}), _Issue)
 
-    async def _search(self, jql: str) -> list[_Issue]:
-        path = f"{self._rest}/search" if self._server else f"{self._rest}/search/jql"
-        answer = await self._api.ask("GET", path, query={"jql": jql, "fields": _FIELDS, "maxResults": 100})
+    async def _search(self, jql: str, skip: int = 0) -> list[_Issue]:
+        query: dict[str, str | int] = {"jql": jql, "fields": _FIELDS, "maxResults": MOST}
+        if self._server:
+            query |= {"startAt": skip} if skip else {}
+            answer = await self._api.ask("GET", f"{self._rest}/search", query=query)
+            return told(shaped(answer, "issues"), list[_Issue])
+        answer = await self._api.ask("GET", f"{self._rest}/search/jql", query=query)
+        for _ in range(skip // MOST):  # Cloud has no places, only a token for the next page
+            token = answer.get("nextPageToken") if isinstance(answer, dict) else None  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+            if not isinstance(token, str):
+                return []
+            answer = await self._api.ask("GET", f"{self._rest}/search/jql", query={**query, "nextPageToken": token})
         return told(shaped(answer, "issues"), list[_Issue])
 
     async def _step(self, path: str, wanted: TicketState) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ from uuid import UUID
 
 import msgspec
 
-from services.ticketing.desks import Draft, Failed, Gone, Remark, Remote
+from services.ticketing.desks import MOST, Draft, Failed, Gone, News, Remark, Remote
 from services.ticketing.desks.api import (
     MARK,
     Api,
@@ -124,6 +124,7 @@ class RequestTracker:
     """
 
     settles = 30.0  # the database is asked; a call that nobody waits for any more may still write for a while
+    readable = True
 
     def __init__(
         self, name: str, settings: model.Desk, secrets: Mapping[str, str], outbound: Outbound, pace: Pace
@@ -199,12 +200,12 @@ class RequestTracker:
             if not (one.markup and str(one.transaction_id) in plain) and not tells_story(one.text)
         ]
 
-    async def changed(self, since: datetime) -> Sequence[Remote]:
+    async def changed(self, since: datetime, skip: int = 0) -> Sequence[Remote]:
         """Return up to a hundred tickets, the longest unchanged first."""
         # RT takes a written time for one in its account's zone: only an age is the same everywhere.
         minutes = 1 + max(0, math.ceil((datetime.now(UTC) - since).total_seconds() / 60))
         query = f"CF.{{{self._field}}} LIKE '{MARK}-' AND LastUpdated >= '{minutes} minutes ago'"
-        return [self._remote(one) for one in await self._search(query, "LastUpdated")]
+        return [self._remote(one) for one in await self._search(query, "LastUpdated", skip // MOST + 1)]
 
     async def redact(self, reference: str, draft: Draft) -> str:
         """Set the title and say the story anew; RT lets nobody change what was said."""
@@ -214,10 +215,10 @@ class RequestTracker:
             "in Request Tracker rt-munge-attachments or the shredder removes them"
         )
 
-    def heard(self, headers: Mapping[str, str], body: bytes, secret: str, now: datetime) -> str:
+    def heard(self, headers: Mapping[str, str], body: bytes, secret: str, now: datetime) -> News:
         """Return the ticket of a request that a scrip sends: `{"id": 20}`, with the secret in x-fiilis-secret."""
         check_secret(headers, secret)
-        return reference_in(body, ("id",))
+        return News(reference_in(body, ("id",)))
 
     def _said(self, draft: Draft) -> dict[str, str]:
         return {"Subject": _title(draft.title), "Priority": self._priorities[draft.severity]}
@@ -277,10 +278,12 @@ class RequestTracker:
         answer = await self._api.call("GET", f"/REST/2.0/ticket/{safe(reference)}/attachments", query=query)
         return told(shaped(answer, "items"), list[_Text])[::-1]
 
-    async def _search(self, query: str, order: str) -> list[_Ticket]:
+    async def _search(self, query: str, order: str, page: int = 1) -> list[_Ticket]:
         fields = {"fields": "Status,LastUpdated,Owner,CustomFields", "fields[Owner]": _NAMES}
         answer = await self._api.ask(
-            "GET", "/REST/2.0/tickets", query={"query": query, **fields, "orderby": order, "per_page": 100}
+            "GET",
+            "/REST/2.0/tickets",
+            query={"query": query, **fields, "orderby": order, "per_page": MOST, "page": page},
         )
         return told(shaped(answer, "items"), list[_Ticket])
 

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import msgspec
 
-from services.ticketing.desks import Draft, Failed, Remark, Remote
+from services.ticketing.desks import MOST, Draft, Failed, News, Remark, Remote
 from services.ticketing.desks.api import (
     MARK,
     Api,
@@ -56,6 +56,7 @@ _STATE: Mapping[TicketState, str] = {
     "cancelled": "8",
 }
 _TITLE = 160
+_NOTHING: Mapping[str, int] = {}
 _FIELDS = "sys_id,number,state,correlation_id,correlation_display,close_notes,sys_updated_on,assigned_to.email"
 
 
@@ -95,6 +96,7 @@ class ServiceNow:
     """
 
     settles = 30.0  # the table is read itself; a call that nobody waits for any more may still write for a while
+    readable = True
 
     def __init__(
         self, name: str, settings: model.Desk, secrets: Mapping[str, str], outbound: Outbound, pace: Pace
@@ -158,10 +160,11 @@ class ServiceNow:
             await self.read(reference)  # one that is gone has none either
         return [Remark(one.sys_id, one.sys_created_by, one.value, moment(one.sys_created_on)) for one in notes[::-1]]
 
-    async def changed(self, since: datetime) -> Sequence[Remote]:
+    async def changed(self, since: datetime, skip: int = 0) -> Sequence[Remote]:
         """Return up to a hundred incidents, the longest unchanged first."""
         at = since.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
-        rows = await self._search(f"correlation_display={MARK}^sys_updated_on>={at}^ORDERBYsys_updated_on")
+        query = f"correlation_display={MARK}^sys_updated_on>={at}^ORDERBYsys_updated_on"
+        rows = await self._search(query, {"sysparm_offset": skip} if skip else {})
         return [_remote(self._api.url, row) for row in rows if row.correlation_display == MARK]
 
     async def redact(self, reference: str, draft: Draft) -> str:
@@ -174,10 +177,10 @@ class ServiceNow:
             return f"everything, as the incident is closed to changes; {left}"
         return left
 
-    def heard(self, headers: Mapping[str, str], body: bytes, secret: str, now: datetime) -> str:
+    def heard(self, headers: Mapping[str, str], body: bytes, secret: str, now: datetime) -> News:
         """Return the incident of a request that a business rule sends: `{"sys_id": ...}`, secret in x-fiilis-secret."""
         check_secret(headers, secret)
-        return reference_in(body, ("sys_id",))
+        return News(reference_in(body, ("sys_id",)))
 
     def _record(self, reference: str) -> str:
         return f"{self._table}/{safe(reference)}"
@@ -191,9 +194,9 @@ class ServiceNow:
             body["close_notes"] = draft.resolution or draft.root_cause or "resolved in Fiilis"
         return body
 
-    async def _search(self, query: str) -> list[_Incident]:
+    async def _search(self, query: str, more: Mapping[str, int] = _NOTHING) -> list[_Incident]:
         answer = await self._api.ask(
-            "GET", self._table, query={**_shape(_FIELDS), "sysparm_query": query, "sysparm_limit": 100}
+            "GET", self._table, query={**_shape(_FIELDS), "sysparm_query": query, "sysparm_limit": MOST, **more}
         )
         return told(shaped(answer, "result"), list[_Incident])
 

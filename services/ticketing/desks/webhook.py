@@ -5,14 +5,14 @@ from __future__ import annotations
 import binascii
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import quote
 from uuid import UUID, uuid4
 
 import msgspec
 from standardwebhooks import Webhook
 
-from services.ticketing.desks import Draft, Failed, Gone, Remark, Remote
+from services.ticketing.desks import Draft, Failed, Gone, News, Remark, Remote, Told
 from services.ticketing.desks.api import Api, Pace
 from services.ticketing.desks.signatures import check_standard, reference_in
 from services.ticketing.domain.story import as_text
@@ -28,6 +28,29 @@ class _Answer(msgspec.Struct):
     url: str = ""
 
 
+_Short = Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
+_Long = Annotated[str, msgspec.Meta(min_length=1, max_length=20_000, pattern=r"^[^\x00]*$")]
+_Moment = Annotated[datetime, msgspec.Meta(tz=True)]
+
+
+class _Comment(msgspec.Struct):
+    id: _Short | int
+    text: _Long
+    author: _Short = ""
+
+
+class _Word(msgspec.Struct):
+    """What the other side says of a ticket, beside its reference; what it leaves out is as it was."""
+
+    timestamp: _Moment | None = None
+    """When it was so: what is older than what we know undoes nothing."""
+    state: TicketState | None = None
+    assignee: _Short | None = None
+    """E-mail of a person of the directory, or the person's id."""
+    resolution: _Long | None = None
+    comment: _Comment | None = None
+
+
 class SignedWebhook:
     """POSTs `{type, timestamp, data}` to `url`: ticket.create, ticket.update, ticket.redact.
 
@@ -37,10 +60,11 @@ class SignedWebhook:
     The answer to ticket.create may be JSON with `reference`, `label` and `url`; without, our id is the reference. Since
     nothing can be searched, a create that may have arrived is sent again with the same webhook-id, by which the other
     side tells that it has the ticket. Each other request has an id of its own and can be repeated. `read` knows no
-    state: the other side tells of a change by a signed request with `{"data": {"reference": ...}}`.
+    state either: the other side tells how a ticket is by signed requests, as `_Word` has it.
     """
 
     settles = 0.0
+    readable = False
 
     def __init__(
         self, name: str, settings: model.Desk, secrets: Mapping[str, str], outbound: Outbound, pace: Pace
@@ -83,7 +107,7 @@ class SignedWebhook:
         """Return nothing."""
         return ()
 
-    async def changed(self, since: datetime) -> Sequence[Remote]:
+    async def changed(self, since: datetime, skip: int = 0) -> Sequence[Remote]:
         """Return nothing."""
         return ()
 
@@ -92,10 +116,19 @@ class SignedWebhook:
         await self._send("ticket.redact", f"{draft.ticket}:{uuid4()}", {**self._data(draft), "reference": reference})
         return "what the other side of the webhook keeps although it was told"
 
-    def heard(self, headers: Mapping[str, str], body: bytes, secret: str, now: datetime) -> str:
-        """Return the ticket of a request signed as ours are."""
+    def heard(self, headers: Mapping[str, str], body: bytes, secret: str, now: datetime) -> News:
+        """Return what a request says that is signed as ours are, in `data` or at the top."""
         check_standard(headers, body, secret, now)
-        return reference_in(body, ("data", "reference"))
+        reference = reference_in(body, ("data", "reference"), ("reference",))
+        said: Any = msgspec.json.decode(body)
+        try:
+            word = msgspec.convert({**said, **said["data"]} if "data" in said else said, _Word)
+        except (msgspec.ValidationError, TypeError) as error:
+            raise ValueError(str(error)) from None
+        at = now if word.timestamp is None else min(word.timestamp, now)
+        comment = word.comment
+        remarks = () if comment is None else (Remark(str(comment.id), comment.author, comment.text, at),)
+        return News(reference, Told(at, word.state, word.assignee, word.resolution, remarks))
 
     def _data(self, draft: Draft) -> dict[str, Any]:
         return {

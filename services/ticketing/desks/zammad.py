@@ -10,7 +10,7 @@ from uuid import UUID
 
 import msgspec
 
-from services.ticketing.desks import Draft, Failed, Gone, Remark, Remote
+from services.ticketing.desks import MOST, Draft, Failed, Gone, News, Remark, Remote
 from services.ticketing.desks.api import (
     MARK,
     Api,
@@ -94,6 +94,7 @@ class Zammad:
     """
 
     settles = 30.0  # by conditions its database is asked, not its search index; a slow call may still be writing
+    readable = True
 
     def __init__(
         self, name: str, settings: model.Desk, secrets: Mapping[str, str], outbound: Outbound, pace: Pace
@@ -160,14 +161,16 @@ class Zammad:
             if not tells_story(one.text)
         ]
 
-    async def changed(self, since: datetime) -> Sequence[Remote]:
+    async def changed(self, since: datetime, skip: int = 0) -> Sequence[Remote]:
         """Return up to a hundred tickets, the longest unchanged first."""
-        at = since.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        # Its "after" leaves out the moment itself.
+        at = (since - timedelta(seconds=1)).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         newer = {
             "condition[ticket.updated_at][operator]": "after (absolute)",
             "condition[ticket.updated_at][value]": at,
         }
-        return [self._remote(one) for one in await self._search(MARK, newer, "updated_at", 100)]
+        found = await self._search(MARK, newer, "updated_at", MOST, page=skip // MOST + 1)
+        return [self._remote(one) for one in found]
 
     async def redact(self, reference: str, draft: Draft) -> str:
         """Delete our notes that say something else, as far as Zammad lets us, then say it anew."""
@@ -185,10 +188,10 @@ class Zammad:
         left = "articles that people wrote, and earlier titles in the ticket's history"
         return f"{kept} notes of ours, which Zammad says are too old to be deleted; {left}" if kept else left
 
-    def heard(self, headers: Mapping[str, str], body: bytes, secret: str, now: datetime) -> str:
+    def heard(self, headers: Mapping[str, str], body: bytes, secret: str, now: datetime) -> News:
         """Return the ticket of a webhook with a signature token."""
         check_hub(headers, body, secret, "sha1")
-        return reference_in(body, ("ticket", "id"))
+        return News(reference_in(body, ("ticket", "id")))
 
     def _said(self, draft: Draft) -> dict[str, Any]:
         return {"title": one_line(draft.title, 250), "priority": self._priorities[draft.severity]}
@@ -204,7 +207,7 @@ class Zammad:
     async def _articles(self, reference: str) -> list[_Article]:
         return told(await self._api.call("GET", f"/api/v1/ticket_articles/by_ticket/{safe(reference)}"), list[_Article])
 
-    async def _search(self, tag: str, more: Mapping[str, str], sort: str, limit: int) -> list[_Ticket]:
+    async def _search(self, tag: str, more: Mapping[str, str], sort: str, limit: int, page: int = 1) -> list[_Ticket]:
         query = {
             "condition[ticket.tags][operator]": "contains one",
             "condition[ticket.tags][value]": tag,
@@ -213,6 +216,7 @@ class Zammad:
             "order_by": "asc",
             "limit": limit,
             "per_page": limit,
+            "page": page,
             **_EXPANDED,
         }
         return told(await self._api.ask("GET", "/api/v1/tickets/search", query=query), list[_Ticket])

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import msgspec
 
-from services.ticketing.desks import BadSignature, Draft, Failed, Gone, Remark, Remote
+from services.ticketing.desks import MOST, BadSignature, Draft, Failed, Gone, News, Remark, Remote
 from services.ticketing.desks.api import (
     MARK,
     Api,
@@ -62,6 +62,8 @@ _STATUS: Mapping[TicketState, str] = {
 }
 _CANCELLED = f"{MARK}-cancelled"
 _BLACK = "▇"
+_SHOWN = 1_000
+"""Results of a search, whatever page is asked for; beyond it refuses."""
 
 
 class _Ticket(msgspec.Struct):
@@ -114,6 +116,7 @@ class Zendesk:
     """
 
     settles = 60.0  # lists are read from a copy
+    readable = True
 
     def __init__(
         self, name: str, settings: model.Desk, secrets: Mapping[str, str], outbound: Outbound, pace: Pace
@@ -198,14 +201,18 @@ class Zendesk:
             if not tells_story(visible(one.html_body).strip())
         ]
 
-    async def changed(self, since: datetime) -> Sequence[Remote]:
-        """Return up to a hundred tickets, the longest unchanged first."""
+    async def changed(self, since: datetime, skip: int = 0) -> Sequence[Remote]:
+        """Return up to a hundred tickets, the longest unchanged first; the search shows a thousand in all."""
+        if skip >= _SHOWN:
+            return ()
         at = since.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         query = {
             "query": f"type:ticket tags:{MARK} updated>={at}",
             "sort_by": "updated_at",
             "sort_order": "asc",
             "include": "tickets(users)",
+            "per_page": MOST,
+            "page": skip // MOST + 1,
         }
         answer = await self._api.ask("GET", "/api/v2/search.json", query=query)
         return [self._remote(one, answer) for one in told(shaped(answer, "results"), list[_Ticket])]
@@ -227,7 +234,7 @@ class Zendesk:
             left = f"the title, as the ticket is closed; {left}"
         return left
 
-    def heard(self, headers: Mapping[str, str], body: bytes, secret: str, now: datetime) -> str:
+    def heard(self, headers: Mapping[str, str], body: bytes, secret: str, now: datetime) -> News:
         """Return the ticket of a webhook: of an event, or of a trigger that sends `{"ticket_id": "{{ticket.id}}"}`."""
         at = header(headers, "x-zendesk-webhook-signature-timestamp")
         signature = base64.b64encode(digest(secret, at.encode("utf-8", "replace") + body)).decode()
@@ -237,7 +244,7 @@ class Zendesk:
         except ValueError:
             raise BadSignature("its time is none") from None
         check_time((signed if signed.tzinfo else signed.replace(tzinfo=UTC)).timestamp(), now)
-        return reference_in(body, ("ticket_id",), ("detail", "id"))
+        return News(reference_in(body, ("ticket_id",), ("detail", "id")))
 
     async def _ticket(self, reference: str) -> _Ticket:
         answer = await self._api.call("GET", f"/api/v2/tickets/{safe(reference)}.json")

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import msgspec
 
-from shared.events import TicketV1
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Counts of a period's tickets."""
+
+    tickets: int
+    resolved: int
+    """At least once."""
+    at_first_contact: int
+    """Of the resolved: never waited for somebody, and were not opened again."""
+    first_response_seconds: float | None
+    """The median."""
+    named: int
+    """Of the resolved: a respondent who said who they are stands behind it."""
+    recovered: int
+    """Of those: nobody said that it was not put right."""
+    reopened: int
 
 
 class Service(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,24 +42,17 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     """Of the resolved: opened again."""
 
 
-def service_of(found: Sequence[tuple[TicketV1, bool]]) -> Service:
-    """Return the figures of some tickets, each with whether it ever waited."""
-    resolved = [(ticket, waited) for ticket, waited in found if ticket.resolved_at is not None or ticket.opening > 1]
-    asked = [ticket for ticket, _ in resolved if any(answer.respondent for answer in ticket.evidence)]
-    answered = [
-        (ticket.acknowledged_at - ticket.opened_at).total_seconds()
-        for ticket, _ in found
-        if ticket.acknowledged_at is not None
-    ]
+def service_of(tally: Tally) -> Service:
+    """Return the figures of a period."""
     return Service(
-        tickets=len(found),
-        resolved=len(resolved),
-        first_contact_resolution=_share([ticket.opening == 1 and not waited for ticket, waited in resolved]),
-        first_response_seconds=statistics.median(answered) if answered else None,
-        recovery_rate=_share([ticket.opening == 1 for ticket in asked]),
-        reopen_rate=_share([ticket.opening > 1 for ticket, _ in resolved]),
+        tickets=tally.tickets,
+        resolved=tally.resolved,
+        first_contact_resolution=_share(tally.at_first_contact, tally.resolved),
+        first_response_seconds=tally.first_response_seconds,
+        recovery_rate=_share(tally.recovered, tally.named),
+        reopen_rate=_share(tally.reopened, tally.resolved),
     )
 
 
-def _share(found: Sequence[bool]) -> float | None:
-    return round(sum(found) / len(found), 4) if found else None
+def _share(some: int, of: int) -> float | None:
+    return round(some / of, 4) if of else None

@@ -19,8 +19,9 @@ FROM unnest($1::uuid[], $2::text[], $3::text[], $4::int[], $5::int[]) AS new(tic
 ON CONFLICT (ticket) DO UPDATE SET wanted = excluded.wanted, severity = excluded.severity,
     due_at = CASE WHEN NOT desk_ticket.gone THEN coalesce(desk_ticket.due_at, excluded.due_at) END
 """
-_KEEP_UP = """
-UPDATE desk_ticket SET wanted = $2, pushed = $2, due_at = CASE WHEN erased THEN due_at END
+_DOUBLED = "EXISTS (SELECT FROM desk_duplicate WHERE desk_duplicate.ticket = desk_ticket.ticket)"
+_KEEP_UP = f"""
+UPDATE desk_ticket SET wanted = $2, pushed = $2, due_at = CASE WHEN erased OR {_DOUBLED} THEN due_at END
 WHERE ticket = $1 AND pushed = $3
 """
 _OPEN_DESK = "INSERT INTO desk (name) VALUES ($1) ON CONFLICT DO NOTHING"
@@ -47,7 +48,9 @@ SELECT ticket, desk_ticket.desk, reference, url, synced_at,
     coalesce(desk_ticket.error, CASE WHEN due_at IS NOT NULL THEN desk.error END)
 FROM desk_ticket LEFT JOIN desk ON desk.name = desk_ticket.desk WHERE ticket = ANY($1::uuid[])
 """
-_ASK = "UPDATE desk_ticket SET asked_at = $2 WHERE ticket = $1"
+_ASK = """
+UPDATE desk_ticket SET asked_at = $2 WHERE ticket = $1 AND reference IS NULL AND due_at = $3 RETURNING ticket
+"""
 _TOLD = "('comment', 'evidence added', 'sla breached', 'reopened', 'alert cleared')"
 """Lines of the timeline that a desk is told as remarks."""
 _UNTOLD = (
@@ -56,20 +59,29 @@ _UNTOLD = (
 _ADOPT = f"""
 UPDATE desk_ticket SET reference = $2, label = $3, url = $4, state = $5, asked_at = NULL, pushed = $6,
     attempts = 0, error = NULL, synced_at = $7,
-    due_at = CASE WHEN wanted > $6 OR erased OR {_UNTOLD.format(after="desk_ticket.line")} THEN $7::timestamptz END
-WHERE ticket = $1 AND reference IS NULL
+    due_at = CASE WHEN wanted > $6 OR erased OR {_DOUBLED} OR {_UNTOLD.format(after="desk_ticket.line")}
+        THEN $7::timestamptz END
+WHERE ticket = $1 AND reference IS NULL RETURNING ticket
 """
+_DUPLICATED = """
+INSERT INTO desk_duplicate (desk, reference, ticket, label)
+SELECT $1, reference, $2, label FROM unnest($3::text[], $4::text[]) AS new(reference, label)
+ON CONFLICT DO NOTHING RETURNING reference
+"""
+_DUPLICATES = "SELECT reference, label FROM desk_duplicate WHERE ticket = $1 ORDER BY reference"
+_CLOSED_DUPLICATE = "DELETE FROM desk_duplicate WHERE desk = $1 AND reference = $2"
 _PUSHED = f"""
 UPDATE desk_ticket SET pushed = $2, line = $3, state = coalesce($4, state), attempts = 0, error = NULL, synced_at = $5,
     erased = erased AND NOT ($6 AND wanted = $2),
-    due_at = CASE WHEN wanted > $2 OR heard OR (erased AND NOT $6) OR {_UNTOLD.format(after="$3")}
+    due_at = CASE WHEN wanted > $2 OR heard OR (erased AND NOT $6) OR {_DOUBLED} OR {_UNTOLD.format(after="$3")}
         THEN $5::timestamptz END
 WHERE ticket = $1
 """
 _READ = f"""
 UPDATE desk_ticket SET heard = false, state = coalesce($2, state), assignee = $5, seen_at = $4, synced_at = $3,
     attempts = 0, error = NULL,
-    due_at = CASE WHEN wanted > pushed OR erased OR {_UNTOLD.format(after="desk_ticket.line")} THEN $3::timestamptz END
+    due_at = CASE WHEN wanted > pushed OR erased OR {_DOUBLED} OR {_UNTOLD.format(after="desk_ticket.line")}
+        THEN $3::timestamptz END
 WHERE ticket = $1
 """
 _FAILED = """
@@ -84,6 +96,7 @@ WHERE desk = $1 AND reference = ANY($2::text[])
 RETURNING ticket
 """
 _BY_REFERENCE = "SELECT reference, seen_at FROM desk_ticket WHERE desk = $1 AND reference = ANY($2::text[])"
+_OF_REFERENCE = "SELECT ticket FROM desk_ticket WHERE desk = $1 AND reference = $2"
 _NUDGE = "UPDATE desk_ticket SET due_at = coalesce(due_at, $2) WHERE ticket = $1 AND NOT gone"
 _POLLED = "UPDATE desk SET polled_until = $2 WHERE name = $1"
 _HEALTH = "UPDATE desk SET failures = $2, closed_until = $3, error = $4 WHERE name = $1"
@@ -96,8 +109,15 @@ SELECT line, what, detail FROM timeline WHERE ticket = $1 AND line > $2 AND what
 """
 _WAITING = "SELECT desk, count(*)::int FROM desk_ticket WHERE due_at IS NOT NULL GROUP BY desk"
 _ERASE = """
-UPDATE desk_ticket SET erased = true, due_at = $2 WHERE ticket = ANY($1::uuid[]) AND NOT gone
-RETURNING desk
+WITH told AS (
+    UPDATE desk_ticket SET erased = true, due_at = $2 WHERE ticket = ANY($1::uuid[]) AND NOT gone
+    RETURNING ticket, desk
+)
+INSERT INTO desk_erasure (erasure, ticket, desk) SELECT $3, ticket, desk FROM told ON CONFLICT DO NOTHING RETURNING desk
+"""
+_ERASING = "SELECT erasure FROM desk_erasure WHERE ticket = $1 AND rest IS NULL"
+_ERASED = """
+UPDATE desk_erasure SET rest = $3 WHERE ticket = $1 AND erasure = ANY($2::uuid[]) AND rest IS NULL
 """
 
 
@@ -194,9 +214,9 @@ async def shown(tx: Connection, tickets: Sequence[UUID]) -> dict[UUID, tuple[str
     }
 
 
-async def ask(tx: Connection, ticket: UUID, now: datetime) -> None:
-    """Store the intent to create, before the call."""
-    await tx.execute(_ASK, ticket, now)
+async def ask(tx: Connection, mirror: Mirror, now: datetime) -> bool:
+    """Store the intent to create, before the call; False: what was claimed is somebody else's by now."""
+    return await tx.fetchval(_ASK, mirror.ticket, now, mirror.due_at) is not None
 
 
 async def adopt(
@@ -209,9 +229,27 @@ async def adopt(
     state: TicketState | None,
     pushed: int,
     now: datetime,
-) -> None:
-    """Remember the desk's ticket: it has the version `pushed`."""
-    await tx.execute(_ADOPT, ticket, reference, label, url, state, pushed, now)
+) -> bool:
+    """Remember the desk's ticket: it has the version `pushed`. False: there is another one already."""
+    return await tx.fetchval(_ADOPT, ticket, reference, label, url, state, pushed, now) is not None
+
+
+async def duplicated(tx: Connection, desk: str, ticket: UUID, found: Sequence[tuple[str, str]]) -> set[str]:
+    """Note the references and labels of tickets that are one too many; return those references that are new."""
+    if not found:
+        return set()
+    rows = await tx.fetch(_DUPLICATED, desk, ticket, [one for one, _ in found], [label for _, label in found])
+    return {row[0] for row in rows}
+
+
+async def duplicates(tx: Connection, ticket: UUID) -> list[tuple[str, str]]:
+    """Return the references and labels of a ticket's duplicates that are still to be closed."""
+    return [(row[0], row[1]) for row in await tx.fetch(_DUPLICATES, ticket)]
+
+
+async def closed_duplicate(tx: Connection, desk: str, reference: str) -> None:
+    """Forget a duplicate that is closed."""
+    await tx.execute(_CLOSED_DUPLICATE, desk, reference)
 
 
 async def pushed(
@@ -258,6 +296,12 @@ async def seen(tx: Connection, desk: str, references: Sequence[str]) -> dict[str
     return {row[0]: row[1] for row in await tx.fetch(_BY_REFERENCE, desk, references)}
 
 
+async def of_reference(tx: Connection, desk: str, reference: str) -> UUID | None:
+    """Return which of our tickets a desk's is."""
+    found = await tx.fetchval(_OF_REFERENCE, desk, reference)
+    return None if found is None else UUID(int=found.int)
+
+
 async def nudge(tx: Connection, ticket: UUID, now: datetime) -> None:
     """Have the desk told of new lines of the timeline."""
     await tx.execute(_NUDGE, ticket, now)
@@ -293,6 +337,16 @@ async def waiting(tx: Connection) -> dict[str, int]:
     return {row[0]: row[1] for row in await tx.fetch(_WAITING)}
 
 
-async def erase(tx: Connection, tickets: Sequence[UUID], now: datetime) -> list[str]:
-    """Have the desks' tickets rewritten; return the names of the desks that have any."""
-    return sorted({row[0] for row in await tx.fetch(_ERASE, tickets, now)})
+async def erase(tx: Connection, erasure: UUID, tickets: Sequence[UUID], now: datetime) -> list[str]:
+    """Have the desks' tickets rewritten for an erasure that is stored; return the names of the desks that have any."""
+    return sorted({row[0] for row in await tx.fetch(_ERASE, tickets, now, erasure)})
+
+
+async def erasing(tx: Connection, ticket: UUID) -> list[UUID]:
+    """Return the erasures for which a ticket is still to be rewritten."""
+    return [row[0] for row in await tx.fetch(_ERASING, ticket)]
+
+
+async def erased(tx: Connection, ticket: UUID, erasures: Sequence[UUID], rest: str) -> None:
+    """Remember that the desk's ticket was rewritten, and what it still has of the people."""
+    await tx.execute(_ERASED, ticket, erasures, rest)

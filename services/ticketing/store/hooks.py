@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
@@ -15,20 +15,33 @@ from shared.db import Connection
 from shared.events import TicketV1
 
 _ADD = """
-INSERT INTO webhook_delivery (id, url, event, customer, ticket, body, state, created_at, due_at)
-SELECT id, url, event, customer, ticket, body, 'pending', $7, $7
-FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::uuid[], $6::text[])
-    AS new(id, url, event, customer, ticket, body)
+INSERT INTO webhook_delivery (id, url, secret_env, event, customer, ticket, body, state, created_at, due_at)
+SELECT id, url, secret_env, event, customer, ticket, body, 'pending', $8, $8
+FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::uuid[], $7::text[])
+    AS new(id, url, secret_env, event, customer, ticket, body)
 """
+# The addresses are stepped through by the index, and of each only as many rows are read as it has calls left: what one
+# of them has waiting neither hides nor delays the others.
 _CLAIM = """
+WITH RECURSIVE address AS (
+    (SELECT url FROM webhook_delivery WHERE due_at IS NOT NULL ORDER BY url LIMIT 1)
+    UNION ALL
+    SELECT (
+        SELECT url FROM webhook_delivery WHERE due_at IS NOT NULL AND url > address.url ORDER BY url LIMIT 1
+    ) FROM address WHERE address.url IS NOT NULL
+), due AS (
+    SELECT oldest.id, oldest.due_at,
+        coalesce(busy.calls, 0) + row_number() OVER (PARTITION BY address.url ORDER BY oldest.due_at) AS turn
+    FROM address LEFT JOIN unnest($5::text[], $6::int[]) AS busy(url, calls) ON busy.url = address.url
+    CROSS JOIN LATERAL (
+        SELECT id, due_at FROM webhook_delivery
+        WHERE webhook_delivery.url = address.url AND due_at <= $1
+        ORDER BY due_at LIMIT greatest($4 - coalesce(busy.calls, 0), 0) FOR UPDATE SKIP LOCKED
+    ) AS oldest
+)
 UPDATE webhook_delivery SET due_at = $2, attempts = attempts + 1
-WHERE id IN (
-    SELECT id FROM (
-        SELECT id, due_at, row_number() OVER (PARTITION BY url ORDER BY due_at) AS turn FROM webhook_delivery
-        WHERE due_at <= $1 LIMIT 5000
-    ) AS due ORDER BY turn, due_at LIMIT $3
-) AND due_at <= $1
-RETURNING id, url, event, customer, ticket, body, attempts
+WHERE id IN (SELECT id FROM due ORDER BY turn, due_at LIMIT $3)
+RETURNING id, url, event, customer, ticket, body, secret_env, attempts
 """
 _ANSWERED = """
 UPDATE webhook_delivery SET state = $2, answered_at = $3, status = $4, detail = $5, due_at = $6 WHERE id = $1
@@ -78,6 +91,8 @@ class Sending:
     customer: str
     ticket: UUID
     body: str
+    secret_env: str | None = None
+    """Of the directory's entry that it is for: two may share an address and not a secret."""
     attempts: int = 0
     """This one counted."""
 
@@ -107,6 +122,7 @@ async def add(tx: Connection, new: Sequence[Sending], now: datetime) -> None:
             _ADD,
             [one.id for one in new],
             [one.url for one in new],
+            [one.secret_env for one in new],
             [one.event for one in new],
             [one.customer for one in new],
             [one.ticket for one in new],
@@ -115,9 +131,14 @@ async def add(tx: Connection, new: Sequence[Sending], now: datetime) -> None:
         )
 
 
-async def claim(tx: Connection, now: datetime, lease: timedelta, limit: int) -> list[Sending]:
-    """Return what is due, in turn of the addresses, and count the attempt before it is made."""
-    rows = await tx.fetch(_CLAIM, now, now + lease, limit)
+async def claim(
+    tx: Connection, now: datetime, lease: timedelta, *, limit: int, per_address: int, busy: Mapping[str, int]
+) -> list[Sending]:
+    """Return what is due, in turn of the addresses, and count the attempt before it is made.
+
+    `busy`: calls that are under way to addresses, which have `per_address` at most.
+    """
+    rows = await tx.fetch(_CLAIM, now, now + lease, limit, per_address, list(busy), list(busy.values()))
     return [Sending(UUID(int=row[0].int), row[1], row[2], row[3], UUID(int=row[4].int), *row[5:]) for row in rows]
 
 

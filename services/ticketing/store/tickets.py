@@ -9,10 +9,12 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
+from services.ticketing.domain.service import Tally
 from services.ticketing.domain.ticket import Entry, Outcome
 from shared.cursor import Place
 from shared.db import Connection
 from shared.events import ClockState, TicketV1
+from shared.ids import uuid7_at
 
 _NUMBERS = "SELECT nextval('ticket_number') FROM generate_series(1, $1)"
 _MERGED = "SELECT alert, version, ticket FROM merged_alert WHERE alert = ANY($1::uuid[])"
@@ -22,8 +24,13 @@ ON CONFLICT (alert) DO UPDATE SET version = excluded.version
 """
 _SEEN_PAGES = "SELECT page, version FROM seen_page WHERE page = ANY($1::uuid[])"
 _REMEMBER_PAGES = """
-INSERT INTO seen_page (page, version) SELECT * FROM unnest($1::uuid[], $2::int[])
-ON CONFLICT (page) DO UPDATE SET version = excluded.version
+INSERT INTO seen_page (page, version, ticket) SELECT * FROM unnest($1::uuid[], $2::int[], $3::uuid[])
+ON CONFLICT (page) DO UPDATE SET version = excluded.version, ticket = excluded.ticket
+"""
+_DROP_PAGES = """
+DELETE FROM seen_page WHERE page IN (
+    SELECT page FROM seen_page WHERE ticket IS NULL AND page < $1 ORDER BY page LIMIT $2
+)
 """
 _BY_ID = "SELECT body FROM ticket WHERE id = ANY($1::uuid[]) ORDER BY id FOR UPDATE"
 _BY_PROBLEM = """
@@ -41,12 +48,14 @@ CROSS JOIN LATERAL (
 """
 _SAVE = """
 INSERT INTO ticket (id, number, version, customer, state, severity, assignee, dedup_key, opened_at, resolved_at, sla,
-    clock_due_at, body)
+    clock_due_at, body, opening, acknowledged_at, named, waited)
 SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::int[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
-    $9::timestamptz[], $10::timestamptz[], $11::text[], $12::timestamptz[], $13::text[])
+    $9::timestamptz[], $10::timestamptz[], $11::text[], $12::timestamptz[], $13::text[], $14::int[],
+    $15::timestamptz[], $16::bool[], $17::bool[])
 ON CONFLICT (id) DO UPDATE SET version = excluded.version, state = excluded.state, severity = excluded.severity,
     assignee = excluded.assignee, opened_at = excluded.opened_at, resolved_at = excluded.resolved_at,
-    sla = excluded.sla, clock_due_at = excluded.clock_due_at, body = excluded.body
+    sla = excluded.sla, clock_due_at = excluded.clock_due_at, body = excluded.body, opening = excluded.opening,
+    acknowledged_at = excluded.acknowledged_at, named = excluded.named, waited = ticket.waited OR excluded.waited
 """
 _SHOW = """
 INSERT INTO shown_answer (answer, ticket, customer, respondent)
@@ -82,11 +91,19 @@ DELETE FROM ticket WHERE id IN (
 _DROP_CANCELLED = """
 DELETE FROM ticket WHERE id IN (SELECT id FROM ticket WHERE state = 'cancelled' AND opened_at < $1 LIMIT $2)
 """
-_SINCE = """
-SELECT body, EXISTS (
-    SELECT FROM timeline WHERE timeline.ticket = ticket.id AND what = 'state' AND detail::jsonb ->> 'after' = 'waiting'
-)
-FROM ticket WHERE customer = $1 AND opened_at >= $2 AND state <> 'cancelled' ORDER BY opened_at DESC LIMIT $3
+_TALLY = """
+SELECT count(*)::int AS tickets,
+    count(*) FILTER (WHERE resolved)::int AS resolved,
+    count(*) FILTER (WHERE resolved AND opening = 1 AND NOT waited)::int AS at_first_contact,
+    percentile_cont(0.5) WITHIN GROUP (ORDER BY extract(epoch FROM acknowledged_at - opened_at)::float8)
+        AS first_response_seconds,
+    count(*) FILTER (WHERE resolved AND named)::int AS named,
+    count(*) FILTER (WHERE resolved AND named AND opening = 1)::int AS recovered,
+    count(*) FILTER (WHERE resolved AND opening > 1)::int AS reopened
+FROM (
+    SELECT opening, opened_at, acknowledged_at, named, waited, resolved_at IS NOT NULL OR opening > 1 AS resolved
+    FROM ticket WHERE customer = $1 AND opened_at >= $2 AND state <> 'cancelled'
+) AS found
 """
 _APPEND = """
 INSERT INTO timeline (ticket, at, actor, what, detail)
@@ -140,10 +157,10 @@ async def seen_pages(tx: Connection, pages: Sequence[UUID]) -> dict[UUID, int]:
     return {UUID(int=row[0].int): row[1] for row in await tx.fetch(_SEEN_PAGES, pages)}
 
 
-async def remember_pages(tx: Connection, versions: Mapping[UUID, int]) -> None:
-    """Store the newest version that was taken in of each page."""
-    if versions:
-        await tx.execute(_REMEMBER_PAGES, list(versions), list(versions.values()))
+async def remember_pages(tx: Connection, taken: Mapping[UUID, tuple[int, UUID]]) -> None:
+    """Store the newest version that was taken in of each page, and the ticket that took it."""
+    if taken:
+        await tx.execute(_REMEMBER_PAGES, list(taken), *(list(of) for of in zip(*taken.values(), strict=True)))
 
 
 async def locked(tx: Connection, tickets: Sequence[UUID]) -> dict[UUID, TicketV1]:
@@ -173,6 +190,7 @@ async def save(tx: Connection, outcomes: Sequence[Outcome], looks: Mapping[UUID,
     """
     last = {outcome.ticket.id: outcome.ticket for outcome in outcomes if outcome.event is not None}
     tickets = list(last.values())
+    waited = {line.ticket for outcome in outcomes for line in outcome.entries if _waits(line)}
     if tickets:
         await tx.execute(
             _SAVE,
@@ -189,6 +207,10 @@ async def save(tx: Connection, outcomes: Sequence[Outcome], looks: Mapping[UUID,
             [_worse(t) for t in tickets],
             [looks[t.id] for t in tickets],
             [_encode(t).decode() for t in tickets],
+            [t.opening for t in tickets],
+            [t.acknowledged_at for t in tickets],
+            [any(answer.respondent is not None for answer in t.evidence) for t in tickets],
+            [t.id in waited for t in tickets],
         )
         shown = [(answer, t) for t in tickets for answer in t.evidence]
         if shown:
@@ -200,6 +222,10 @@ async def save(tx: Connection, outcomes: Sequence[Outcome], looks: Mapping[UUID,
                 [answer.respondent for answer, _ in shown],
             )
     await append(tx, [line for outcome in outcomes for line in outcome.entries])
+
+
+def _waits(line: Entry) -> bool:
+    return line.what == "state" and line.detail.get("after") == "waiting"
 
 
 _CLOCK_STATES: Sequence[ClockState] = ("met", "running", "warning", "breached")
@@ -244,14 +270,17 @@ async def blank(tx: Connection, tickets: Sequence[UUID], authors: Sequence[str])
         await tx.execute(_BLANK, tickets, authors)
 
 
-async def since(tx: Connection, customer: str, moment: datetime, limit: int) -> list[tuple[TicketV1, bool]]:
-    """Return a customer's tickets opened since a moment, newest first, each with whether it ever waited."""
-    return [(_decode(row[0]), row[1]) for row in await tx.fetch(_SINCE, customer, moment, limit)]
+async def tally(tx: Connection, customer: str, since: datetime) -> Tally:
+    """Count a customer's tickets that were opened since a moment."""
+    row = await tx.fetchrow(_TALLY, customer, since)
+    assert row is not None
+    return Tally(**dict(row))
 
 
 async def drop(tx: Connection, before: datetime, limit: int) -> int:
     """Delete tickets that ended before a moment, with all that belongs to them; return how many."""
     done = [await tx.execute(statement, before, limit) for statement in (_DROP_OLD, _DROP_CANCELLED)]
+    await tx.execute(_DROP_PAGES, uuid7_at(int(before.timestamp() * 1000)), limit)
     return sum(int(text.split()[-1]) for text in done)
 
 

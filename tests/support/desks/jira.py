@@ -47,7 +47,8 @@ class FakeJira(FakeDesk):
         if version != ("2" if self.server else "3"):
             return self.refuse(404, "no such version")
         if path == ("search" if self.server else "search/jql"):
-            return self._search(call.query["jql"], int(call.query["maxResults"]))
+            first = call.query.get("startAt" if self.server else "nextPageToken", "0")
+            return self._search(call.query["jql"], int(first), min(100, int(call.query["maxResults"])))
         if path.startswith("search"):
             return self.refuse(410, "The requested API has been removed")
         if path == "issue":
@@ -147,13 +148,16 @@ class FakeJira(FakeDesk):
         ]
         return Reply(200, {"comments": found[::-1], "total": len(found)})
 
-    def _search(self, jql: str, limit: int) -> Reply:
+    def _search(self, jql: str, first: int, limit: int) -> Reply:
         found = re.fullmatch(r'labels = "([\w-]+)"(?: AND updated >= (\d+))? ORDER BY (created|updated) ASC', jql)
         if found is None:
             return self.refuse(400, "Error in the JQL Query")
         since = datetime.fromtimestamp(int(found[2] or 0) / 1000, UTC)
         matching = [one for one in self.shown() if found[1] in one.tags and one.updated >= since]
-        return Reply(200, {"issues": [self._shape(one) for one in matching[:limit]], "isLast": True})
+        matching.sort(key=lambda one: one.updated)
+        after = first + limit
+        more = {"isLast": True} if after >= len(matching) else {"isLast": False, "nextPageToken": str(after)}
+        return Reply(200, {"issues": [self._shape(one) for one in matching[first:after]], **more})
 
     def _key(self, ticket: FakeTicket) -> str:
         return f"{self.group}-{ticket.number - 10_000}"

@@ -49,7 +49,7 @@ class FakeRT(FakeDesk):
         if path == "/ticket":
             return self._create(call.json)
         if path == "/tickets":
-            return self._search(call.query["query"])
+            return self._search(call.query["query"], int(call.query["page"]), min(100, int(call.query["per_page"])))
         found = re.fullmatch(r"/ticket/(\d+)(/comment|/attachments|/history)?", path)
         ticket = self.tickets.get(found[1]) if found else None
         if found is not None and ticket is None:
@@ -139,7 +139,7 @@ class FakeRT(FakeDesk):
             for form in (("plain", "html") if one.kind == "Correspond" else ("plain",))
         ]
 
-    def _search(self, query: str) -> Reply:
+    def _search(self, query: str, page: int, size: int) -> Reply:
         found = [one for one in self.shown() if one.state != "deleted"]
         exact = re.fullmatch(r"CF\.\{(\w+)\} = '([\w-]+)'", query)
         recent = re.fullmatch(r"CF\.\{(\w+)\} LIKE '([\w-]+)' AND LastUpdated >= '(\d+) minutes ago'", query)
@@ -150,7 +150,10 @@ class FakeRT(FakeDesk):
             found = [one for one in found if any(recent[2] in tag for tag in one.tags) and one.updated >= since]
         else:
             return self.refuse(400, "Invalid query")
-        return Reply(200, {"items": [self._shape(one) for one in found], "count": len(found), "total": len(found)})
+        if recent:
+            found.sort(key=lambda one: one.updated.replace(microsecond=0))
+        shown = found[(page - 1) * size : page * size]
+        return Reply(200, {"items": [self._shape(one) for one in shown], "count": len(shown), "total": len(found)})
 
     def _shape(self, ticket: FakeTicket) -> dict[str, Any]:
         owner = ticket.assignee or "Nobody"

@@ -43,7 +43,8 @@ class FakeServiceNow(FakeDesk):
         if not reference and call.method == "POST":
             return self._create(call.json, fields)
         if not reference:
-            found = self._matching(call.query["sysparm_query"])[: int(call.query["sysparm_limit"])]
+            first = int(call.query.get("sysparm_offset", "0"))
+            found = self._matching(call.query["sysparm_query"])[first : first + int(call.query["sysparm_limit"])]
             return Reply(200, {"result": [self._shape(one, fields) for one in found]})
         ticket = self.tickets.get(reference)
         if ticket is None:
@@ -93,6 +94,7 @@ class FakeServiceNow(FakeDesk):
                 case _:
                     since = datetime.fromisoformat(value).replace(tzinfo=UTC)
                     found = [one for one in found if one.updated.replace(microsecond=0) >= since]
+                    found.sort(key=lambda one: one.updated.replace(microsecond=0))
         return found
 
     def _journal(self, query: str) -> Reply:

@@ -60,8 +60,13 @@ class FakeReceiver(FakeDesk):
     def hook(
         self, reference: str, at: datetime | None = None, secret: str | None = None
     ) -> tuple[dict[str, str], bytes]:
-        signed = (at or self.now()).astimezone(UTC)
-        body = json.dumps({"type": "ticket.changed", "data": {"reference": reference}})
+        return self.tells({"type": "ticket.changed", "data": {"reference": reference}}, at, secret)
+
+    def tells(
+        self, said: dict[str, Any], at: datetime | None = None, secret: str | None = None
+    ) -> tuple[dict[str, str], bytes]:
+        """Return the headers and the body of a signed request."""
+        signed, body = (at or self.now()).astimezone(UTC), json.dumps(said)
         return {
             "webhook-id": "evt-1",
             "webhook-timestamp": str(int(signed.timestamp())),

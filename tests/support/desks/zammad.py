@@ -106,7 +106,10 @@ class FakeZammad(FakeDesk):
             since = query.get("condition[ticket.updated_at][value]", "1970-01-01T00:00:00Z")
             newer = datetime.fromisoformat(since)
             found = [one for one in found if tag in one.tags and one.updated > newer]
-        return Reply(200, [self._shape(one) for one in found[: int(query["limit"])]])
+            if query["sort_by"] == "updated_at":
+                found.sort(key=lambda one: one.updated)
+        size, page = int(query["per_page"]), int(query["page"])
+        return Reply(200, [self._shape(one) for one in found[(page - 1) * size : page * size]])
 
     def _articles(self, ticket: FakeTicket) -> list[dict[str, Any]]:
         return [

@@ -44,7 +44,7 @@ class FakeZendesk(FakeDesk):
         if path == "/groups":
             return Reply(200, {"groups": [{"id": 1, "name": "Support"}, {"id": 77, "name": self.group}]})
         if path == "/search":
-            return self._search(call.query["query"])
+            return self._search(call.query["query"], int(call.query["page"]), min(100, int(call.query["per_page"])))
         if found := re.fullmatch(r"/comment_redactions/(\d+)", path):
             return self._redact(int(found[1]), call.json)
         if found := re.fullmatch(r"/tickets/(\w+)(/comments|/tags)?", path):
@@ -136,12 +136,15 @@ class FakeZendesk(FakeDesk):
             "created_at": comment.at.strftime("%Y-%m-%dT%H:%M:%SZ"),
         }
 
-    def _search(self, query: str) -> Reply:
+    def _search(self, query: str, page: int, size: int) -> Reply:
+        if page * size > 1_000:
+            return self.refuse(422, "Requested response size was greater than Search Response Limits")
         since = datetime.fromisoformat(re.findall(r"updated>=(\S+)", query)[0])
         tag = re.findall(r"tags:(\S+)", query)[0]
         found = [one for one in self.shown() if tag in one.tags and one.updated.replace(microsecond=0) >= since]
-        found.sort(key=lambda one: one.updated)
-        shapes = [{**self._shape(one), "result_type": "ticket"} for one in found[:100]]
+        found.sort(key=lambda one: one.updated.replace(microsecond=0))
+        shown = found[(page - 1) * size : page * size]
+        shapes = [{**self._shape(one), "result_type": "ticket"} for one in shown]
         return Reply(200, {"results": shapes, "users": self._users(), "count": len(found)})
 
     def _shape(self, ticket: FakeTicket) -> dict[str, Any]:

@@ -1,0 +1,74 @@
+"""SQL of what is too old to be kept: answers, and what was counted and known of them, some at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from services.scoring.domain.counting import DAY, HOUR, hour_of, hour_time
+from shared.db import Connection
+
+_LOOK = """
+SELECT number, name,
+    EXISTS (SELECT FROM bucket WHERE bucket.customer = number AND hour < $3)
+    OR EXISTS (SELECT FROM replaced WHERE replaced.customer = number AND hour < $3)
+    OR EXISTS (SELECT FROM daily WHERE daily.customer = number AND day < $4) AS old
+FROM (
+    SELECT number, name FROM customer WHERE number > $1 AND partition = ANY($2::int[]) ORDER BY number LIMIT $5
+) AS looked ORDER BY number
+"""
+_OLDEST = """
+SELECT count(*)::int, max(occurred_at) FROM (
+    SELECT oldest.occurred_at FROM series
+    CROSS JOIN LATERAL (
+        SELECT occurred_at FROM answer
+        WHERE answer.customer = series.customer AND answer.series = series.number AND occurred_at < $2
+        ORDER BY occurred_at LIMIT $3
+    ) AS oldest
+    WHERE series.customer = $1 ORDER BY oldest.occurred_at LIMIT $3
+) AS found
+"""
+_DROP_ANSWERS = """
+DELETE FROM answer USING series
+WHERE series.customer = $1 AND answer.customer = series.customer AND answer.series = series.number
+    AND occurred_at < $2
+"""
+_DROP_BUCKETS = "DELETE FROM bucket WHERE customer = $1 AND hour < $2"
+_DROP_REPLACED = "DELETE FROM replaced WHERE customer = $1 AND hour < $2"
+_DROP_DAYS = "DELETE FROM daily WHERE customer = $1 AND day < $2"
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """A customer that was looked at."""
+
+    number: int
+    name: str
+    old: bool
+    """It has something that is too old."""
+
+
+async def look(tx: Connection, after: int, partitions: Sequence[int], before: datetime, limit: int) -> list[Looked]:
+    """Return the next customers of some partitions by number, each with whether something of it is too old."""
+    hour = hour_of(before)
+    rows = await tx.fetch(_LOOK, after, partitions, hour, hour * HOUR // DAY, limit)
+    return [Looked(*row) for row in rows]
+
+
+async def drop(tx: Connection, customer: int, before: datetime, limit: int) -> tuple[int, int]:
+    """Delete a customer's oldest answers before a whole hour, and all that was counted of their hours.
+
+    `limit`: about how many; an hour goes whole, so that what is counted is always what is kept. Return how many went,
+    and the first hour that stayed.
+    """
+    oldest = await tx.fetchrow(_OLDEST, customer, before, limit)
+    assert oldest is not None
+    hour = hour_of(before)
+    if oldest[0] >= limit:
+        hour = min(hour, hour_of(oldest[1]) + 1)
+    done = await tx.execute(_DROP_ANSWERS, customer, hour_time(hour))
+    await tx.execute(_DROP_BUCKETS, customer, hour)
+    await tx.execute(_DROP_REPLACED, customer, hour)
+    await tx.execute(_DROP_DAYS, customer, hour * HOUR // DAY)
+    return int(done.split()[-1]), hour
