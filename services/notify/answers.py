@@ -215,6 +215,8 @@ async def _call_next(tx: Connection, kept: Kept, delivery: Delivery, reach: Reac
     if place is not None:
         await deliveries.add(tx, [deliveries.following(delivery, place, now)], now)
         return
+    if await deliveries.lively(tx, [(page.id, delivery.turn)]):
+        return
     outcome = undeliverable(page, delivery.turn, now)
     if outcome is not None:
         await save(tx, [Happened(outcome, kept.traceparent)], now)

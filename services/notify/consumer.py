@@ -85,7 +85,9 @@ class TicketHandler(Memoryless):
         now, directory = self._clock.now(), self._current()
         ids = sorted({record.message.id for _, record in records})
         seen = await pages.seen(tx, ids)
-        known: dict[tuple[UUID, int], Page] = {(p.ticket, p.opening): p for p in await pages.of_tickets(tx, ids)}
+        known: defaultdict[UUID, dict[int, Page]] = defaultdict(dict)
+        for page in await pages.of_tickets(tx, ids):
+            known[page.ticket][page.opening] = page
         happened: list[Happened] = []
         new: dict[UUID, Happened] = {}
         lines: list[Line] = []
@@ -95,14 +97,14 @@ class TicketHandler(Memoryless):
             if ticket.version <= before.version:
                 continue
             seen[ticket.id] = pages.Seen(ticket.version, late_clocks(ticket))
-            for key, page in list(known.items()):
-                outcomes = follow_ticket(page, ticket, now) if page.ticket == ticket.id else []
-                for outcome in outcomes:
-                    known[key] = outcome.page
+            of_ticket = known[ticket.id]
+            for opening, page in list(of_ticket.items()):
+                for outcome in follow_ticket(page, ticket, now):
+                    of_ticket[opening] = outcome.page
                     happened.append(Happened(outcome, record.traceparent))
-            if wants_page(ticket) and (ticket.id, ticket.opening) not in known:
+            if wants_page(ticket) and ticket.opening not in of_ticket:
                 page = self._start(ticket, directory, index, now)
-                known[ticket.id, ticket.opening] = page
+                of_ticket[ticket.opening] = page
                 new[page.id] = Happened(Outcome(page, None), record.traceparent)
             lines += _told_later(record, directory, before.late, now)
         # What something has become of in the same batch is sent on its own, if at all.

@@ -55,7 +55,7 @@ class Reach:
         if known is None:
             return None
         places = self._quiet(known) if severity is None else self._places(known, severity)
-        return next(iter(places[places.index(place) + 1 :]), None) if place in places else None
+        return next((later for later in places if later > place), None)
 
     def _places(self, person: Person, severity: Severity) -> list[int]:
         return [place for place, _ in contacts_of(person, severity, self.usable(person))]

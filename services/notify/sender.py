@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -14,7 +14,7 @@ from services.notify.domain.words import Asked, page_words
 from services.notify.ledger import Happened, save
 from services.notify.reach import Reach
 from services.notify.store import audit, contacts, deliveries, notices, pages
-from services.notify.store.deliveries import Delivery, DeliveryState, Finished, Intent, Wanted
+from services.notify.store.deliveries import Delivery, DeliveryState, Finished, Intent
 from services.notify.store.notices import Told
 from services.notify.store.pages import Kept
 from shared import metrics
@@ -123,6 +123,7 @@ class Sender:
         known = await pages.kept_of(tx, of_pages)
         followers = await pages.followers(tx, [id_ for id_, kept in known.items() if kept.page.storm])
         told = await notices.some(tx, sorted({d.notice for d in claimed if d.notice is not None}))
+        stopped = await contacts.stopped(tx)
         calls: list[_Call] = []
         for delivery in claimed:
             kept = None if delivery.page is None else known[delivery.page]
@@ -131,6 +132,8 @@ class Sender:
             else:
                 assert delivery.notice is not None
                 notice = self._told_notice(delivery, told[delivery.notice], directory, now)
+            if notice is not None and (notice.person.id, notice.contact.channel, notice.contact.address) in stopped:
+                notice = None  # it was queued before the person answered STOP
             calls.append(_Call(uuid7(), delivery, notice, kept))
         return calls
 
@@ -192,7 +195,7 @@ class Sender:
 
     async def _send(self, notice: Notice | None) -> Result:
         if notice is None:
-            return Result("permanent", "the person has no further contact")
+            return Result("permanent", "the person has no such contact, or it wants no messages")
         channel = self._channels.get(notice.contact.channel)
         if channel is None:
             return Result("permanent", f"there is no channel {notice.contact.channel!r}")
@@ -251,9 +254,22 @@ class Sender:
                 one for one in batch if ended[one.call.delivery.id][0] == "failed" and one.call.delivery.id in changed
             ]
             reach = Reach(revision.directory, self._channels, await contacts.stopped(tx) if failed else set())
-            happened, wanted, first = self._consequences(batch, failed, known, reach, now)
+            delivered_, first = _delivered(batch, known, now)
+            current = {**known, **{one.outcome.page.id: Kept(one.outcome.page, one.traceparent) for one in delivered_}}
+            further = {one.call.delivery.id: _next_place(one, current, reach) for one in failed}
+            await deliveries.add(
+                tx,
+                [
+                    deliveries.following(one.call.delivery, place, now)
+                    for one in failed
+                    if (place := further[one.call.delivery.id]) is not None
+                ],
+                now,
+            )
+            last = [one.call.delivery for one in failed if further[one.call.delivery.id] is None]
+            lively = await deliveries.lively(tx, [(d.page, d.turn) for d in last if d.page is not None])
+            happened = [*delivered_, *_unreached(last, lively, current, now)]
             await save(tx, happened, now)
-            await deliveries.add(tx, wanted, now)
             await audit.add(tx, [_line(one, now) for one in batch if one.call.delivery.page is not None])
         for one in batch:
             self._tell(one)
@@ -271,49 +287,6 @@ class Sender:
             return "pending", now + timedelta(seconds=min(wait, _PATIENCE))
         return "failed", now
 
-    def _consequences(
-        self, batch: list[_Called], failed: list[_Called], known: Mapping[UUID, Kept], reach: Reach, now: datetime
-    ) -> tuple[list[Happened], list[Wanted], list[Kept]]:
-        """Return what becomes of pages, which contacts are next, and the pages that somebody got for the first time."""
-        current = dict(known)
-        happened: list[Happened] = []
-        first: list[Kept] = []
-        for one in batch:
-            id_ = one.call.delivery.page
-            if id_ is None or one.result.kind not in REACHED:
-                continue
-            kept = current[id_]
-            if kept.page.sent_at is None:
-                first.append(kept)
-            outcome = delivered(kept.page, now)
-            current[id_] = Kept(outcome.page, kept.traceparent)
-            happened.append(Happened(outcome, kept.traceparent))
-        wanted: list[Wanted] = []
-        for one in failed:
-            delivery = one.call.delivery
-            kept = None if delivery.page is None else current[delivery.page]
-            severity = None if kept is None else kept.page.severity
-            place = reach.next_place(delivery.person, severity, delivery.contact)
-            if place is not None and one.call.notice is not None:
-                wanted.append(
-                    Wanted(
-                        delivery.page,
-                        delivery.person,
-                        place,
-                        now,
-                        notice=delivery.notice,
-                        turn=delivery.turn,
-                        level=delivery.level,
-                        round=delivery.round,
-                    )
-                )
-            elif kept is not None:
-                outcome = undeliverable(kept.page, delivery.turn, now)
-                if outcome is not None:
-                    current[outcome.page.id] = Kept(outcome.page, kept.traceparent)
-                    happened.append(Happened(outcome, kept.traceparent))
-        return happened, wanted, first
-
     def _tell(self, one: _Called) -> None:
         delivery, notice, result = one.call.delivery, one.call.notice, one.result
         channel = "none" if notice is None else notice.contact.channel
@@ -323,6 +296,49 @@ class Sender:
         facts = {"page": delivery.page, "person": delivery.person, "channel": channel, "detail": result.detail}
         with tracing(None if one.call.kept is None else one.call.kept.traceparent):
             say(f"{kind} {result.kind}", **facts)
+
+
+def _delivered(
+    batch: Sequence[_Called], known: Mapping[UUID, Kept], now: datetime
+) -> tuple[list[Happened], list[Kept]]:
+    """Return what becomes of the pages that reached somebody, and those of them that did for the first time."""
+    current = dict(known)
+    happened: list[Happened] = []
+    first: list[Kept] = []
+    for one in batch:
+        id_ = one.call.delivery.page
+        if id_ is None or one.result.kind not in REACHED:
+            continue
+        kept = current[id_]
+        if kept.page.sent_at is None:
+            first.append(kept)
+        outcome = delivered(kept.page, now)
+        current[id_] = Kept(outcome.page, kept.traceparent)
+        happened.append(Happened(outcome, kept.traceparent))
+    return happened, first
+
+
+def _next_place(one: _Called, current: Mapping[UUID, Kept], reach: Reach) -> int | None:
+    """Return the person's contact to call instead of one that failed; a notice has no severity."""
+    delivery = one.call.delivery
+    severity = None if delivery.page is None else current[delivery.page].page.severity
+    return reach.next_place(delivery.person, severity, delivery.contact)
+
+
+def _unreached(
+    last: Sequence[Delivery], lively: Collection[tuple[UUID, int]], current: Mapping[UUID, Kept], now: datetime
+) -> list[Happened]:
+    """Let the next person of a page be paged, where the last contact failed and no other one was reached."""
+    found: dict[UUID, Happened] = {}
+    for delivery in last:
+        id_ = delivery.page
+        if id_ is None or id_ in found or (id_, delivery.turn) in lively:
+            continue
+        kept = current[id_]
+        outcome = undeliverable(kept.page, delivery.turn, now)
+        if outcome is not None:
+            found[id_] = Happened(outcome, kept.traceparent)
+    return list(found.values())
 
 
 def _intent(call: _Call, notice: Notice) -> Intent:

@@ -82,7 +82,7 @@ async def night(kafka: Kafka, database_url: str, tmp_path: Path) -> AsyncIterato
     steps = (Step("architect", 60), Step("deputy", 2))
     escalations = {"standard": replace(small.escalations["standard"], steps=steps)}
     customers = {f"c{n}": replace(small.customers["acme"], id=f"c{n}") for n in range(16)}
-    await publish(kafka, replace(small, escalations=escalations, customers=small.customers | customers))
+    await publish(kafka, replace(small, escalations=escalations, customers={**small.customers, **customers}))
     sql = await asyncpg.connect(database_url.replace("+asyncpg", ""))
     environment = {
         "FIILIS_KAFKA": kafka.bootstrap,

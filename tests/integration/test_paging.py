@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from email.message import EmailMessage
+from typing import Any, cast
 from uuid import UUID
 
 import pytest
@@ -440,6 +441,13 @@ async def test_contacts_by_severity_and_delay(pager: House) -> None:
     pager.phone.answer = lambda request: 400 if request.path == "/chat" else 204
     await open_ticket(pager, severity="critical", number=3)
     assert types(await rings(pager, 5))[3:] == [("/chat", "page"), ("/call", "page")]
+    pager.phone.answer = lambda request: 400 if request.path == "/call" else 204
+    await open_ticket(pager, severity="critical", number=4)
+    await rings(pager, 6)
+    pager.move(minutes=2, seconds=1)
+    await rings(pager, 7)
+    pager.move(minutes=1)
+    assert all(one.path in {"/chat", "/call"} for one in pager.phone.received), "who was reached has their time"
 
 
 async def test_an_expired_link_mails_a_fresh_one(pager: House) -> None:
@@ -462,7 +470,7 @@ async def test_an_expired_link_mails_a_fresh_one(pager: House) -> None:
 
         await until(mailed)
         assert relay.mails[0]["To"] == "architect-1@example.test"
-        fresh = next(word for word in relay.mails[0].get_content().split() if "/a/" in word)
+        fresh = next(word for word in cast("EmailMessage", relay.mails[0]).get_content().split() if "/a/" in word)
         assert "Taken" in (await pager.client.post(fresh)).text
         assert "Taken" in (await pager.client.post(first.data["acknowledge_url"])).text, "used twice: says who has it"
         assert len(relay.mails) == 1

@@ -13,7 +13,7 @@ from typing import Any
 import asyncpg
 import httpx
 
-from services.run import NAMES, run_services
+from services.run import NAMES, ServiceName, run_services
 from shared.clock import MovableClock
 from shared.directory.follower import publish
 from shared.directory.model import (
@@ -157,7 +157,7 @@ def company(phone: Phone, *keys: Key, repeat: int = 2) -> Directory:
 
 
 @contextlib.asynccontextmanager
-async def house(kafka: Kafka, database_url: str, names: Sequence[str] = NAMES) -> AsyncIterator[House]:
+async def house(kafka: Kafka, database_url: str, names: Sequence[ServiceName] = NAMES) -> AsyncIterator[House]:
     """Run the house, or some rooms of it, until the test ends; whatever ends a task fails the test."""
     phone = await Phone().start()
     key, public_key = new_key("secret"), new_key("publishable")

@@ -11,6 +11,7 @@ from ipaddress import ip_address
 import pytest
 
 from shared.errors import Misconfigured
+from shared.http import _POOLS as POOLS  # pyright: ignore[reportPrivateUsage]
 from shared.http import Answer, Guard, Outbound, Refused, Unreachable
 
 INTERNAL = [
@@ -118,12 +119,14 @@ class Desk:
     """It closes the connection behind the answer."""
     port: int = 0
     asked: list[bytes] = field(default_factory=list[bytes])
+    connections: int = 0
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}/hook?a=1"
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
         with suppress(ConnectionError, asyncio.IncompleteReadError):
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -211,6 +214,16 @@ async def test_no_more_of_an_answer_is_read_than_64_kib() -> None:
         answer = await client.post(it.url, b"", {}, seconds=20)
         assert answer.status == 200
         assert answer.body == b"x" * 65_536
+
+
+async def test_a_connection_is_kept_for_its_name_alone() -> None:
+    """Another name on the same address is another server, whose certificate nobody has checked on that connection."""
+    async with desk() as it, outbound("true") as client:
+        for _ in range(2):
+            for host in ("127.0.0.1", "localhost"):
+                for _ in range(POOLS):
+                    _ = await client.post(f"http://{host}:{it.port}/", b"", {}, seconds=5)
+        assert (len(it.asked), it.connections) == (4 * POOLS, 2 * POOLS)
 
 
 async def test_one_answer_leaves_nothing_for_another_call() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import msgspec
@@ -71,7 +72,7 @@ def build_router(
         """Return a page with every attempt to reach somebody, and everything else that happened to it."""
         async with database.transaction() as tx:
             found = caller.visible("page", page, await store.one(tx, id_in_path("page", page)))
-            attempts = await deliveries.attempts(tx, found.id)
+            attempts = [_masked(one) for one in await deliveries.attempts(tx, found.id)]
             timeline = await audit.of_page(tx, found.id)
         return json_response({**_shown(found), "attempts": attempts, "timeline": timeline})
 
@@ -136,6 +137,17 @@ def build_router(
             return {}, _not_there()
 
     return router
+
+
+_SECRET_PATHS = frozenset({"teams", "mattermost", "ntfy"})
+"""Whoever knows such an address can write there."""
+
+
+def _masked(attempt: deliveries.Attempt) -> deliveries.Attempt:
+    if attempt.channel not in _SECRET_PATHS:
+        return attempt
+    url = urlsplit(attempt.address)
+    return msgspec.structs.replace(attempt, address=f"{url.scheme}://{url.hostname}/...")
 
 
 def _shown(page: PageFacts) -> dict[str, Any]:

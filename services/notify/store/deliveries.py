@@ -77,6 +77,11 @@ WHERE id = (
 _SETTLE = """
 UPDATE delivery SET state = $2 WHERE id = $1 AND state IN ('pending', 'delivered') AND state <> $2 RETURNING id
 """
+_LIVELY = """
+SELECT DISTINCT delivery.page, delivery.turn FROM delivery
+JOIN unnest($1::uuid[], $2::int[]) AS asked(page, turn) ON delivery.page = asked.page AND delivery.turn = asked.turn
+WHERE delivery.state IN ('pending', 'delivered')
+"""
 _CALLED = "SELECT DISTINCT channel, address FROM attempt WHERE delivery = $1"
 _ONE = """
 SELECT id, page, notice, turn, level, round, person, contact, attempts, code FROM delivery WHERE id = $1
@@ -274,6 +279,14 @@ async def received(
 async def settle(tx: Connection, delivery: UUID, state: DeliveryState) -> bool:
     """Store where a delivery stands after all; False: it stood there, or was cancelled."""
     return await tx.fetchval(_SETTLE, delivery, state) is not None
+
+
+async def lively(tx: Connection, turns: Sequence[tuple[UUID, int]]) -> set[tuple[UUID, int]]:
+    """Return the turns of pages in which some contact was reached, or is still to be called."""
+    if not turns:
+        return set()
+    rows = await tx.fetch(_LIVELY, [page for page, _ in turns], [turn for _, turn in turns])
+    return {(UUID(int=row[0].int), row[1]) for row in rows}
 
 
 async def one(tx: Connection, delivery: UUID) -> Delivery | None:
