@@ -10,7 +10,7 @@ from shared.service import Settings
 class NotifySettings(Settings):
     """Environment variables `FIILIS_...`."""
 
-    notify_calls: int = Field(default=200, ge=1)
+    notify_calls: int = Field(default=400, ge=1)
     """Calls to channels under way at once."""
     notify_call_seconds: float = Field(default=10, gt=0)
     """How long a channel may take to answer."""

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from email.message import EmailMessage
 from typing import Any, cast
 from uuid import UUID
 
+import asyncpg
 import pytest
 from msgspec.structs import replace
 
+from services.notify.rounds.auditor import Auditor
+from services.notify.store import audit, pages
+from services.run import MIGRATIONS
+from shared.clock import MovableClock
+from shared.db import Database
+from shared.directory.follower import Follower, revision_of
 from shared.directory.model import Absence, Contact, Heartbeat, Layer, Person, Schedule, Smtp, Step, Watchdog
 from shared.events import ScoreDailyV1, SlaV1, TicketV1
+from shared.http import Guard, Outbound
 from shared.ids import uuid7
+from shared.kafka import Kafka
 from shared.security import Signer
 from shared.topics import ALERTS, TICKETS
 from tests.support import build
-from tests.support.house import SECRET, House
-from tests.support.phone import Received
+from tests.support.house import SECRET, House, company
+from tests.support.phone import Phone, Received
 from tests.support.relay import mail_relay
 from tests.support.wait import until
 
@@ -551,31 +560,82 @@ async def test_good_experiences_are_shared(pager: House) -> None:
 # ---- what looks after all this
 
 
-async def test_the_watchdog_hears_from_a_paging_that_is_alive(pager: House) -> None:
-    """A monitor elsewhere is called as long as nothing is overdue."""
-    from services.notify.rounds.auditor import Auditor
-    from shared.db import Database
-    from shared.directory.follower import Follower, revision_of
-    from shared.http import Guard, Outbound
-
-    database = Database(pager.database_url, "notify")
-    follower = Follower(pager.kafka, ())
-    follower.current = revision_of(1, replace(pager.company, watchdog=Watchdog(pager.phone.url("/alive"))))
-    outbound = Outbound(Guard("true"))
+async def test_what_is_overdue_is_repaired_and_the_watchdog_hears_nothing(database_url: str) -> None:
+    """A monitor elsewhere is called as long as paging works; a page that nobody takes up is told and taken up."""
+    phone, clock = await Phone().start(), MovableClock()
+    database, outbound = Database(database_url, "notify"), Outbound(Guard("true"))
+    await database.migrate(MIGRATIONS["notify"])
+    follower = Follower(Kafka("127.0.0.1:9"), ())
+    follower.current = revision_of(1, replace(company(phone), watchdog=Watchdog(phone.url("/alive"), every=1)))
     woken: list[int] = []
-    auditor = Auditor(database, follower, pager.clock, outbound, lambda: woken.append(1))
     try:
+        auditor = Auditor(database, follower, clock, outbound, lambda: woken.append(1))
         await auditor.run_once()
-        assert [one.path for one in pager.phone.received] == ["/alive"]
-        page = build.page(due_at=pager.clock.now() - timedelta(minutes=5), opened_at=datetime(2026, 1, 1, tzinfo=UTC))
-        from services.notify.store import pages
-
+        assert [one.path for one in phone.received] == ["/alive"]
+        late = build.page(due_at=clock.now() - timedelta(minutes=5), state="sent", turn=1, level=1)
         async with database.transaction() as tx:
-            await tx.execute("LOCK TABLE page IN EXCLUSIVE MODE")
-            await pages.save(tx, [pages.Kept(page, None)])
-            late = await pages.overdue(tx, pager.clock.now() - timedelta(seconds=30), 10)
-        assert [kept.page.id for kept in late] == [page.id]
-        await rings(pager, 2)
+            await pages.save(tx, [pages.Kept(late, None)])
+        await auditor.run_once()
+        assert (len(phone.received), woken) == (1, [1])
+        async with database.transaction() as tx:
+            repaired = await pages.one(tx, late.id)
+            lines = await audit.of_page(tx, late.id)
+        assert repaired is not None
+        assert repaired.due_at is not None
+        assert repaired.due_at > clock.now() - timedelta(seconds=5)
+        assert [line.what for line in lines] == ["overdue, repaired"]
+        await auditor.run_once()
+        assert len(phone.received) == 2, "it works again"
     finally:
         await outbound.close()
         await database.close()
+        await phone.close()
+
+
+async def test_who_changed_the_rota_and_from_what(pager: House) -> None:
+    """The audit is only appended: who was responsible when, and who made it so, cannot be made different later."""
+    acme = replace(pager.company.customers["acme"], architect="duty-manager")
+    await pager.apply(replace(pager.company, customers={**pager.company.customers, "acme": acme}))
+
+    async def told() -> list[dict[str, Any]]:
+        lines = await pager.items("/v1/audit", what="rota changed", customer="acme")
+        return [line for line in lines if line["detail"].get("path") == "customers.acme.architect"]
+
+    (line,) = await until(told)
+    assert (line["detail"]["before"], line["detail"]["after"]) == ("architect-1", "duty-manager")
+    assert line["actor"] == "apply"
+    with pytest.raises(asyncpg.RaiseError, match="only appended"):
+        await pager.sql("UPDATE notify.audit SET actor = 'somebody else'")
+
+
+async def test_the_rota_s_holes_are_in_the_daily_digest(pager: House) -> None:
+    """Whoever is behind everybody reads once a day what would go wrong at night."""
+    await until(lambda: pager.sql("SELECT 1 FROM notify.digest_entry WHERE kind = 'preflight'"))
+    pager.move(hours=24)
+    (digest,) = await rings(pager, 1)
+    assert digest.path == "/duty-manager"
+    assert {entry["kind"] for entry in digest.data["entries"]} == {"preflight"}
+
+
+async def test_too_many_pages_are_not_repeated(pager: House) -> None:
+    """Whoever is paged all night is not paged again for what they know; new problems and critical ones always are."""
+    steps = (Step("architect", 60),)
+    escalations = {"standard": replace(pager.company.escalations["standard"], steps=steps, repeat=50)}
+    await pager.apply(replace(pager.company, escalations=escalations))
+    high = await open_ticket(pager, severity="high", number=1)
+    await page_in(pager, "sent")
+    for round_ in range(1, 26):
+
+        async def paged(round_: int = round_) -> bool:
+            (page,) = await pager.items("/v1/pages")
+            waiting = await pager.sql("SELECT 1 FROM notify.delivery WHERE state = 'pending'")
+            return page["round"] >= round_ and not waiting
+
+        await until(paged)
+        pager.move(minutes=1, seconds=1)
+    heard = [one for one in pager.phone.received if one.data["ticket"] == str(high.id)]
+    assert len(heard) == 20, "then it is held back for the rest of the hour"
+    await open_ticket(pager, severity="high", number=2)
+    await rings(pager, 21)
+    await open_ticket(pager, severity="critical", number=3)
+    await rings(pager, 22)

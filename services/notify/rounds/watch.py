@@ -20,8 +20,10 @@ from shared.directory.follower import Follower
 from shared.directory.model import Directory, Person
 
 _NAMESPACE = UUID("0d9c2d86-6f0d-58a7-8f0f-55d7f4a1f0c4")
-EVERY = 600.0
-"""Seconds."""
+EVERY = 5.0
+"""Seconds between two looks whether there is a new directory."""
+_AGAIN = 600.0
+"""Seconds after which an old one is looked at again: time alone changes what is ahead."""
 
 
 class Watch:
@@ -32,11 +34,13 @@ class Watch:
         self._directory = directory
         self._channels = channels
         self._clock = clock
+        self._seen = 0
+        self._looked_at = float("-inf")
 
     async def look(self) -> None:
-        """Look once: set the figures, and put what was found into the next digest of those behind everybody."""
-        revision = self._directory.current
-        if revision is None:
+        """Set the figures, and put what was found into the next digest of those behind everybody."""
+        revision, elapsed = self._directory.current, asyncio.get_running_loop().time()
+        if revision is None or (revision.number == self._seen and elapsed - self._looked_at < _AGAIN):
             return
         directory, now = revision.directory, self._clock.now()
         async with self._database.transaction() as tx:
@@ -59,6 +63,7 @@ class Watch:
         metrics.UNREACHABLE.set(sum(1 for one in found if one.code == "unreachable"))
         for schedule in directory.schedules:
             metrics.ONCALL_GAP.labels(schedule).set(gap_seconds(found, schedule))
+        self._seen, self._looked_at = revision.number, elapsed
 
     async def findings(self, tx: Connection, directory: Directory) -> list[Finding]:
         """Return everything that should be mended."""
