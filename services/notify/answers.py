@@ -9,6 +9,8 @@ from datetime import datetime, timedelta
 from typing import Literal
 from uuid import UUID, uuid5
 
+from msgspec.structs import replace
+
 from services.notify.channels import Channel
 from services.notify.domain.page import WAITING, Page, delivered, escalate, undeliverable
 from services.notify.domain.words import link_words
@@ -113,7 +115,7 @@ class Answers:
             kept = await pages.one_locked(tx, page)
             if kept is None:
                 raise not_found("page", str(page))
-            outcome = escalate(kept.page, now, "escalated by hand")
+            outcome = escalate(replace(kept.page, lead=None), now, "escalated by hand")
             if outcome is None:
                 raise Problem(409, "resolved", "The page is over", "Its ticket was resolved; nobody needs to answer.")
             await save(tx, [Happened(outcome, kept.traceparent, by)], now)

@@ -114,7 +114,7 @@ class TicketHandler(Memoryless):
         first = [Happened(Outcome(page, None, why=OPENED), new[page.id].traceparent) for page in opened]
         await save(tx, [*first, *happened], now)
         await notices.add_lines(tx, lines)
-        await pages.remember(tx, {ticket: seen[ticket] for ticket in ids if ticket in seen})
+        await pages.remember(tx, {ticket: seen[ticket] for ticket in ids if ticket in seen}, now)
         return [*first, *happened]
 
     async def _gathered(self, tx: Connection, opened: Sequence[Page], now: datetime) -> list[Page]:

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from services.notify.channels import Channel
 from services.notify.domain.chain import Presence, Turn
 from services.notify.domain.hold import Silence, held_back, turn
-from services.notify.domain.page import Finds, Outcome, Page, follow, look_up, to_catch_all
+from services.notify.domain.page import WAITING, Finds, Outcome, Page, follow, look_up, to_catch_all
 from services.notify.ledger import Happened, save
 from services.notify.reach import Reach
 from services.notify.store import audit, contacts, deliveries, pages, rota
@@ -87,7 +87,7 @@ class Escalator:
 
         happened = await self._storms(tx, due, now)
         for kept in due:
-            if kept.page.lead is None:
+            if not _follows(kept.page):
                 happened.append(Happened(_turned(kept.page, finds, silences, directory, now), kept.traceparent))
         paged = [(one, one.outcome.pages) for one in happened if one.outcome.pages is not None]
         before = {kept.page.id: kept.page for kept in due}
@@ -110,7 +110,7 @@ class Escalator:
 
     async def _storms(self, tx: Connection, due: Sequence[Kept], now: datetime) -> list[Happened]:
         """Look after pages that others are sent for; where theirs is over, one of them leads the rest."""
-        following = [kept for kept in due if kept.page.lead is not None]
+        following = [kept for kept in due if _follows(kept.page)]
         leads = await pages.some(tx, sorted({kept.page.lead for kept in following if kept.page.lead is not None}))
         new: dict[UUID | None, Page] = {}
         happened: list[Happened] = []
@@ -125,6 +125,11 @@ class Escalator:
                     outcome = Outcome(leading, None, why="leads the others")
             happened.append(Happened(outcome, kept.traceparent))
         return happened
+
+
+def _follows(page: Page) -> bool:
+    """Tell whether another page is sent for one; what is acknowledged is forgotten by itself."""
+    return page.lead is not None and page.state in WAITING
 
 
 def _turned(page: Page, finds: Finds, silences: Sequence[Silence], directory: Directory, now: datetime) -> Outcome:

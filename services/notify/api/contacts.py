@@ -24,6 +24,7 @@ from shared.errors import FieldError, Problem, invalid_fields, not_found
 from shared.web import caller_with, json_response
 
 _GOOD_FOR = timedelta(minutes=15)
+_AGAIN = timedelta(minutes=1)
 
 
 class Code(BaseModel):
@@ -55,6 +56,10 @@ def build_router(database: Database, access: Access, clock: Clock, sent: Callabl
         key, now = _key(found, place), clock.now()
         code = f"{secrets.randbelow(1_000_000):06}"
         async with database.transaction() as tx:
+            good_until = await contacts.good_until(tx, key)
+            if good_until is not None and good_until > now + _GOOD_FOR - _AGAIN:
+                headers = {"Retry-After": f"{_AGAIN.total_seconds():.0f}"}
+                raise Problem(429, "too-often", "A code was just sent", "Wait a minute.", headers=headers)
             if key in await contacts.stopped(tx):
                 raise Problem(409, "stopped", "The contact wants no messages", "It answered STOP; START undoes it.")
             await contacts.ask(tx, key, _hash(code), now + _GOOD_FOR)
@@ -82,6 +87,8 @@ def build_router(database: Database, access: Access, clock: Clock, sent: Callabl
 
 
 def _person(caller: Caller, person: str) -> Person:
+    if caller.customers is not None:
+        raise Problem(403, "forbidden", "The key is limited to some customers", "People answer for all of them.")
     found = caller.directory.people.get(person)
     if found is None:
         raise not_found("person", person)

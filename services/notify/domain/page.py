@@ -271,7 +271,8 @@ def escalate(page: Page, now: datetime, why: str) -> Outcome | None:
     if page.state == "resolved":
         return None
     state: PageState = "sent" if page.state == "acknowledged" else page.state
-    changed = msgspec.structs.replace(page, version=page.version + 1, state=state, due_at=now, lead=None, held=None)
+    # One of a storm stays one of a storm: 500 clocks that run out at once are no more pages than 500 tickets.
+    changed = msgspec.structs.replace(page, version=page.version + 1, state=state, due_at=now, held=None)
     return Outcome(changed, None, why=why)
 
 

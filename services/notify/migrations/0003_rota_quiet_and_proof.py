@@ -11,7 +11,7 @@ ALTER TABLE page ADD CONSTRAINT waiting_page_has_a_due_moment CHECK (
     CASE WHEN state IN ('pending', 'sent', 'exhausted') THEN due_at IS NOT NULL
     WHEN state = 'resolved' THEN due_at IS NULL ELSE true END
 );
-ALTER TABLE page ADD COLUMN lead uuid REFERENCES page;
+ALTER TABLE page ADD COLUMN lead uuid REFERENCES page ON DELETE SET NULL;
 ALTER TABLE page ADD COLUMN held text;
 CREATE INDEX page_lead ON page (lead) WHERE lead IS NOT NULL;
 CREATE INDEX page_recent ON page (customer, opened_at);
@@ -20,6 +20,8 @@ COMMENT ON COLUMN page.due_at IS 'When the next person is paged; of an acknowled
 COMMENT ON COLUMN page.lead IS 'The page that is sent for this one too, because there are many at once.';
 
 ALTER TABLE seen_ticket ADD COLUMN late integer NOT NULL DEFAULT 0;
+ALTER TABLE seen_ticket ADD COLUMN seen_at timestamptz NOT NULL DEFAULT now();
+CREATE INDEX seen_ticket_oldest ON seen_ticket (seen_at);
 COMMENT ON COLUMN seen_ticket.late IS 'Clocks that had run out.';
 
 CREATE TABLE notice (
@@ -31,6 +33,8 @@ CREATE TABLE notice (
 );
 COMMENT ON TABLE notice IS 'What a person is told that is no page: a digest, a brief, a code, a fresh link.';
 
+ALTER TABLE delivery DROP CONSTRAINT delivery_page_fkey;
+ALTER TABLE delivery ADD CONSTRAINT delivery_page_fkey FOREIGN KEY (page) REFERENCES page ON DELETE CASCADE;
 ALTER TABLE delivery ALTER COLUMN page DROP NOT NULL;
 ALTER TABLE delivery ADD COLUMN notice uuid REFERENCES notice ON DELETE CASCADE;
 ALTER TABLE delivery ADD COLUMN made_at timestamptz NOT NULL DEFAULT now();
@@ -40,6 +44,8 @@ ALTER TABLE delivery ADD CONSTRAINT one_delivery_of_a_notice_per_contact UNIQUE 
 CREATE INDEX delivery_of_person ON delivery (person, made_at);
 COMMENT ON COLUMN delivery.code IS 'What is answered by SMS to take the page.';
 
+ALTER TABLE attempt DROP CONSTRAINT attempt_page_fkey;
+ALTER TABLE attempt ADD CONSTRAINT attempt_page_fkey FOREIGN KEY (page) REFERENCES page ON DELETE CASCADE;
 ALTER TABLE attempt ALTER COLUMN page DROP NOT NULL;
 ALTER TABLE attempt DROP CONSTRAINT attempt_delivery_fkey;
 ALTER TABLE attempt ADD CONSTRAINT attempt_delivery_fkey FOREIGN KEY (delivery) REFERENCES delivery ON DELETE CASCADE;
@@ -117,7 +123,7 @@ CREATE TABLE heartbeat (
     beaten_at timestamptz,
     due_at timestamptz NOT NULL,
     silences integer NOT NULL DEFAULT 0,
-    page uuid REFERENCES page
+    page uuid REFERENCES page ON DELETE SET NULL
 );
 CREATE INDEX heartbeat_due ON heartbeat (due_at);
 COMMENT ON COLUMN heartbeat.due_at IS 'When it pages, unless a sign of life comes.';

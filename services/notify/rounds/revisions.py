@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 
-from services.notify.store import audit, rota
+from services.notify.store import audit, pages, rota
 from shared.clock import Clock
 from shared.db import Connection, Database
 from shared.directory.difference import difference
@@ -58,6 +58,7 @@ class Revisions:
             async with self._database.transaction() as tx:
                 await rota.forget_revisions(tx, before)
                 await audit.forget(tx, before, _AT_ONCE)
+                await pages.forget(tx, before, _AT_ONCE)
 
 
 def _lines(before: Directory | None, revision: Revision, at: datetime) -> list[audit.Line]:

@@ -24,6 +24,7 @@ _ASK = """
 INSERT INTO contact (person, channel, address, code, code_until) VALUES ($1, $2, $3, $4, $5)
 ON CONFLICT (person, channel, address) DO UPDATE SET code = excluded.code, code_until = excluded.code_until, tries = 0
 """
+_GOOD_UNTIL = "SELECT code_until FROM contact WHERE person = $1 AND channel = $2 AND address = $3"
 _TRY = """
 UPDATE contact SET tries = tries + 1
 WHERE person = $1 AND channel = $2 AND address = $3 AND code_until > $4 AND tries < 5 AND code IS NOT NULL
@@ -63,6 +64,11 @@ async def verify(tx: Connection, keys: Sequence[Key], now: datetime) -> bool:
 async def ask(tx: Connection, key: Key, code_hash: str, until: datetime) -> None:
     """Keep the hash of a code that is sent to a contact; one sent before is not good any more."""
     await tx.execute(_ASK, *key, code_hash, until)
+
+
+async def good_until(tx: Connection, key: Key) -> datetime | None:
+    """Return until when the newest code that was sent to a contact is good, if one was."""
+    return await tx.fetchval(_GOOD_UNTIL, *key)
 
 
 async def attempt(tx: Connection, key: Key, now: datetime) -> str | None:

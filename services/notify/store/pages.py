@@ -15,8 +15,9 @@ from shared.db import Connection
 
 _SEEN = "SELECT ticket, version, late FROM seen_ticket WHERE ticket = ANY($1::uuid[])"
 _REMEMBER = """
-INSERT INTO seen_ticket (ticket, version, late) SELECT * FROM unnest($1::uuid[], $2::int[], $3::int[])
-ON CONFLICT (ticket) DO UPDATE SET version = excluded.version, late = excluded.late
+INSERT INTO seen_ticket (ticket, version, late, seen_at)
+SELECT *, $4::timestamptz FROM unnest($1::uuid[], $2::int[], $3::int[])
+ON CONFLICT (ticket) DO UPDATE SET version = excluded.version, late = excluded.late, seen_at = excluded.seen_at
 """
 _OF_TICKETS = "SELECT body, traceparent FROM page WHERE ticket = ANY($1::uuid[]) ORDER BY id FOR UPDATE"
 _SAVE = """
@@ -63,6 +64,13 @@ SELECT body, traceparent FROM page
 WHERE due_at < $1 AND state IN ('pending', 'sent', 'exhausted') ORDER BY due_at LIMIT $2 FOR UPDATE SKIP LOCKED
 """
 _NAMING = "SELECT body, traceparent FROM page WHERE customer = $1 AND position($2 IN body) > 0 ORDER BY id FOR UPDATE"
+_FORGET = """
+DELETE FROM page
+WHERE id IN (SELECT id FROM page WHERE opened_at < $1 AND state = 'resolved' ORDER BY opened_at LIMIT $2)
+"""
+_FORGET_SEEN = """
+DELETE FROM seen_ticket WHERE ticket IN (SELECT ticket FROM seen_ticket WHERE seen_at < $1 ORDER BY seen_at LIMIT $2)
+"""
 _SCRUB = "UPDATE page SET body = $2 WHERE id = $1"
 
 _decode = msgspec.json.Decoder(Page).decode
@@ -91,11 +99,11 @@ async def seen(tx: Connection, tickets: Sequence[UUID]) -> dict[UUID, Seen]:
     return {UUID(int=row[0].int): Seen(row[1], row[2]) for row in await tx.fetch(_SEEN, tickets)}
 
 
-async def remember(tx: Connection, versions: Mapping[UUID, Seen]) -> None:
+async def remember(tx: Connection, versions: Mapping[UUID, Seen], now: datetime) -> None:
     """Store what was acted on last of each ticket."""
     if versions:
         told = versions.values()
-        await tx.execute(_REMEMBER, list(versions), [one.version for one in told], [one.late for one in told])
+        await tx.execute(_REMEMBER, list(versions), [one.version for one in told], [one.late for one in told], now)
 
 
 async def of_tickets(tx: Connection, tickets: Sequence[UUID]) -> list[Page]:
@@ -209,6 +217,12 @@ async def oldest_waiting(tx: Connection) -> datetime | None:
 
 
 # ---- to be forgotten
+
+
+async def forget(tx: Connection, before: datetime, limit: int) -> None:
+    """Delete pages that are over, with what was sent for them, that are older than the directory keeps, some a time."""
+    await tx.execute(_FORGET, before, limit)
+    await tx.execute(_FORGET_SEEN, before, limit)
 
 
 async def naming(tx: Connection, customer: str, respondent: str) -> list[Page]:

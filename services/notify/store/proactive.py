@@ -35,7 +35,7 @@ INSERT INTO check_in_due (customer, since, look_at)
 SELECT * FROM unnest($1::text[], $2::timestamptz[], $3::timestamptz[])
 ON CONFLICT (customer) DO NOTHING
 """
-_UNPLAN = "DELETE FROM check_in_due WHERE customer <> ALL($1::text[])"
+_UNPLAN = "DELETE FROM check_in_due WHERE customer NOT IN (SELECT unnest($1::text[]))"
 _HELD = """
 INSERT INTO check_in_due (customer, since, look_at) VALUES ($1, $2, $3)
 ON CONFLICT (customer) DO UPDATE SET since = excluded.since, look_at = excluded.look_at, reminded = 0
