@@ -15,9 +15,9 @@ from holidays import country_holidays
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.ticketing.domain import sla as clocks
 from services.ticketing.domain.sla import Calendar, breaches, calendar_of, looked, next_look, started, ticked
 from services.ticketing.domain.ticket import ACTIVE, NotAllowed, Patch, change
+from shared import wall_clock
 from shared.directory.model import Customer, Severity, Sla
 from shared.events import ClockState, SlaV1, TicketState, TicketV1
 from tests.support.build import NOW, ago, customer, ticket
@@ -208,7 +208,7 @@ def test_holidays_never_close_a_customer_for_good(monkeypatch: pytest.MonkeyPatc
         days = (date(years, 1, 1) + timedelta(days=n) for n in range(366))
         return [day for day in days if day.weekday() == 6]
 
-    monkeypatch.setattr(clocks, "country_holidays", sundays)
+    monkeypatch.setattr(wall_clock, "country_holidays", sundays)
     all_week = rules(customer(business_hours="Mon-Sun 10:00-14:00", holidays="QQ"))
     only_then = rules(customer(business_hours="Sun 10:00-14:00", holidays="QQ"))
     assert all_week.between(NOW, NOW + timedelta(days=70)) == 60 * 4 * HOUR

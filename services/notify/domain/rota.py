@@ -12,7 +12,6 @@ autumn happens the first time. Turns of days and weeks are by that clock, those 
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
@@ -22,16 +21,13 @@ from typing import NamedTuple
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-from holidays import country_holidays
-
 from shared.directory.model import Absence, Layer, Person, Schedule
+from shared.wall_clock import ALWAYS, NEVER, moment, public_holidays
 
 REACH = timedelta(days=35)
 """How far before and after a moment `on_call` looks for the bounds of its shift."""
 LONGEST = timedelta(days=400)
 """How much `shifts` tells at once; it bounds the work."""
-_ALWAYS = datetime.min.replace(tzinfo=UTC)
-_NEVER = datetime.max.replace(tzinfo=UTC)
 _TICK = timedelta(microseconds=1)
 _DAY = timedelta(days=1)
 _WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
@@ -142,9 +138,9 @@ def next_clock(zone: str, clock: str, after: datetime) -> datetime:
     """Return the next moment, in UTC, at which the clock of a zone comes to a time such as 08:00."""
     after = after.astimezone(UTC)
     day, shown = _today(zone, after).day, time.fromisoformat(clock)
-    while (moment := _moment(zone, datetime.combine(day, shown))) <= after:
+    while (found := moment(zone, datetime.combine(day, shown))) <= after:
         day += _DAY
-    return moment
+    return found
 
 
 class _Stretch(NamedTuple):
@@ -187,7 +183,7 @@ class _Hours(NamedTuple):
         """Tell whether they begin on a day."""
         if self.days is None and not self.on_holidays:
             return True
-        if holidays is not None and day in _closed(holidays, day.year):
+        if holidays is not None and day in public_holidays(holidays, day.year):
             return self.on_holidays
         return self.days is not None and day.weekday() in self.days
 
@@ -219,7 +215,7 @@ class _Rota:
         return Shift(start, end, person, via)
 
     def _by_layers(self, at: datetime) -> Shift:
-        start, end = _ALWAYS, _NEVER
+        start, end = ALWAYS, NEVER
         for number, layer in enumerate(self.schedule.layers, 1):
             works = _runs(layer, self.schedule, at)
             person = None
@@ -236,8 +232,8 @@ class _Rota:
         """Tell whether somebody takes a turn: is in the directory, not absent and has no holiday."""
         person = self.people.get(id)
         if person is None:
-            return _Stretch(False, _ALWAYS, _NEVER)
-        here = _Stretch(True, _ALWAYS, _NEVER)
+            return _Stretch(False, ALWAYS, NEVER)
+        here = _Stretch(True, ALWAYS, NEVER)
         if person.absences:
             here = here.cut(_not(_away(person.timezone, person.absences, at)))
         if person.holidays is not None:
@@ -273,10 +269,10 @@ def _runs(layer: Layer, schedule: Schedule, at: datetime) -> _Stretch:
     """Tell whether a layer is on call, whoever's turn it is."""
     begins = _local(schedule.timezone, layer.start)
     if at < begins:
-        return _Stretch(False, _ALWAYS, begins)
-    ends = _NEVER if layer.until is None else _local(schedule.timezone, layer.until)
+        return _Stretch(False, ALWAYS, begins)
+    ends = NEVER if layer.until is None else _local(schedule.timezone, layer.until)
     if at >= ends:
-        return _Stretch(False, ends, _NEVER)
+        return _Stretch(False, ends, NEVER)
     alive = _Stretch(True, begins, ends)
     if not layer.restrict:
         return alive
@@ -286,7 +282,7 @@ def _runs(layer: Layer, schedule: Schedule, at: datetime) -> _Stretch:
 def _turn(layer: Layer, zone: str, at: datetime) -> _Turn:
     """Return whose turn it is in a layer that has begun."""
     if len(set(layer.people)) == 1:
-        return _Turn(layer.people[0], _ALWAYS, _NEVER)
+        return _Turn(layer.people[0], ALWAYS, NEVER)
     begins = _local(zone, layer.start)
     length = _turn_length(layer)
     if layer.rotation == "hourly" or length % _DAY:
@@ -296,8 +292,8 @@ def _turn(layer: Layer, zone: str, at: datetime) -> _Turn:
         wall = datetime.fromisoformat(layer.start)
         # Where clocks went back, or are about to jump, the clock alone may tell the turn before.
         number = (at.astimezone(ZoneInfo(zone)).replace(tzinfo=None) - wall) // length
-        since = _moment(zone, wall + number * length)
-        while (until := _moment(zone, wall + (number + 1) * length)) <= at:
+        since = moment(zone, wall + number * length)
+        while (until := moment(zone, wall + (number + 1) * length)) <= at:
             number, since = number + 1, until
     return _Turn(layer.people[number % len(layer.people)], since, until)
 
@@ -335,8 +331,8 @@ def _stretches(
     midnight = datetime.combine(day, time())
     return tuple(
         (
-            _moment(zone, midnight + timedelta(minutes=hours.opens)),
-            _moment(zone, midnight + timedelta(minutes=hours.closes)),
+            moment(zone, midnight + timedelta(minutes=hours.opens)),
+            moment(zone, midnight + timedelta(minutes=hours.closes)),
         )
         for hours in map(_hours, restrict)
         if hours.of(day, holidays)
@@ -357,7 +353,7 @@ def _hours(text: str) -> _Hours:
 
 
 def _away(zone: str, absences: tuple[Absence, ...], at: datetime) -> _Stretch:
-    since, until = _ALWAYS, _NEVER
+    since, until = ALWAYS, NEVER
     for starts, ends in _absences(zone, absences):
         if starts <= at < ends:
             return _Stretch(True, starts, ends)
@@ -382,48 +378,15 @@ def _absences(zone: str, absences: tuple[Absence, ...]) -> tuple[tuple[datetime,
 
 def _holiday(holidays: str, zone: str, at: datetime) -> _Stretch:
     today = _today(zone, at)
-    return _Stretch(today.day in _closed(holidays, today.day.year), today.since, today.until)
-
-
-@lru_cache(maxsize=1024)
-def _closed(code: str, year: int) -> frozenset[date]:
-    """Return a year's public holidays; none for a country that the library does not have."""
-    country, _, subdivision = code.partition("-")
-    for part in (subdivision, None) if subdivision else (None,):
-        try:
-            return frozenset(country_holidays(country, subdiv=part, years=year, expand=False))
-        except NotImplementedError:
-            continue
-    return frozenset()
+    return _Stretch(today.day in public_holidays(holidays, today.day.year), today.since, today.until)
 
 
 def _today(zone: str, at: datetime) -> _Day:
     day = at.astimezone(ZoneInfo(zone)).date()
-    while (until := _moment(zone, datetime.combine(day + _DAY, time()))) <= at:
+    while (until := moment(zone, datetime.combine(day + _DAY, time()))) <= at:
         day += _DAY
-    return _Day(day, _moment(zone, datetime.combine(day, time())), until)
+    return _Day(day, moment(zone, datetime.combine(day, time())), until)
 
 
 def _local(zone: str, text: str) -> datetime:
-    return _moment(zone, datetime.fromisoformat(text))
-
-
-@lru_cache(maxsize=4096)
-def _moment(zone: str, wall: datetime) -> datetime:
-    """Return the first moment, in UTC, at which the clock of a zone shows a time or a later one."""
-    try:
-        shown = wall.replace(tzinfo=ZoneInfo(zone))
-        moment = shown.astimezone(UTC)
-    except OverflowError:  # in the year 1 or 9999, as people write "since ever" and "for good"
-        return _ALWAYS if wall.year == 1 else _NEVER
-    skipped = (shown.replace(fold=1).utcoffset() or timedelta()) - (shown.utcoffset() or timedelta())
-    if skipped <= timedelta():
-        return moment
-
-    # The clock jumps over it within the `skipped` seconds before `moment`.
-    def has_jumped(second: int) -> bool:
-        at = moment - skipped + timedelta(seconds=second)
-        return at.astimezone(ZoneInfo(zone)).replace(tzinfo=None) >= wall
-
-    seconds = range(int(skipped.total_seconds()))
-    return moment - skipped + timedelta(seconds=bisect_left(seconds, True, key=has_jumped))
+    return moment(zone, datetime.fromisoformat(text))

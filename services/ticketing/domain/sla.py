@@ -5,20 +5,19 @@ A due is a moment, worked out once: a later edit of the directory moves no clock
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
 from typing import Literal
 from zoneinfo import ZoneInfo
 
 import msgspec
-from holidays import country_holidays
 
 from services.ticketing.domain.ticket import ACTIVE
 from shared.directory.model import Customer, Severity, Sla
 from shared.events import ClockState, SlaV1, TicketV1
+from shared.wall_clock import moment, public_holidays
 
 _WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _FARTHEST = timedelta(days=3653)
@@ -85,8 +84,8 @@ class Calendar:
         last = end.astimezone(self.zone).date() + timedelta(days=1)
         while day <= last:
             if self._works(day, self.hours):
-                opens = max(start, self._moment(day, self.hours.opens))
-                closes = min(end, self._moment(day, self.hours.closes))
+                opens = max(start, self._at(day, self.hours.opens))
+                closes = min(end, self._at(day, self.hours.closes))
                 if opens < closes:
                     yield opens, closes
             day += timedelta(days=1)
@@ -94,28 +93,16 @@ class Calendar:
     def _works(self, day: date, hours: Hours) -> bool:
         if day.weekday() not in hours.days:
             return False
-        if self.holidays is None or day not in _closed(self.holidays, day.year):
+        if self.holidays is None or day not in public_holidays(self.holidays, day.year):
             return True
         # Holidays that leave no working day for a month would stop every clock, and nobody would be late: it is rather
         # the calendar that is wrong for this customer, such as one that has every Sunday for who is open on Sundays.
         near = (day + timedelta(days=n) for n in range(-_NEAR, _NEAR + 1))
-        return all(d in _closed(self.holidays, d.year) for d in near if d.weekday() in hours.days)
+        return all(d in public_holidays(self.holidays, d.year) for d in near if d.weekday() in hours.days)
 
-    def _moment(self, day: date, minutes: int) -> datetime:
+    def _at(self, day: date, minutes: int) -> datetime:
         """Return the first moment at which the wall clock shows so many minutes after the day's midnight, or more."""
-        shown = datetime(day.year, day.month, day.day, tzinfo=self.zone) + timedelta(minutes=minutes)
-        moment = shown.astimezone(UTC)
-        skipped = (shown.replace(fold=1).utcoffset() or timedelta()) - (shown.utcoffset() or timedelta())
-        if skipped <= timedelta():
-            return moment
-        # The clock jumps over it within the `skipped` seconds before `moment`.
-        seconds, wall = int(skipped.total_seconds()), shown.replace(tzinfo=None)
-
-        def has_jumped(second: int) -> bool:
-            at = moment - timedelta(seconds=seconds - second)
-            return at.astimezone(self.zone).replace(tzinfo=None) >= wall
-
-        return moment - timedelta(seconds=seconds - bisect_left(range(seconds), True, key=has_jumped))
+        return moment(self.zone.key, datetime.combine(day, time()) + timedelta(minutes=minutes))
 
 
 def calendar_of(customer: Customer, severity: Severity) -> Calendar:
@@ -134,18 +121,6 @@ def _hours(text: str) -> Hours:
     start, end = _WEEKDAYS.index(first), _WEEKDAYS.index(last or first)
     opens, closes = (int(clock[:2]) * 60 + int(clock[3:]) for clock in hours.split("-"))
     return Hours(frozenset((start + n) % 7 for n in range((end - start) % 7 + 1)), opens, closes)
-
-
-@lru_cache(maxsize=1024)
-def _closed(code: str, year: int) -> frozenset[date]:
-    """Return a year's public holidays; none for a country that the library does not have."""
-    country, _, subdivision = code.partition("-")
-    for part in (subdivision, None) if subdivision else (None,):
-        try:
-            return frozenset(country_holidays(country, subdiv=part, years=year, expand=False))
-        except NotImplementedError:
-            continue
-    return frozenset()
 
 
 Terms = tuple[Sla | None, Calendar]
