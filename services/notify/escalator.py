@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from services.notify.channels import Channel
 from services.notify.domain.chain import Presence, Turn
-from services.notify.domain.hold import Silence, held_back, turn
+from services.notify.domain.hold import Silence, held_back, silenced_until, turn
 from services.notify.domain.page import WAITING, Finds, Outcome, Page, follow, look_up, to_catch_all
 from services.notify.ledger import Happened, save
 from services.notify.reach import Reach
@@ -21,7 +21,7 @@ from shared import metrics
 from shared.clock import Clock
 from shared.db import Connection, Database
 from shared.directory.follower import Follower
-from shared.directory.model import Directory
+from shared.directory.model import Directory, severity_rank
 from shared.due import DueLoop
 from shared.logs import Log
 
@@ -85,7 +85,7 @@ class Escalator:
             person = presence.finds(step)
             return person if person in people else None
 
-        happened = await self._storms(tx, due, now)
+        happened = await self._storms(tx, due, silences, now)
         for kept in due:
             if not _follows(kept.page):
                 happened.append(Happened(_turned(kept.page, finds, silences, directory, now), kept.traceparent))
@@ -108,15 +108,22 @@ class Escalator:
         await audit.add(tx, lines)
         return happened, wanted
 
-    async def _storms(self, tx: Connection, due: Sequence[Kept], now: datetime) -> list[Happened]:
+    async def _storms(
+        self, tx: Connection, due: Sequence[Kept], silences: Sequence[Silence], now: datetime
+    ) -> list[Happened]:
         """Look after pages that others are sent for; where theirs is over, one of them leads the rest."""
         following = [kept for kept in due if _follows(kept.page)]
+        # The most severe leads: what may be held at night leads nothing that may not.
+        following.sort(key=lambda kept: -severity_rank(kept.page.severity))
         leads = await pages.some(tx, sorted({kept.page.lead for kept in following if kept.page.lead is not None}))
         new: dict[UUID | None, Page] = {}
         happened: list[Happened] = []
         for kept in following:
             page = kept.page
-            outcome = look_up(page, leads.get(page.lead) if page.lead is not None else None, now)
+            lead = leads.get(page.lead) if page.lead is not None else None
+            if lead is not None and lead.held == "silence" and silenced_until(page, silences, now) is None:
+                lead = None  # what holds that one does not hold this one
+            outcome = look_up(page, lead, now)
             if outcome.page.lead is None:
                 if page.lead in new:
                     outcome = Outcome(follow(page, new[page.lead], now), None)

@@ -345,7 +345,6 @@ def asleep(pager: House) -> str:
     return f"{now - timedelta(hours=1):%H:%M}-{now + timedelta(hours=6):%H:%M}"
 
 
-@pytest.mark.xfail(strict=True, reason="Escalator._storms: what was due first leads, not what is most severe")
 async def test_what_is_critical_never_waits_behind_what_is_held_at_night(pager: House) -> None:
     """The page that led a storm is over: the next one to lead is one that may wake somebody."""
     await pager.apply(replace(pager.company, people=people(pager, "architect-1", quiet_hours=asleep(pager))))
@@ -359,7 +358,6 @@ async def test_what_is_critical_never_waits_behind_what_is_held_at_night(pager: 
     await rung(pager, late, "/architect-1", seconds=5)
 
 
-@pytest.mark.xfail(strict=True, reason="look_up() keeps a follower that is acknowledged and due as it is")
 async def test_a_storm_that_is_forgotten_is_one_page_again(pager: House) -> None:
     """Who took a storm and did nothing is asked again, once for all; taking it takes all again."""
     tickets, first = await storm(pager, *["critical"] * 8)
@@ -384,7 +382,6 @@ async def test_a_storm_that_is_forgotten_is_one_page_again(pager: House) -> None
     assert events[0][0] == len(tickets), "each ticket is open again"
 
 
-@pytest.mark.xfail(strict=True, reason="look_up() and gather() follow a page that a silence holds")
 async def test_a_silence_of_one_touchpoint_does_not_hold_a_storms_other_pages(pager: House) -> None:
     """While billing is being moved, what breaks in support still wakes somebody."""
     end = (pager.clock.now() + timedelta(hours=6)).isoformat()
@@ -405,7 +402,6 @@ async def test_a_silence_of_one_touchpoint_does_not_hold_a_storms_other_pages(pa
     assert not [ticket for ticket in silenced if paths(pager, ticket)]
 
 
-@pytest.mark.xfail(strict=True, reason="escalate() takes every page out of its storm")
 @pytest.mark.parametrize("taken", [False, True], ids=["waiting", "taken"])
 async def test_a_storm_that_is_late_is_not_a_flood(pager: House, taken: bool) -> None:
     """500 tickets that came at once run late at once, too."""
@@ -425,7 +421,6 @@ async def test_a_storm_that_is_late_is_not_a_flood(pager: House, taken: bool) ->
     assert len(pager.phone.received) == 2, [one.path for one in pager.phone.received]
 
 
-@pytest.mark.xfail(strict=True, reason="proactive.plan() keeps the look_at of the longer period")
 async def test_meetings_more_often_begin_with_the_directory_that_says_so(pager: House) -> None:
     """A customer that is to be met every week instead of every year is not forgotten for the rest of the year."""
     for check_in in ("yearly", "weekly"):

@@ -299,7 +299,9 @@ def follow_ticket(page: Page, ticket: TicketV1, now: datetime) -> list[Outcome]:
         # Only what somebody does answers a page: a ticket that is in progress, and says so again while it is escalated,
         # does not.
         if ticket.state != "open":
-            outcome = acknowledge(page, ticket.assignee, now) or _touched(page, ticket, now)
+            taken = acknowledge(page, ticket.assignee, now)
+            touched = _touched(page if taken is None else taken.page, ticket, now)
+            outcome = touched if taken is None else Outcome(touched.page, taken.event)
         elif page.state == "acknowledged" and known.state != "open":
             outcome = forgotten(page, now)
         else:

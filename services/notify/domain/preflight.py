@@ -73,16 +73,16 @@ def gaps(
     around = any(not layer.restrict for layer in schedule.layers)
     found: list[Finding] = []
     for hole in empty:
-        covered = False
         for turn in meant:
             since, until = max(hole.start, turn.start), min(hole.end, turn.end)
-            if since < until and turn.person is not None:
-                covered = True
+            if since >= until:
+                continue
+            if turn.person is not None:
                 who = directory.people[turn.person].name if turn.person in directory.people else turn.person
                 detail = f"{who} is away, and no other layer has anybody"
                 found.append(_of_schedule("empty-shift", schedule, detail, since, until))
-        if not covered and (around or hole.end - hole.start >= _LONG):
-            found.append(_of_schedule("gap", schedule, "nobody is on call", hole.start, hole.end))
+            elif around or until - since >= _LONG:
+                found.append(_of_schedule("gap", schedule, "nobody is on call", since, until))
     return found
 
 

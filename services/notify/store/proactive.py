@@ -33,7 +33,8 @@ ORDER BY customer, held_at DESC, id DESC
 _PLAN = """
 INSERT INTO check_in_due (customer, since, look_at)
 SELECT * FROM unnest($1::text[], $2::timestamptz[], $3::timestamptz[])
-ON CONFLICT (customer) DO NOTHING
+ON CONFLICT (customer) DO UPDATE SET look_at = least(check_in_due.look_at, excluded.since)
+    WHERE check_in_due.reminded = 0
 """
 _UNPLAN = "DELETE FROM check_in_due WHERE customer NOT IN (SELECT unnest($1::text[]))"
 _HELD = """
