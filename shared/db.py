@@ -68,6 +68,8 @@ def transient_errors() -> Generator[None]:
     try:
         yield
     except _AWAY as error:
+        if isinstance(error, ValueError):
+            raise  # asyncpg: what can be no parameter, which trying again does not change
         raise Transient(f"database: {type(error).__name__}: {error}") from error
     except sqlalchemy.exc.DBAPIError as error:
         # SQLAlchemy opens the connections, and wraps the driver's error twice.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
@@ -25,12 +26,13 @@ from shared import metrics
 from shared.clock import Clock
 from shared.db import Connection, Database
 from shared.directory.follower import Follower
-from shared.errors import Problem, not_found
+from shared.errors import Problem, Transient, not_found
 from shared.logs import Log
 from shared.security import Signer
 
 log = Log("notify")
 
+_TRIES = 3
 _STOP = frozenset({"stop", "stopall", "unsubscribe", "cancel", "end", "quit"})
 _START = frozenset({"start", "unstop"})
 _YES = frozenset({"ok", "1", "yes"})
@@ -71,6 +73,13 @@ class Answers:
 
     async def take(self, page: UUID, person: str, *, by: str, delivery: UUID | None = None) -> Page:
         """Acknowledge a page; `delivery`: what the person answers to. Raises the 404, and 409 when it is over."""
+        for _ in range(_TRIES - 1):
+            # Nobody says it again: an SMS that met a lock, or a moment without the database, must not be lost.
+            with suppress(Transient):
+                return await self._take(page, person, by=by, delivery=delivery)
+        return await self._take(page, person, by=by, delivery=delivery)
+
+    async def _take(self, page: UUID, person: str, *, by: str, delivery: UUID | None) -> Page:
         async with self._database.transaction() as tx:
             now = self._clock.now()
             kept = await pages.one_locked(tx, page)
@@ -115,7 +124,7 @@ class Answers:
             kept = await pages.one_locked(tx, page)
             if kept is None:
                 raise not_found("page", str(page))
-            outcome = escalate(replace(kept.page, lead=None), now, "escalated by hand")
+            outcome = escalate(replace(kept.page, lead=None, held=None), now, "escalated by hand")
             if outcome is None:
                 raise Problem(409, "resolved", "The page is over", "Its ticket was resolved; nobody needs to answer.")
             await save(tx, [Happened(outcome, kept.traceparent, by)], now)
@@ -136,7 +145,7 @@ class Answers:
             facts = {"page": str(page), "person": person}
             url = f"{base}/a/{self._signer.sign('acknowledge', facts, expires=now + self._link)}"
             told = Told(uuid5(page, f"{person} {now:%Y-%m-%dT%H}"), person, "link", link_words(found, url), now)
-            if not await notices.some(tx, [told.id]):
+            if await notices.claim(tx, told.id) and not await notices.some(tx, [told.id]):
                 await tell_at(tx, [(told, places[0])], now)
         return True
 

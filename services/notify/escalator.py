@@ -9,7 +9,7 @@ from uuid import UUID
 from msgspec.structs import replace
 
 from services.notify.channels import Channel
-from services.notify.domain.chain import Presence, Turn
+from services.notify.domain.chain import Presence, Turn, stand_in
 from services.notify.domain.hold import Silence, held_back, silenced_until, turn
 from services.notify.domain.page import WAITING, Finds, Outcome, Page, follow, look_up, to_catch_all
 from services.notify.ledger import Happened, save
@@ -29,6 +29,8 @@ log = Log("notify")
 
 _PAGES_AT_ONCE = 500
 _LOAD = timedelta(hours=1)
+_STORM = timedelta(days=30)
+"""How old a page can be that others follow."""
 
 
 class Escalator:
@@ -48,9 +50,10 @@ class Escalator:
         self._channels = channels
         self._clock = clock
         self._sent = sent
-        self.loop = DueLoop("escalator", self._work)
+        self.loop = DueLoop("escalator", self.work)
 
-    async def _work(self) -> int:
+    async def work(self) -> int:
+        """Do what is due, some at a time; return how many pages that were."""
         revision = self._directory.current
         if revision is None:
             return 0
@@ -88,7 +91,8 @@ class Escalator:
         happened = await self._storms(tx, due, silences, now)
         for kept in due:
             if not _follows(kept.page):
-                happened.append(Happened(_turned(kept.page, finds, silences, directory, now), kept.traceparent))
+                page = _behind(kept.page, directory)
+                happened.append(Happened(_turned(page, finds, silences, directory, now), kept.traceparent))
         paged = [(one, one.outcome.pages) for one in happened if one.outcome.pages is not None]
         before = {kept.page.id: kept.page for kept in due}
         load = await deliveries.load(tx, sorted(_repeated(paged, before)), now - _LOAD)
@@ -116,6 +120,8 @@ class Escalator:
         # The most severe leads: what may be held at night leads nothing that may not.
         following.sort(key=lambda kept: -severity_rank(kept.page.severity))
         leads = await pages.some(tx, sorted({kept.page.lead for kept in following if kept.page.lead is not None}))
+        customers = sorted({kept.page.customer for kept in following})
+        leading_now = await pages.leads(tx, customers, now - _STORM) if customers else {}
         new: dict[UUID | None, Page] = {}
         happened: list[Happened] = []
         for kept in following:
@@ -125,8 +131,9 @@ class Escalator:
                 lead = None  # what holds that one does not hold this one
             outcome = look_up(page, lead, now)
             if outcome.page.lead is None:
-                if page.lead in new:
-                    outcome = Outcome(follow(page, new[page.lead], now), None)
+                successor = new.get(page.lead) or _successor(page, leading_now.get(page.customer), silences, now)
+                if successor is not None:
+                    outcome = Outcome(follow(page, successor, now), None)
                 else:
                     leading = new[page.lead] = replace(outcome.page, storm=True)
                     outcome = Outcome(leading, None, why="leads the others")
@@ -134,9 +141,31 @@ class Escalator:
         return happened
 
 
+def _behind(page: Page, directory: Directory) -> Page:
+    """Return a page with somebody behind everybody: who was may have left the directory since it began."""
+    if page.catch_all in directory.people:
+        return page
+    customer = stand_in(directory, page.customer)
+    if customer is None:
+        return page
+    catch_all = directory.escalations[customer.escalation].catch_all
+    log.error("the catch-all has left", page=page.id, was=page.catch_all, now=catch_all)
+    return replace(page, catch_all=catch_all)
+
+
 def _follows(page: Page) -> bool:
     """Tell whether another page is sent for one; what is acknowledged is forgotten by itself."""
     return page.lead is not None and page.state in WAITING
+
+
+def _successor(page: Page, lead: Page | None, silences: Sequence[Silence], now: datetime) -> Page | None:
+    """Return the page that already leads a customer's storm, if it can lead this one too."""
+    if lead is None or lead.id in {page.id, page.lead}:
+        return None
+    if severity_rank(lead.severity) < severity_rank(page.severity):
+        return None
+    silent = lead.held == "silence" and silenced_until(page, silences, now) is None
+    return None if silent else lead
 
 
 def _turned(page: Page, finds: Finds, silences: Sequence[Silence], directory: Directory, now: datetime) -> Outcome:

@@ -14,7 +14,6 @@ from services.notify.channels.registry import build_channels
 from services.notify.consumer import AlertHandler, TicketHandler
 from services.notify.escalator import Escalator
 from services.notify.letters import Letters
-from services.notify.reach import Reach
 from services.notify.rounds.auditor import EVERY as AUDIT_SECONDS
 from services.notify.rounds.auditor import Auditor
 from services.notify.rounds.check_ins import CheckIns
@@ -25,7 +24,7 @@ from services.notify.rounds.watch import EVERY as WATCH_SECONDS
 from services.notify.rounds.watch import Watch
 from services.notify.sender import Sender
 from services.notify.settings import NotifySettings
-from services.notify.store import contacts, pages
+from services.notify.store import pages
 from shared import metrics
 from shared.consume import Consumer
 from shared.db import Database
@@ -70,25 +69,16 @@ def build(settings: NotifySettings, parts: Parts, public_url: Callable[[], str])
     watch = Watch(database, directory, channels, clock)
     answers = Answers(database, directory, channels, clock, signs, link_days=settings.notify_link_days)
 
-    def wake() -> None:
-        escalator.loop.wake()
-        sender.loop.wake()
-
-    auditor = Auditor(database, directory, clock, client, wake)
     handler = TicketHandler(directory, clock, escalator.loop.wake, letters.loop.wake)
     tickets = Consumer(parts.kafka, database, TICKETS, handler)
+    auditor = Auditor(database, directory, clock, client, repair=escalator.work, missing=tickets.ready)
     alerts = Consumer(parts.kafka, database, ALERTS, AlertHandler(directory, clock))
 
     async def figures() -> None:
         async with database.transaction() as tx:
             oldest = await pages.oldest_waiting(tx)
-            stopped = await contacts.stopped(tx)
         age = timedelta() if oldest is None else clock.now() - oldest
         metrics.PAGE_OLDEST.set(max(0.0, age.total_seconds()))
-        revision = directory.current
-        if revision is not None:
-            reachable = Reach(revision.directory, channels, stopped).people()
-            metrics.UNREACHABLE.set(len(revision.directory.people.keys() - reachable))
 
     async def forget() -> None:
         await letters.forget()

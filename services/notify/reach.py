@@ -15,6 +15,9 @@ from services.notify.store.notices import Told
 from shared.db import Connection
 from shared.directory.model import Directory, Person
 from shared.events import Severity
+from shared.logs import Log
+
+log = Log("notify")
 
 _LOUD = frozenset({"sms", "voice", "pagerduty"})
 """Ways that wake: what is no page takes another, where the person has one."""
@@ -44,7 +47,8 @@ class Reach:
         known = self._directory.people.get(person)
         found = [] if known is None else contacts_of(known, severity, self.usable(known))
         return [
-            (place, now + timedelta(seconds=contact.after or 0))
+            # Whoever has only this one is not called later than others.
+            (place, now + timedelta(seconds=contact.after or 0) if number else now)
             for number, (place, contact) in enumerate(found)
             if number == 0 or contact.after is not None
         ] or [(0, now)]  # nobody: the sender says so, and the page goes on
@@ -72,6 +76,8 @@ class Reach:
             places = [] if person is None else self._quiet(person)
             if places:
                 sent.append((one, places[0]))
+            else:
+                log.error("nobody to tell", person=one.person, kind=one.kind, subject=one.words.subject)
         await tell_at(tx, sent, now)
 
 

@@ -33,9 +33,12 @@ log = Log("notify")
 
 _LEASE_MARGIN = timedelta(seconds=5)
 _RETRY = Backoff(2, 30)
+_LATER = Backoff(10, 21_600)
+_LETTERS = 20
+"""Attempts at what is no page, as at letters."""
 _STORE_AGAIN = Backoff(0.1, 2)
 _PATIENCE = 60.0
-"""Longest that a channel may ask us to wait, in seconds: then the next contact or person is better."""
+"""Longest that a page waits because a channel asks for it, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +245,9 @@ class Sender:
             await deliveries.finish_attempts(
                 tx,
                 [
-                    Finished(one.call.attempt, one.result.kind, one.result.receipt, one.result.detail)
+                    Finished(
+                        one.call.attempt, one.result.kind, _clean(one.result.receipt, 200), _clean(one.result.detail)
+                    )
                     for one in batch
                     if one.call.notice is not None
                 ],
@@ -282,6 +287,11 @@ class Sender:
     def _ended(self, one: _Called, now: datetime) -> tuple[DeliveryState, datetime]:
         if one.result.kind in REACHED:
             return "delivered", now
+        if one.call.delivery.page is None and one.result.kind != "permanent":
+            # Nobody waits for it, and nothing else tells it: it goes on for days.
+            attempt = one.call.delivery.attempt
+            wait = max(_LATER.delay(attempt), one.result.retry_after or 0)
+            return ("pending", now + timedelta(seconds=wait)) if attempt < _LETTERS else ("failed", now)
         if one.result.kind != "permanent" and one.call.delivery.attempt < self._attempts:
             wait = max(_RETRY.delay(one.call.delivery.attempt), one.result.retry_after or 0)
             return "pending", now + timedelta(seconds=min(wait, _PATIENCE))
@@ -341,6 +351,11 @@ def _unreached(
     return list(found.values())
 
 
+def _clean(said: str | None, most: int = 500) -> str | None:
+    """Return what the other side said as it can be stored: no more than so much, and nothing that is no character."""
+    return None if said is None else "".join(c if c.isprintable() else " " for c in said[:most])
+
+
 def _intent(call: _Call, notice: Notice) -> Intent:
     return Intent(call.attempt, call.delivery.id, call.delivery.page, notice.contact.channel, notice.contact.address)
 
@@ -355,6 +370,6 @@ def _line(one: _Called, now: datetime) -> audit.Line:
         customer=None if kept is None else kept.page.customer,
         person=one.call.delivery.person,
         channel=None if notice is None else notice.contact.channel,
-        detail=one.result.detail,
-        receipt=one.result.receipt,
+        detail=_clean(one.result.detail),
+        receipt=_clean(one.result.receipt, 200),
     )

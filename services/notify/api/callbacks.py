@@ -81,6 +81,8 @@ class _Called:
     channel: str
     gateway: Gateway | None
     """None: the call did not go over one."""
+    pressed: bool
+    """It shows a button whose press comes here."""
 
 
 def build_router(
@@ -196,6 +198,8 @@ def build_router(
         """Take a press of a button in Mattermost."""
         called = await _called(token)
         await _body(request)
+        if not called.pressed:
+            raise not_found("callback", "of this address")
         text = await answers.take_and_say(called.page, called.person, called.delivery)
         return json_response({"update": {"message": text, "props": {}}, "ephemeral_text": text})
 
@@ -212,7 +216,8 @@ def build_router(
         directory = access.revision.directory
         gateways = {"sms": directory.sms, "voice": directory.voice}
         channel = next((one for one in channels if one in gateways), "")
-        return _Called(UUID(facts["page"]), facts["person"], delivery, channel, gateways.get(channel))
+        pressed = "mattermost" in channels
+        return _Called(UUID(facts["page"]), facts["person"], delivery, channel, gateways.get(channel), pressed)
 
     def _signed_form(gateway: Gateway, request: Request, body: bytes) -> dict[str, str]:
         form = _form(body)

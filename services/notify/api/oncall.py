@@ -66,6 +66,12 @@ def in_utc(field: str, at: datetime) -> datetime:
         raise invalid_fields(FieldError(field, "is not a moment of this era")) from None
 
 
+def everywhere(caller: Caller) -> None:
+    """Raise the 403 for a key that is limited to some customers: people and schedules are there for all of them."""
+    if caller.customers is not None:
+        raise Problem(403, "forbidden", "The key is limited to some customers", "This is about all of them.")
+
+
 def build_router(
     database: Database,
     access: Access,
@@ -106,12 +112,14 @@ def build_router(
     @router.get("/schedules")
     async def schedules(caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
         """List the schedules, each with the address of its calendar."""
+        everywhere(caller)
         items = [{"name": name, "calendar": _calendar("schedules", name)} for name in caller.directory.schedules]
         return json_response({"items": items, "next": None})
 
     @router.get("/people/{person}/calendar")
     async def calendar_of(person: str, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Return the address of a person's calendar."""
+        everywhere(caller)
         if person not in caller.directory.people:
             raise not_found("person", person)
         return json_response({"person": person, "calendar": _calendar("people", person)})
@@ -151,8 +159,8 @@ def build_router(
     @router.get("/preflight")
     async def preflight(caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Return what should be mended before it is needed."""
-        async with database.transaction() as tx:
-            found = await watch.findings(tx, caller.directory)
+        everywhere(caller)
+        found = await watch.findings(caller.directory)
         return json_response({"at": clock.now(), "ready": not found, "items": found, "next": None})
 
     async def _shifts(

@@ -72,7 +72,7 @@ def build_router(
         """Return a page with every attempt to reach somebody, and everything else that happened to it."""
         async with database.transaction() as tx:
             found = caller.visible("page", page, await store.one(tx, id_in_path("page", page)))
-            attempts = [_masked(one) for one in await deliveries.attempts(tx, found.id)]
+            attempts = [_masked(one, caller) for one in await deliveries.attempts(tx, found.id)]
             timeline = await audit.of_page(tx, found.id)
         return json_response({**_shown(found), "attempts": attempts, "timeline": timeline})
 
@@ -143,7 +143,9 @@ _SECRET_PATHS = frozenset({"teams", "mattermost", "ntfy"})
 """Whoever knows such an address can write there."""
 
 
-def _masked(attempt: deliveries.Attempt) -> deliveries.Attempt:
+def _masked(attempt: deliveries.Attempt, caller: Caller) -> deliveries.Attempt:
+    if caller.customers is not None:
+        return msgspec.structs.replace(attempt, address="...")
     if attempt.channel not in _SECRET_PATHS:
         return attempt
     url = urlsplit(attempt.address)

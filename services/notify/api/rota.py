@@ -11,7 +11,7 @@ import msgspec
 from fastapi import APIRouter, Query, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from services.notify.api.oncall import in_utc
+from services.notify.api.oncall import everywhere, in_utc
 from services.notify.domain.hold import Silence
 from services.notify.domain.page import Outcome
 from services.notify.domain.rota import Override
@@ -106,7 +106,7 @@ def build_router(database: Database, access: Access, clock: Clock, escalate: Cal
         return json_response({"items": [_override(one) for one in made], "next": None}, 201)
 
     async def _make(caller: Caller, made: Sequence[Override]) -> Sequence[Override]:
-        _everywhere(caller)
+        everywhere(caller)
         async with database.transaction() as tx:
             for one in made:
                 await store.add_override(tx, one, f"key:{caller.key.id}")
@@ -123,7 +123,7 @@ def build_router(database: Database, access: Access, clock: Clock, escalate: Cal
     @router.delete("/overrides/{override}")
     async def end_override(override: str, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Take an override back; what it was until now stays what was."""
-        _everywhere(caller)
+        everywhere(caller)
         now = clock.now()
         async with database.transaction() as tx:
             ended = await store.end_override(tx, id_in_path("override", override), now)
@@ -191,11 +191,6 @@ def build_router(database: Database, access: Access, clock: Clock, escalate: Cal
         return json_response(_silence(ended))
 
     return router
-
-
-def _everywhere(caller: Caller) -> None:
-    if caller.customers is not None:
-        raise Problem(403, "forbidden", "The key is limited to some customers", "A schedule is for all of them.")
 
 
 def _asked(

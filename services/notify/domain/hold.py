@@ -51,7 +51,7 @@ def turn(page: Page, finds: Finds, silences: Sequence[Silence], people: Mapping[
     until = silenced_until(page, silences, now)
     if until is not None:
         return hold(page, until, "silence")
-    if page.turn == 0 and page.severity == "high" and not page.slept:
+    if page.level == 0 and page.severity == "high" and not page.slept:
         person = people.get(first_person(page, finds))
         until = None if person is None else quiet_until(person, now)
         if until is not None:

@@ -261,7 +261,14 @@ def acknowledge(page: Page, person: str | None, now: datetime) -> Outcome | None
 def forgotten(page: Page, now: datetime) -> Outcome:
     """Page again from the first step: who acknowledged has not touched the ticket since."""
     changed = msgspec.structs.replace(
-        page, version=page.version + 1, state="sent", level=0, round=1, due_at=now, acknowledged_at=None
+        page,
+        version=page.version + 1,
+        state="sent",
+        level=0,
+        round=1,
+        slept=False,
+        due_at=now,
+        acknowledged_at=None,
     )
     return Outcome(changed, "page.unacknowledged")
 
@@ -271,8 +278,11 @@ def escalate(page: Page, now: datetime, why: str) -> Outcome | None:
     if page.state == "resolved":
         return None
     state: PageState = "sent" if page.state == "acknowledged" else page.state
-    # One of a storm stays one of a storm: 500 clocks that run out at once are no more pages than 500 tickets.
-    changed = msgspec.structs.replace(page, version=page.version + 1, state=state, due_at=now, held=None)
+    # One of a storm stays one of a storm: 500 clocks that run out at once are no more pages than 500 tickets. And a
+    # clock that runs out at night wakes nobody who sleeps.
+    sleeps = page.held == "quiet hours" and page.state in WAITING
+    due_at, held = (page.due_at, page.held) if sleeps else (now, None)
+    changed = msgspec.structs.replace(page, version=page.version + 1, state=state, due_at=due_at, held=held)
     return Outcome(changed, None, why=why)
 
 
@@ -302,8 +312,6 @@ def follow_ticket(page: Page, ticket: TicketV1, now: datetime) -> list[Outcome]:
             taken = acknowledge(page, ticket.assignee, now)
             touched = _touched(page if taken is None else taken.page, ticket, now)
             outcome = touched if taken is None else Outcome(touched.page, taken.event)
-        elif page.state == "acknowledged" and known.state != "open":
-            outcome = forgotten(page, now)
         else:
             outcome = Outcome(page, None)
         page = outcome.page

@@ -11,6 +11,8 @@ import msgspec
 
 from services.notify.domain.page import Page
 
+_SHOWN = 100
+"""Lines of a kind in a digest: it is to be read."""
 _SHORT = 300
 """Characters of an SMS; two parts."""
 
@@ -118,9 +120,11 @@ def digest_words(entries: Sequence[tuple[str, Entry]]) -> Words:
         if not of_kind:
             continue
         lines += [*([""] if lines else []), heading, ""]
-        for entry in of_kind:
-            said = f" “{one_line(entry.comment)}”" if entry.comment else ""
+        for entry in of_kind[:_SHOWN]:
+            said = f" “{shortened(entry.comment)}”" if entry.comment else ""
             lines.append(f"- {entry.customer_name}: {one_line(entry.text)}{said} ({entry.at:%Y-%m-%d %H:%M} UTC)")
+        if len(of_kind) > _SHOWN:
+            lines.append(f"- and {len(of_kind) - _SHOWN} more")
     counts = {kind: sum(1 for k, _ in entries if k == kind) for kind in _HEADINGS}
     named = [
         f"{count} {word if count == 1 else words}"
@@ -138,8 +142,14 @@ def digest_words(entries: Sequence[tuple[str, Entry]]) -> Words:
         short=shortened(f"{subject}. {entries[0][1].customer_name}: {entries[0][1].text}" if entries else subject),
         data={
             "entries": [
-                {"kind": kind, "customer": e.customer, "text": e.text, "at": e.at, "comment": e.comment}
-                for kind, e in entries
+                {
+                    "kind": kind,
+                    "customer": e.customer,
+                    "text": e.text,
+                    "at": e.at,
+                    "comment": e.comment and shortened(e.comment),
+                }
+                for kind, e in entries[: 4 * _SHOWN]
             ]
         },
     )

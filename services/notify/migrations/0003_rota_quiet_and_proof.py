@@ -14,6 +14,7 @@ ALTER TABLE page ADD CONSTRAINT waiting_page_has_a_due_moment CHECK (
 ALTER TABLE page ADD COLUMN lead uuid REFERENCES page ON DELETE SET NULL;
 ALTER TABLE page ADD COLUMN held text;
 CREATE INDEX page_lead ON page (lead) WHERE lead IS NOT NULL;
+CREATE INDEX page_by_state ON page (state, opened_at DESC, id DESC);
 CREATE INDEX page_recent ON page (customer, opened_at);
 CREATE INDEX page_waiting ON page (opened_at) WHERE state IN ('pending', 'sent', 'exhausted');
 COMMENT ON COLUMN page.due_at IS 'When the next person is paged; of an acknowledged one, when it is forgotten.';
@@ -49,7 +50,6 @@ ALTER TABLE attempt ADD CONSTRAINT attempt_page_fkey FOREIGN KEY (page) REFERENC
 ALTER TABLE attempt ALTER COLUMN page DROP NOT NULL;
 ALTER TABLE attempt DROP CONSTRAINT attempt_delivery_fkey;
 ALTER TABLE attempt ADD CONSTRAINT attempt_delivery_fkey FOREIGN KEY (delivery) REFERENCES delivery ON DELETE CASCADE;
-CREATE INDEX attempt_of_receipt ON attempt (receipt) WHERE receipt IS NOT NULL;
 CREATE INDEX attempt_of_address ON attempt (address, started_at DESC);
 
 CREATE TABLE digest_entry (
@@ -114,7 +114,6 @@ CREATE TABLE contact (
     tries integer NOT NULL DEFAULT 0,
     PRIMARY KEY (person, channel, address)
 );
-CREATE INDEX contact_of_address ON contact (address);
 COMMENT ON COLUMN contact.code IS 'Hash of the code that was sent to verify it.';
 COMMENT ON COLUMN contact.stopped_at IS 'When the person answered STOP: it is not called any more.';
 
@@ -166,6 +165,8 @@ CREATE TABLE audit (
 );
 CREATE INDEX audit_of_page ON audit (page, id) WHERE page IS NOT NULL;
 CREATE INDEX audit_newest ON audit (at DESC, id DESC);
+CREATE INDEX audit_of_customer ON audit (customer, at DESC, id DESC) WHERE customer IS NOT NULL;
+CREATE INDEX audit_by_what ON audit (what, at DESC, id DESC);
 COMMENT ON TABLE audit IS 'Who was paged, who answered, who changed the rota and how; only ever appended.';
 
 CREATE FUNCTION audit_is_only_appended() RETURNS trigger LANGUAGE plpgsql AS

@@ -6,11 +6,9 @@ The watchdog hears only from a paging that is alive.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
-from services.notify.domain.page import escalate
-from services.notify.ledger import Happened, save
 from services.notify.store import deliveries, pages
 from shared import metrics
 from shared.clock import Clock
@@ -25,7 +23,6 @@ log = Log("notify")
 EVERY = 30.0
 """Seconds."""
 _LATE = timedelta(seconds=30)
-_AT_ONCE = 200
 _SECONDS = 10.0
 
 
@@ -38,35 +35,34 @@ class Auditor:
         directory: Follower,
         clock: Clock,
         outbound: Outbound,
-        wake: Callable[[], None],
+        *,
+        repair: Callable[[], Awaitable[int]],
+        missing: Callable[[], str | None],
     ) -> None:
-        """`wake` lets everything that is due be looked at."""
+        """`repair` does what is due and returns how much that was; `missing` says what keeps tickets from us."""
         self._database = database
         self._directory = directory
         self._clock = clock
         self._outbound = outbound
-        self._wake = wake
+        self._repair = repair
+        self._missing = missing
         self._called_at = float("-inf")
 
     async def look(self) -> bool:
         """Look once; tell whether paging works."""
-        now = self._clock.now()
+        before = self._clock.now() - _LATE
         async with self._database.transaction() as tx:
-            late = await pages.overdue(tx, now - _LATE, _AT_ONCE)
-            waiting = await deliveries.overdue(tx, now - _LATE)
-            # Its due moment is set anew, so that it comes first and has not been forgotten by whoever held it.
-            repaired = [
-                Happened(outcome, kept.traceparent)
-                for kept in late
-                if (outcome := escalate(kept.page, now, "overdue, repaired")) is not None
-            ]
-            await save(tx, repaired, now)
-        metrics.PAGES_OVERDUE.set(len(late) + waiting)
+            late = await pages.overdue(tx, before)
+            waiting = await deliveries.overdue(tx, before)
+        metrics.PAGES_OVERDUE.set(late + waiting)
+        missing = self._missing()
         if late or waiting:
-            metrics.PAGES_REPAIRED.inc(len(late))
-            log.error("paging is late", pages=len(late), deliveries=waiting)
-            self._wake()
-        return not late and not waiting
+            repaired = await self._repair()
+            metrics.PAGES_REPAIRED.inc(repaired)
+            log.error("paging is late", pages=late, deliveries=waiting, repaired=repaired)
+        if missing is not None:
+            log.warning("tickets do not come", why=missing)
+        return not late and not waiting and missing is None
 
     async def run_once(self) -> None:
         """Look, and tell the watchdog when all is well."""

@@ -75,7 +75,7 @@ def _page(silent: Heartbeat, directory: Directory, now: datetime) -> Page | None
         return None
     last = "never" if silent.beaten_at is None else f"{silent.beaten_at:%Y-%m-%d %H:%M} UTC"
     ticket = TicketV1(
-        id=uuid5(_NAMESPACE, silent.name),
+        id=uuid5(_NAMESPACE, f"{silent.name} {silent.due_at.isoformat()}"),
         number=0,
         customer=customer.id,
         touchpoint=None,
@@ -87,7 +87,6 @@ def _page(silent: Heartbeat, directory: Directory, now: datetime) -> Page | None
         dedup_key=f"{customer.id}/heartbeat/{silent.name}",
         opened_at=now,
         version=1,
-        opening=silent.silences + 1,
         summary=f"no sign of life from {silent.name}, the last one: {last}",
     )
     return start(ticket, directory, customer, now)

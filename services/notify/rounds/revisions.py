@@ -40,11 +40,15 @@ class Revisions:
         revision = self._directory.current
         if revision is None or revision.number == self._kept:
             return 0
+        at = revision.applied_at or self._clock.now()
         async with self._database.transaction() as tx:
-            at = revision.applied_at or self._clock.now()
-            if await rota.add_revision(tx, revision.number, revision.directory, at, revision.author):
-                before = await rota.revision_before(tx, revision.number)
-                await audit.add(tx, await asyncio.to_thread(_lines, before, revision, at))
+            before = await rota.revision_before(tx, revision.number)
+        # Not within a transaction: a large directory takes longer than one may stand still.
+        lines = await asyncio.to_thread(_lines, before, revision, at)
+        body = await asyncio.to_thread(rota.packed, revision.directory)
+        async with self._database.transaction() as tx:
+            if await rota.add_revision(tx, revision.number, body, at, revision.author):
+                await audit.add(tx, lines)
             for plan in self._plans:
                 await plan(tx, revision.directory)
         self._kept = revision.number

@@ -15,7 +15,7 @@ from services.notify.store import contacts, notices, rota
 from services.notify.store.notices import Line
 from shared import metrics
 from shared.clock import Clock
-from shared.db import Connection, Database
+from shared.db import Database
 from shared.directory.follower import Follower
 from shared.directory.model import Directory, Person
 
@@ -43,8 +43,8 @@ class Watch:
         if revision is None or (revision.number == self._seen and elapsed - self._looked_at < _AGAIN):
             return
         directory, now = revision.directory, self._clock.now()
+        found = await self.findings(directory)
         async with self._database.transaction() as tx:
-            found = await self.findings(tx, directory)
             lines = [
                 Line(
                     uuid5(_NAMESPACE, f"{person.id} {due_at(person, 'low', now)} {number}"),
@@ -65,13 +65,14 @@ class Watch:
             metrics.ONCALL_GAP.labels(schedule).set(gap_seconds(found, schedule))
         self._seen, self._looked_at = revision.number, elapsed
 
-    async def findings(self, tx: Connection, directory: Directory) -> list[Finding]:
+    async def findings(self, directory: Directory) -> list[Finding]:
         """Return everything that should be mended."""
         now = self._clock.now()
-        known = await contacts.known(tx)
+        async with self._database.transaction() as tx:
+            known = await contacts.known(tx)
+            overrides = await rota.overrides(tx, now, now + AHEAD)
         stopped = {key for key, state in known.items() if state.stopped_at is not None}
         verified = {key[0] for key, state in known.items() if state.verified_at is not None and key not in stopped}
-        overrides = await rota.overrides(tx, now, now + AHEAD)
         reachable = Reach(directory, self._channels, stopped).people()
         # In a thread: a year of many schedules takes long enough to delay an acknowledgement.
         return await asyncio.to_thread(preflight, directory, overrides, reachable=reachable, verified=verified, now=now)

@@ -19,7 +19,9 @@ _ADD = """
 INSERT INTO audit (id, at, actor, what, page, customer, detail)
 SELECT * FROM unnest($1::uuid[], $2::timestamptz[], $3::text[], $4::text[], $5::uuid[], $6::text[], $7::text[])
 """
-_OF_PAGE = "SELECT id, at, actor, what, page, customer, detail FROM audit WHERE page = $1 ORDER BY at, id LIMIT 1000"
+_OF_PAGE = (
+    "SELECT id, at, actor, what, page, customer, detail FROM audit WHERE page = $1 ORDER BY at DESC, id DESC LIMIT 1000"
+)
 _LIST = """
 SELECT id, at, actor, what, page, customer, detail FROM audit
 WHERE ($1::text[] IS NULL OR customer = ANY($1)) AND ($2::text IS NULL OR what = $2)
@@ -66,8 +68,8 @@ async def add(tx: Connection, lines: Sequence[Line]) -> None:
 
 
 async def of_page(tx: Connection, page: UUID) -> list[Line]:
-    """Return what happened to a page, oldest first."""
-    return [_line(row) for row in await tx.fetch(_OF_PAGE, page)]
+    """Return what happened to a page, oldest first: the newest 1,000 lines."""
+    return [_line(row) for row in await tx.fetch(_OF_PAGE, page)][::-1]
 
 
 async def listed(

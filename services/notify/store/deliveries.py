@@ -54,7 +54,7 @@ _ATTEMPTS = """
 SELECT attempt.channel, attempt.address, attempt.started_at, attempt.finished_at, attempt.result, attempt.receipt,
     attempt.detail, delivery.person, delivery.level, delivery.round, delivery.id AS delivery
 FROM attempt JOIN delivery ON delivery.id = attempt.delivery
-WHERE attempt.page = $1 ORDER BY attempt.started_at, attempt.id LIMIT 500
+WHERE attempt.page = $1 ORDER BY attempt.started_at DESC, attempt.id DESC LIMIT 500
 """
 _LOAD = """
 SELECT person, count(DISTINCT (page, turn)) FROM delivery
@@ -159,7 +159,7 @@ class Finished:
     attempt: UUID
     result: str
     receipt: str | None
-    detail: str
+    detail: str | None
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
@@ -250,13 +250,13 @@ async def finish(tx: Connection, changed: Sequence[tuple[UUID, DeliveryState, da
 
 
 async def attempts(tx: Connection, page: UUID) -> list[Attempt]:
-    """Return every call that was made for a page, oldest first."""
+    """Return the calls that were made for a page, oldest first: the newest 500."""
     found: list[Attempt] = []
     for row in await tx.fetch(_ATTEMPTS, page):
         facts: dict[str, Any] = dict(row)
         facts["delivery"] = UUID(int=facts["delivery"].int)
         found.append(Attempt(**facts))
-    return found
+    return found[::-1]
 
 
 async def load(tx: Connection, people: Sequence[str], since: datetime) -> dict[str, int]:

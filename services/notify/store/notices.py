@@ -20,6 +20,7 @@ SELECT id, person, kind, $4, body FROM unnest($1::uuid[], $2::text[], $3::text[]
     AS new(id, person, kind, body)
 """
 _SOME = "SELECT id, person, kind, made_at, body FROM notice WHERE id = ANY($1::uuid[])"
+_CLAIM = "SELECT pg_try_advisory_xact_lock($1)"
 _FORGET = "DELETE FROM notice WHERE made_at < $1"
 _ADD_ENTRIES = """
 INSERT INTO digest_entry (id, person, kind, customer, respondent, due_at, body)
@@ -31,7 +32,8 @@ _TAKE = """
 WITH people AS (
     SELECT DISTINCT person FROM digest_entry WHERE due_at <= $1 LIMIT $3
 ), taken AS (
-    SELECT id FROM digest_entry JOIN people USING (person) WHERE due_at <= $2 FOR UPDATE OF digest_entry SKIP LOCKED
+    SELECT id FROM digest_entry JOIN people USING (person) WHERE due_at <= $2 LIMIT 5000
+    FOR UPDATE OF digest_entry SKIP LOCKED
 )
 DELETE FROM digest_entry USING taken WHERE digest_entry.id = taken.id
 RETURNING digest_entry.id, digest_entry.person, digest_entry.kind, digest_entry.customer, digest_entry.respondent,
@@ -76,6 +78,11 @@ async def add(tx: Connection, told: Sequence[Told], now: datetime) -> None:
             now,
             [msgspec.json.encode(one.words).decode() for one in told],
         )
+
+
+async def claim(tx: Connection, notice: UUID) -> bool:
+    """Let nobody else store a notice until the transaction ends; False: somebody else is about to."""
+    return await tx.fetchval(_CLAIM, notice.int >> 65)
 
 
 def new(person: str, kind: str, words: Words, now: datetime) -> Told:

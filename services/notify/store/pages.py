@@ -19,7 +19,7 @@ INSERT INTO seen_ticket (ticket, version, late, seen_at)
 SELECT *, $4::timestamptz FROM unnest($1::uuid[], $2::int[], $3::int[])
 ON CONFLICT (ticket) DO UPDATE SET version = excluded.version, late = excluded.late, seen_at = excluded.seen_at
 """
-_OF_TICKETS = "SELECT body, traceparent FROM page WHERE ticket = ANY($1::uuid[]) ORDER BY id FOR UPDATE"
+_OF_TICKETS = "SELECT body, traceparent FROM page WHERE ticket = ANY($1::uuid[]) ORDER BY id FOR NO KEY UPDATE"
 _SAVE = """
 INSERT INTO page (id, version, ticket, opening, customer, severity, state, opened_at, due_at, lead, held, traceparent,
     body)
@@ -30,17 +30,17 @@ ON CONFLICT (id) DO UPDATE SET version = excluded.version, severity = excluded.s
 """
 _CANCEL = "UPDATE delivery SET state = 'cancelled' WHERE page = ANY($1::uuid[]) AND state = 'pending'"
 _DUE = """
-SELECT body, traceparent FROM page WHERE due_at <= $1 ORDER BY due_at LIMIT $2 FOR UPDATE SKIP LOCKED
+SELECT body, traceparent FROM page WHERE due_at <= $1 ORDER BY due_at LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED
 """
 _SOME = "SELECT body, traceparent FROM page WHERE id = ANY($1::uuid[])"
-_ONE_LOCKED = "SELECT body, traceparent FROM page WHERE id = $1 FOR UPDATE"
-_SOME_LOCKED = "SELECT body, traceparent FROM page WHERE id = ANY($1::uuid[]) ORDER BY id FOR UPDATE"
-_FOLLOWERS_LOCKED = "SELECT body, traceparent FROM page WHERE lead = $1 ORDER BY id FOR UPDATE"
+_ONE_LOCKED = "SELECT body, traceparent FROM page WHERE id = $1 FOR NO KEY UPDATE"
+_SOME_LOCKED = "SELECT body, traceparent FROM page WHERE id = ANY($1::uuid[]) ORDER BY id FOR NO KEY UPDATE"
+_FOLLOWERS_LOCKED = "SELECT body, traceparent FROM page WHERE lead = $1 ORDER BY id FOR NO KEY UPDATE"
 _FOLLOWERS = "SELECT lead, count(*) FROM page WHERE lead = ANY($1::uuid[]) GROUP BY lead"
 _HELD_LOCKED = """
 SELECT body, traceparent FROM page
 WHERE held = 'silence' AND state IN ('pending', 'sent', 'exhausted') AND ($1::text IS NULL OR customer = $1)
-ORDER BY id FOR UPDATE
+ORDER BY id FOR NO KEY UPDATE
 """
 _LIST = """
 SELECT body FROM page
@@ -59,11 +59,10 @@ WHERE customer = ANY($1::text[]) AND opened_at > $2 AND lead IS NULL AND state I
     AND (body::json ->> 'storm')::boolean
 ORDER BY customer, opened_at DESC
 """
-_OVERDUE = """
-SELECT body, traceparent FROM page
-WHERE due_at < $1 AND state IN ('pending', 'sent', 'exhausted') ORDER BY due_at LIMIT $2 FOR UPDATE SKIP LOCKED
-"""
-_NAMING = "SELECT body, traceparent FROM page WHERE customer = $1 AND position($2 IN body) > 0 ORDER BY id FOR UPDATE"
+_OVERDUE = "SELECT count(*) FROM page WHERE due_at < $1"
+_NAMING = (
+    "SELECT body, traceparent FROM page WHERE customer = $1 AND position($2 IN body) > 0 ORDER BY id FOR NO KEY UPDATE"
+)
 _FORGET = """
 DELETE FROM page
 WHERE id IN (SELECT id FROM page WHERE opened_at < $1 AND state = 'resolved' ORDER BY opened_at LIMIT $2)
@@ -145,9 +144,9 @@ async def due(tx: Connection, now: datetime, limit: int) -> list[Kept]:
     return [Kept(_decode(row[0]), row[1]) for row in await tx.fetch(_DUE, now, limit)]
 
 
-async def overdue(tx: Connection, before: datetime, limit: int) -> list[Kept]:
-    """Return waiting pages that nobody has taken up since a moment, locked."""
-    return [Kept(_decode(row[0]), row[1]) for row in await tx.fetch(_OVERDUE, before, limit)]
+async def overdue(tx: Connection, before: datetime) -> int:
+    """Return how many pages were due before a moment and are taken up by nobody."""
+    return await tx.fetchval(_OVERDUE, before)
 
 
 async def one(tx: Connection, page: UUID) -> Page | None:

@@ -130,9 +130,13 @@ def _silence(row: Any) -> Silence:
 # ---- who was responsible
 
 
-async def add_revision(tx: Connection, number: int, directory: Directory, applied_at: datetime, author: str) -> bool:
+def packed(directory: Directory) -> bytes:
+    """Return a directory as it is kept."""
+    return gzip.compress(encode(directory), compresslevel=1)
+
+
+async def add_revision(tx: Connection, number: int, body: bytes, applied_at: datetime, author: str) -> bool:
     """Keep a revision of the directory; False: it is kept already."""
-    body = gzip.compress(encode(directory), compresslevel=1)
     return await tx.fetchval(_ADD_REVISION, number, applied_at, author, body) is not None
 
 
