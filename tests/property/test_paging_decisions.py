@@ -390,6 +390,7 @@ changes_of_tickets = st.fixed_dictionaries(
 )
 
 
+@example([{"state": "waiting"}, {"state": "open"}])
 @given(st.lists(changes_of_tickets, max_size=12))
 def test_a_page_follows_every_change_of_its_ticket_once(changes: list[dict[str, str]]) -> None:
     """Severity only rises, late is late once by each clock, and what comes twice does nothing the second time."""

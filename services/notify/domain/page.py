@@ -30,7 +30,6 @@ UNREACHED = "nobody reached"
 _SHOWN_EVIDENCE = 5
 _FOLLOWING = timedelta(minutes=1)
 """A page of a storm looks this often whether the one that is sent for all of them is still waiting."""
-_WORKED: frozenset[TicketState] = frozenset({"acknowledged", "in_progress"})
 
 
 class Work(msgspec.Struct, frozen=True, kw_only=True):
@@ -308,12 +307,9 @@ def follow_ticket(page: Page, ticket: TicketV1, now: datetime) -> list[Outcome]:
         page = msgspec.structs.replace(page, work=work)
         # Only what somebody does answers a page: a ticket that is in progress, and says so again while it is escalated,
         # does not.
-        if ticket.state != "open":
-            taken = acknowledge(page, ticket.assignee, now)
-            touched = _touched(page if taken is None else taken.page, ticket, now)
-            outcome = touched if taken is None else Outcome(touched.page, taken.event)
-        else:
-            outcome = Outcome(page, None)
+        taken = None if ticket.state == "open" else acknowledge(page, ticket.assignee, now)
+        touched = _touched(page if taken is None else taken.page, ticket, now)
+        outcome = touched if taken is None else Outcome(touched.page, taken.event)
         page = outcome.page
         found.append(outcome)
     if severity_rank(ticket.severity) > severity_rank(page.severity):
@@ -343,7 +339,7 @@ def _touched(page: Page, ticket: TicketV1, now: datetime) -> Outcome:
     """Give who acknowledged their time again; none runs while the ticket waits for somebody outside."""
     if page.state != "acknowledged":
         return Outcome(page, None)
-    due_at = now + timedelta(seconds=page.acknowledged_for) if ticket.state in _WORKED else None
+    due_at = None if ticket.state == "waiting" else now + timedelta(seconds=page.acknowledged_for)
     return Outcome(msgspec.structs.replace(page, due_at=due_at), None)
 
 
