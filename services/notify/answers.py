@@ -13,15 +13,14 @@ from uuid import UUID, uuid5
 from msgspec.structs import replace
 
 from services.notify.channels import Channel
-from services.notify.domain.page import WAITING, Page, delivered, escalate, undeliverable
+from services.notify.domain.page import WAITING, Page, delivered, escalate
 from services.notify.domain.words import link_words
-from services.notify.ledger import Happened, save, take
+from services.notify.ledger import Happened, call_next, save, take
 from services.notify.reach import Reach, tell_at
 from services.notify.store import audit, contacts, deliveries, notices, pages
 from services.notify.store.contacts import Key
 from services.notify.store.deliveries import Delivery
 from services.notify.store.notices import Told
-from services.notify.store.pages import Kept
 from shared import metrics
 from shared.clock import Clock
 from shared.db import Connection, Database
@@ -171,9 +170,9 @@ class Answers:
             if receipt.result == "delivered":
                 if await deliveries.settle(tx, delivery.id, "delivered"):  # nobody knew: it is not sent again
                     await save(tx, [Happened(delivered(kept.page, now), kept.traceparent)], now)
-            elif await deliveries.settle(tx, delivery.id, "failed"):
+            elif await deliveries.settle(tx, delivery.id, "failed") and _waits(kept.page, delivery):
                 reach = Reach(revision.directory, self._channels, await contacts.stopped(tx))
-                await _call_next(tx, kept, delivery, reach, now)
+                await save(tx, await call_next(tx, [delivery], {kept.page.id: kept}, reach, now), now)
         log.info(f"receipt {receipt.result}", page=receipt.page, channel=receipt.channel, detail=receipt.detail)
         return True
 
@@ -217,20 +216,9 @@ class Answers:
             log.warning(what, person=person, channel=channel)
 
 
-async def _call_next(tx: Connection, kept: Kept, delivery: Delivery, reach: Reach, now: datetime) -> None:
-    """Call a person's next contact at once, or have the next person paged; nobody where the page has gone on."""
-    page = kept.page
-    if page.state not in WAITING or page.turn != delivery.turn:
-        return
-    place = reach.next_place(delivery.person, page.severity, delivery.contact)
-    if place is not None:
-        await deliveries.add(tx, [deliveries.following(delivery, place, now)], now)
-        return
-    if await deliveries.lively(tx, [(page.id, delivery.turn)]):
-        return
-    outcome = undeliverable(page, delivery.turn, now)
-    if outcome is not None:
-        await save(tx, [Happened(outcome, kept.traceparent)], now)
+def _waits(page: Page, delivery: Delivery) -> bool:
+    """Tell whether a page still waits for the person of a delivery: it may have gone on, or been taken."""
+    return page.state in WAITING and page.turn == delivery.turn
 
 
 def _receipt_line(receipt: Receipt, page: Page, delivery: Delivery, now: datetime) -> audit.Line:

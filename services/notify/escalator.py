@@ -12,6 +12,7 @@ from services.notify.channels import Channel
 from services.notify.domain.chain import Presence, Turn, stand_in
 from services.notify.domain.hold import Silence, held_back, silenced_until, turn
 from services.notify.domain.page import WAITING, Finds, Outcome, Page, follow, look_up, to_catch_all
+from services.notify.domain.rota import REACH
 from services.notify.ledger import Happened, save
 from services.notify.reach import Reach
 from services.notify.store import audit, contacts, deliveries, pages, rota
@@ -79,9 +80,7 @@ class Escalator:
     ) -> tuple[list[Happened], list[Wanted]]:
         reach = Reach(directory, self._channels, await contacts.stopped(tx))
         people = reach.people()
-        presence = Presence(
-            directory, await rota.overrides(tx, now - timedelta(days=36), now + timedelta(days=36)), now
-        )
+        presence = Presence(directory, await rota.overrides(tx, now - REACH, now + REACH), now)
         silences = await rota.silences(tx, now)
 
         def finds(step: Turn) -> str | None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from uuid import UUID
 
-from services.notify.domain.page import Outcome, Page, acknowledge, message
-from services.notify.store import audit, pages
+from services.notify.domain.page import Outcome, Page, acknowledge, message, undeliverable
+from services.notify.reach import Reach
+from services.notify.store import audit, deliveries, pages
+from services.notify.store.deliveries import Delivery, Wanted
 from services.notify.store.pages import Kept
 from shared import outbox
 from shared.db import Connection
@@ -75,3 +78,31 @@ async def take(tx: Connection, kept: Kept, person: str | None, now: datetime, *,
                 happened.append(Happened(also, follower.traceparent, actor))
     await save(tx, happened, now)
     return happened
+
+
+async def call_next(
+    tx: Connection, failed: Sequence[Delivery], current: Mapping[UUID, Kept], reach: Reach, now: datetime
+) -> list[Happened]:
+    """Call the next contacts of people whose contact failed; return the pages whose next person is due at once.
+
+    Those are where there is no further contact and no other one was reached. `current`: the pages, locked.
+    """
+    following: list[Wanted] = []
+    last: list[Delivery] = []
+    for delivery in failed:
+        severity = None if delivery.page is None else current[delivery.page].page.severity  # a notice has none
+        place = reach.next_place(delivery.person, severity, delivery.contact)
+        if place is None:
+            last.append(delivery)
+        else:
+            following.append(deliveries.following(delivery, place, now))
+    await deliveries.add(tx, following, now)
+    turns = {(delivery.page, delivery.turn) for delivery in last if delivery.page is not None}
+    lively = await deliveries.lively(tx, sorted(turns))
+    happened: dict[UUID, Happened] = {}
+    for id_, turn in sorted(turns - lively):
+        kept = current[id_]
+        outcome = undeliverable(kept.page, turn, now)
+        if outcome is not None:
+            happened[id_] = Happened(outcome, kept.traceparent)
+    return list(happened.values())

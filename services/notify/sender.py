@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from uuid import UUID
 
 from services.notify.channels import REACHED, Channel, Notice, Result
-from services.notify.domain.page import UNREACHED, delivered, undeliverable
+from services.notify.domain.page import UNREACHED, delivered
 from services.notify.domain.words import Asked, page_words
-from services.notify.ledger import Happened, save
+from services.notify.ledger import Happened, call_next, save
 from services.notify.reach import Reach
 from services.notify.store import audit, contacts, deliveries, notices, pages
 from services.notify.store.deliveries import Delivery, DeliveryState, Finished, Intent
@@ -59,7 +59,6 @@ class _Called:
 
     call: _Call
     result: Result
-    at: datetime
 
 
 class Sender:
@@ -193,7 +192,7 @@ class Sender:
             with tracing(None if call.kept is None else call.kept.traceparent):
                 result = await self._send(call.notice)
         finally:
-            self._called.append(_Called(call, result, self._clock.now()))
+            self._called.append(_Called(call, _clean(result)))
             self._some_called.set()
 
     async def _send(self, notice: Notice | None) -> Result:
@@ -245,9 +244,7 @@ class Sender:
             await deliveries.finish_attempts(
                 tx,
                 [
-                    Finished(
-                        one.call.attempt, one.result.kind, _clean(one.result.receipt, 200), _clean(one.result.detail)
-                    )
+                    Finished(one.call.attempt, one.result.kind, one.result.receipt, one.result.detail)
                     for one in batch
                     if one.call.notice is not None
                 ],
@@ -256,24 +253,14 @@ class Sender:
             ended = {one.call.delivery.id: self._ended(one, now) for one in batch}
             changed = await deliveries.finish(tx, [(id_, *end) for id_, end in ended.items()])
             failed = [
-                one for one in batch if ended[one.call.delivery.id][0] == "failed" and one.call.delivery.id in changed
+                one.call.delivery
+                for one in batch
+                if ended[one.call.delivery.id][0] == "failed" and one.call.delivery.id in changed
             ]
+            reached, first = _delivered(batch, known, now)
+            current = {**known, **{one.outcome.page.id: Kept(one.outcome.page, one.traceparent) for one in reached}}
             reach = Reach(revision.directory, self._channels, await contacts.stopped(tx) if failed else set())
-            delivered_, first = _delivered(batch, known, now)
-            current = {**known, **{one.outcome.page.id: Kept(one.outcome.page, one.traceparent) for one in delivered_}}
-            further = {one.call.delivery.id: _next_place(one, current, reach) for one in failed}
-            await deliveries.add(
-                tx,
-                [
-                    deliveries.following(one.call.delivery, place, now)
-                    for one in failed
-                    if (place := further[one.call.delivery.id]) is not None
-                ],
-                now,
-            )
-            last = [one.call.delivery for one in failed if further[one.call.delivery.id] is None]
-            lively = await deliveries.lively(tx, [(d.page, d.turn) for d in last if d.page is not None])
-            happened = [*delivered_, *_unreached(last, lively, current, now)]
+            happened = [*reached, *await call_next(tx, failed, current, reach, now)]
             await save(tx, happened, now)
             await audit.add(tx, [_line(one, now) for one in batch if one.call.delivery.page is not None])
         for one in batch:
@@ -328,32 +315,14 @@ def _delivered(
     return happened, first
 
 
-def _next_place(one: _Called, current: Mapping[UUID, Kept], reach: Reach) -> int | None:
-    """Return the person's contact to call instead of one that failed; a notice has no severity."""
-    delivery = one.call.delivery
-    severity = None if delivery.page is None else current[delivery.page].page.severity
-    return reach.next_place(delivery.person, severity, delivery.contact)
-
-
-def _unreached(
-    last: Sequence[Delivery], lively: Collection[tuple[UUID, int]], current: Mapping[UUID, Kept], now: datetime
-) -> list[Happened]:
-    """Let the next person of a page be paged, where the last contact failed and no other one was reached."""
-    found: dict[UUID, Happened] = {}
-    for delivery in last:
-        id_ = delivery.page
-        if id_ is None or id_ in found or (id_, delivery.turn) in lively:
-            continue
-        kept = current[id_]
-        outcome = undeliverable(kept.page, delivery.turn, now)
-        if outcome is not None:
-            found[id_] = Happened(outcome, kept.traceparent)
-    return list(found.values())
-
-
-def _clean(said: str | None, most: int = 500) -> str | None:
+def _clean(result: Result) -> Result:
     """Return what the other side said as it can be stored: no more than so much, and nothing that is no character."""
-    return None if said is None else "".join(c if c.isprintable() else " " for c in said[:most])
+    receipt = None if result.receipt is None else _printable(result.receipt[:200])
+    return replace(result, detail=_printable(result.detail[:500]), receipt=receipt)
+
+
+def _printable(said: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in said)
 
 
 def _intent(call: _Call, notice: Notice) -> Intent:
@@ -370,6 +339,6 @@ def _line(one: _Called, now: datetime) -> audit.Line:
         customer=None if kept is None else kept.page.customer,
         person=one.call.delivery.person,
         channel=None if notice is None else notice.contact.channel,
-        detail=_clean(one.result.detail),
-        receipt=_clean(one.result.receipt, 200),
+        detail=one.result.detail,
+        receipt=one.result.receipt,
     )

@@ -42,9 +42,9 @@ class Revision:
     """Who applied it."""
 
 
-def revision_of(number: int, directory: Directory, local_keys: Sequence[Key] = ()) -> Revision:
+def revision_of(number: int, directory: Directory) -> Revision:
     """Return a directory with what is looked up in it all the time."""
-    return Revision(number, directory, {key.sha256: key for key in (*directory.keys, *local_keys)})
+    return Revision(number, directory, {key.sha256: key for key in directory.keys})
 
 
 async def publish(kafka: Kafka, directory: Directory, author: str = "apply") -> int:
@@ -110,12 +110,12 @@ class Follower:
         self._services = services
         self._caught_up = False
         self._listeners: list[Callable[[Revision], None]] = []
-        self._local_keys: tuple[Key, ...] = ()
+        self._local_keys: dict[str, Key] = {}
         self.current: Revision | None = None
 
     def admit(self, keys: Sequence[Key]) -> None:
         """Let in keys that only this process knows (the demo's and the simulation's); call it before `run`."""
-        self._local_keys = tuple(keys)
+        self._local_keys = {key.sha256: key for key in keys}
 
     def listen(self, listener: Callable[[Revision], None]) -> None:
         """Call `listener` with the present revision, if any, and with each later one."""
@@ -162,8 +162,7 @@ class Follower:
     def _use(self, revision: Revision) -> None:
         if self.current is not None and revision.number == self.current.number:
             return
-        keys = revision_of(revision.number, revision.directory, self._local_keys).keys
-        revision = self.current = replace(revision, keys=keys)
+        revision = self.current = replace(revision, keys=revision.keys | self._local_keys)
         for service in self._services:
             metrics.DIRECTORY_REVISION.labels(service).set(revision.number)
         log.info("directory in use", revision=revision.number, customers=len(revision.directory.customers))

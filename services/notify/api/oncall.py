@@ -12,7 +12,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from services.notify.calendar_feed import feed_of_many
 from services.notify.domain.chain import Presence, full_chain
-from services.notify.domain.rota import Shift, shifts
+from services.notify.domain.rota import REACH, Shift, shifts
 from services.notify.rounds.watch import Watch
 from services.notify.store import rota as store
 from shared.clock import Clock
@@ -23,7 +23,6 @@ from shared.errors import FieldError, Problem, invalid_fields, not_found
 from shared.security import BadToken, ExpiredToken, Signer
 from shared.web import caller_with, json_response
 
-_NEAR = timedelta(days=36)
 _LONGEST = timedelta(days=366)
 _FEED_BACK = timedelta(days=30)
 _FEED_AHEAD = timedelta(days=180)
@@ -174,7 +173,7 @@ def build_router(
 
     async def _overrides(tx: Connection, start: datetime, end: datetime) -> dict[str, Any]:
         try:
-            return await store.overrides(tx, start - _NEAR, end + _NEAR)
+            return await store.overrides(tx, start - REACH, end + REACH)
         except OverflowError:
             raise invalid_fields(FieldError("at", "is not a moment of this era")) from None
 

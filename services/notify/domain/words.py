@@ -104,37 +104,30 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     comment: str | None = None
 
 
-_HEADINGS = {
-    "ticket": "Tickets that wait for you",
-    "good": "Good experiences",
-    "late": "Late",
-    "preflight": "To be mended in the rota",
+_KINDS = {
+    "ticket": ("Tickets that wait for you", "ticket", "tickets"),
+    "good": ("Good experiences", "good experience", "good experiences"),
+    "late": ("Late", "late", "late"),
+    "preflight": ("To be mended in the rota", "gap", "gaps"),
 }
+"""Kinds of lines in their order: the heading, and what one and several are called."""
 
 
 def digest_words(entries: Sequence[tuple[str, Entry]]) -> Words:
     """Return some lines, each of a kind, as one message."""
     lines: list[str] = []
-    for kind, heading in _HEADINGS.items():
+    named: list[str] = []
+    for kind, (heading, one, several) in _KINDS.items():
         of_kind = [entry for k, entry in entries if k == kind]
         if not of_kind:
             continue
+        named.append(f"{len(of_kind)} {one if len(of_kind) == 1 else several}")
         lines += [*([""] if lines else []), heading, ""]
         for entry in of_kind[:_SHOWN]:
             said = f" “{shortened(entry.comment)}”" if entry.comment else ""
             lines.append(f"- {entry.customer_name}: {one_line(entry.text)}{said} ({entry.at:%Y-%m-%d %H:%M} UTC)")
         if len(of_kind) > _SHOWN:
             lines.append(f"- and {len(of_kind) - _SHOWN} more")
-    counts = {kind: sum(1 for k, _ in entries if k == kind) for kind in _HEADINGS}
-    named = [
-        f"{count} {word if count == 1 else words}"
-        for (word, words), count in zip(
-            (("ticket", "tickets"), ("good experience", "good experiences"), ("late", "late"), ("gap", "gaps")),
-            counts.values(),
-            strict=True,
-        )
-        if count
-    ]
     subject = ", ".join(named)
     return Words(
         subject=f"Fiilis: {subject}",

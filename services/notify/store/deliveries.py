@@ -159,7 +159,7 @@ class Finished:
     attempt: UUID
     result: str
     receipt: str | None
-    detail: str | None
+    detail: str
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
