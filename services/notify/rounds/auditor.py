@@ -61,7 +61,7 @@ class Auditor:
             metrics.PAGES_REPAIRED.inc(repaired)
             log.error("paging is late", pages=late, deliveries=waiting, repaired=repaired)
         if missing is not None:
-            log.warning("tickets do not come", why=missing)
+            log.info("tickets do not come", why=missing)
         return not late and not waiting and missing is None
 
     async def run_once(self) -> None:
