@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import socket
 from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 from typing import Any, TypeAlias, cast
@@ -79,6 +81,11 @@ def transient_errors() -> Generator[None]:
         raise
 
 
+def _session_name(schema: str) -> str:
+    """Return what `pg_stat_activity` shows: which of a service's processes holds a lock is told from there."""
+    return f"fiilis {schema} {os.getpid()}@{socket.gethostname()}"
+
+
 class Database:
     """The database as one service sees it."""
 
@@ -99,7 +106,7 @@ class Database:
             pool_reset_on_return=None,  # our transactions always end; a reset would only cost a round trip
             connect_args={
                 "timeout": _CONNECT_SECONDS,
-                "server_settings": {**_SESSION, "search_path": schema, "application_name": f"fiilis {schema}"},
+                "server_settings": {**_SESSION, "search_path": schema, "application_name": _session_name(schema)},
             },
         )
 

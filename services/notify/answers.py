@@ -81,10 +81,11 @@ class Answers:
     async def _take(self, page: UUID, person: str, *, by: str, delivery: UUID | None) -> Page:
         async with self._database.transaction() as tx:
             now = self._clock.now()
-            kept = await pages.one_locked(tx, page)
-            if kept is None:
+            asked = await pages.with_followers_locked(tx, page)
+            if not asked or asked[0].page.id != page:
                 raise not_found("page", str(page))
-            happened = await take(tx, kept, person, now, actor=by)
+            kept = asked[0]
+            happened = await take(tx, asked, person, now, actor=by)
             if delivery is not None:
                 await self._reached(tx, person, delivery)
             if not happened:

@@ -65,17 +65,17 @@ def _line(now: datetime, actor: str, what: str, page: Page, outcome: Outcome) ->
     )
 
 
-async def take(tx: Connection, kept: Kept, person: str | None, now: datetime, *, actor: str) -> list[Happened]:
-    """Acknowledge a page, and those that it was sent for; empty when it was over before."""
-    outcome = acknowledge(kept.page, person, now)
-    if outcome is None:
-        return []
-    happened = [Happened(outcome, kept.traceparent, actor)]
-    if kept.page.storm:
-        for follower in await pages.followers_locked(tx, kept.page.id):
-            also = acknowledge(follower.page, person, now)
-            if also is not None:
-                happened.append(Happened(also, follower.traceparent, actor))
+async def take(
+    tx: Connection, asked: Sequence[Kept], person: str | None, now: datetime, *, actor: str
+) -> list[Happened]:
+    """Acknowledge a page, and those that it was sent for after it, all locked; empty when it was over before."""
+    happened: list[Happened] = []
+    for kept in asked:
+        outcome = acknowledge(kept.page, person, now)
+        if outcome is not None:
+            happened.append(Happened(outcome, kept.traceparent, actor))
+        elif kept is asked[0]:
+            return []
     await save(tx, happened, now)
     return happened
 

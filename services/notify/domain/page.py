@@ -147,8 +147,9 @@ def start(ticket: TicketV1, directory: Directory, customer: Customer, now: datet
 
 
 def follow(page: Page, lead: Page, now: datetime) -> Page:
-    """Return a page of a storm: another one is sent for it."""
-    return msgspec.structs.replace(page, lead=lead.id, held="storm", due_at=now + _FOLLOWING)
+    """Return a page of a storm: another one is sent for it; asked again at once where a silence may hold only that."""
+    due_at = now if lead.held == "silence" else now + _FOLLOWING
+    return msgspec.structs.replace(page, lead=lead.id, held="storm", due_at=due_at)
 
 
 def look_up(page: Page, lead: Page | None, now: datetime) -> Outcome:

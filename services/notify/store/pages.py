@@ -35,7 +35,7 @@ SELECT body, traceparent FROM page WHERE due_at <= $1 ORDER BY due_at LIMIT $2 F
 _SOME = "SELECT body, traceparent FROM page WHERE id = ANY($1::uuid[])"
 _ONE_LOCKED = "SELECT body, traceparent FROM page WHERE id = $1 FOR NO KEY UPDATE"
 _SOME_LOCKED = "SELECT body, traceparent FROM page WHERE id = ANY($1::uuid[]) ORDER BY id FOR NO KEY UPDATE"
-_FOLLOWERS_LOCKED = "SELECT body, traceparent FROM page WHERE lead = $1 ORDER BY id FOR NO KEY UPDATE"
+_WITH_FOLLOWERS_LOCKED = "SELECT body, traceparent FROM page WHERE id = $1 OR lead = $1 ORDER BY id FOR NO KEY UPDATE"
 _FOLLOWERS = "SELECT lead, count(*) FROM page WHERE lead = ANY($1::uuid[]) GROUP BY lead"
 _HELD_LOCKED = """
 SELECT body, traceparent FROM page
@@ -177,9 +177,10 @@ async def some_locked(tx: Connection, pages: Sequence[UUID]) -> dict[UUID, Kept]
     return {kept.page.id: kept for kept in found}
 
 
-async def followers_locked(tx: Connection, lead: UUID) -> list[Kept]:
-    """Return the pages that another one is sent for, locked."""
-    return [Kept(_decode(row[0]), row[1]) for row in await tx.fetch(_FOLLOWERS_LOCKED, lead)]
+async def with_followers_locked(tx: Connection, page: UUID) -> list[Kept]:
+    """Return a page, then those that it is sent for, locked in the order of ids, as everybody locks pages."""
+    found = [Kept(_decode(row[0]), row[1]) for row in await tx.fetch(_WITH_FOLLOWERS_LOCKED, page)]
+    return sorted(found, key=lambda kept: kept.page.id != page)
 
 
 async def followers(tx: Connection, leads: Sequence[UUID]) -> dict[UUID, int]:
