@@ -23,7 +23,9 @@ from typing import Any, NamedTuple
 
 from services.scoring.domain.shift import DEFAULT_PRIOR, Detector
 from services.scoring.domain.silence import Pulse
-from shared.directory.rules.figures import nps_of
+from shared.directory.rules.document import built_in_rules
+from shared.directory.rules.figures import nps_of, quantile
+from shared.directory.rules.nps import NpsBelow
 from shared.directory.rules.sequence import NoFeedbackFor
 
 SEED = "detection-1"
@@ -56,6 +58,8 @@ BAR_MEAN, BAR_WORST, BAR_FALSE = 1.15, 1.6, 0.15
 CLEAR = 5
 """Points of NPS that clear `nps-low`."""
 SILENCE = NoFeedbackFor("auto")
+LOW = next(rule.when for rule in built_in_rules() if isinstance(rule.when, NpsBelow))
+LOW_Z = quantile(LOW.confidence)
 CATEGORY = (0,) * 7 + (1, 1, 2, 2)
 """Category per score 0 to 10."""
 
@@ -88,7 +92,7 @@ SCENARIOS = (
 class DefaultRules:
     """The rules that a company has without choosing any, for one customer that is asked for NPS only.
 
-    `nps-low` (30 days, high end of the 95 % interval below 0, 10 answers; clears at +5), `shift` and `silence`.
+    `nps-low` (30 days, high end of the 99 % interval below 0, 10 answers; clears at +5), `shift` and `silence`.
     """
 
     names = ("shift", "nps-low", "silence")
@@ -117,7 +121,7 @@ class DefaultRules:
         counts[category] += 1
         while window[0][0] <= day - 30:
             counts[window.popleft()[1]] -= 1
-        low = counts[2] < counts[0] and len(window) >= 10 and nps_of(counts).high < 0
+        low = counts[2] < counts[0] and len(window) >= 10 and nps_of(counts).high(LOW_Z) < 0
         if low and not self.low:
             alarms = (*alarms, "nps-low")
         if self.fell_silent(day * 86400):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 from pathlib import Path
+from sys import intern
 from typing import Any
 from uuid import UUID
 
@@ -42,6 +43,8 @@ PAGES = severity_rank("high")
 _KEY = Key("backtest", "secret", "", scopes=("feedback",))
 _ALSO = frozenset({"trust", "received_at"})
 """Columns of an export that nobody can post."""
+_REPEATED = frozenset({"customer", "touchpoint", "respondent"})
+"""Columns whose texts are kept once for all rows."""
 
 
 class WrongFile(Exception):
@@ -59,14 +62,16 @@ def read_csv(file: Path, directory: Directory) -> Iterator[FeedbackReceivedV1 | 
         if unknown or missing:
             wrong = [f"unknown column {c!r}" for c in unknown] + [f"no column {c!r}" for c in missing]
             raise WrongFile(f"{file}:1: {', '.join(wrong)}; columns are {', '.join(sorted(allowed))}")
+        repeated = [column in _REPEATED for column in columns]
         for row in rows:
             if not row:
                 continue
             if len(row) != len(columns):
                 yield f"{file}:{rows.line_num}: row: has {len(row)} cells and the header {len(columns)}"
                 continue
+            cells = {c: intern(v) if again else v for c, again, v in zip(columns, repeated, row, strict=True) if v}
             try:
-                yield _answer({c: v for c, v in zip(columns, row, strict=True) if v}, directory, rows.line_num)
+                yield _answer(cells, directory, rows.line_num)
             except Problem as problem:
                 wrong = "; ".join(f"{error.path}: {error.detail}" for error in problem.errors) or problem.title
                 yield f"{file}:{rows.line_num}: {wrong}"

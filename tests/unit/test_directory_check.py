@@ -93,7 +93,7 @@ def test_least_directory_has_the_built_in_rules_and_utc() -> None:
     assert (directory.timezone, directory.language, directory.schedules) == ("UTC", "en", {})
     assert directory.rules == (
         model.Rule("mood-one", model.MoodAtMost(1), "critical"),
-        model.Rule("nps-low", model.NpsBelow(0, 30 * 86400, 10, "strict"), "high"),
+        model.Rule("nps-low", model.NpsBelow(0, 30 * 86400, 10, "strict", confidence=0.99), "high"),
         model.Rule("shift", model.Shift(0.1, "nps"), "high"),
         model.Rule("silence", model.NoFeedbackFor("auto"), "low"),
         model.Rule("good-experience", model.MoodAtLeast(4, with_comment=True), "info"),
@@ -338,6 +338,7 @@ LEFT_OUT = "is required"
 WINDOW_MOST = "a window must be at most 400d"
 A_DURATION = "must be a duration such as 90s, 15m, 12h or 30d"
 DROP_TAKES = "it takes window, confidence, min_responses, clear_margin"
+SCORE_ALONE = "has no meaning with certainty: simple, which looks at the score alone"
 ONE_LIMIT = "needs exactly one of mean_below, mean_above"
 SHIFT_FORM = "shift takes a mapping such as {false_alarms_per_year: 0.1}, and nothing beside it"
 ADD_METRIC = "unknown metric 'speed'; add it under metrics or correct the name"
@@ -412,6 +413,8 @@ BUDGET = "false_alarms_per_year"
         ("no_feedback_for: 0d", "no_feedback_for", "must be a duration from 1s to 3650d, or auto"),
         ("no_feedback_for: auto, window: 1d", "window", f"no_feedback_for takes no 'window'; {NOTHING}"),
         ("mood_at_most: 1, kind: mood", "kind", f"{MOOD} takes no 'kind'; {NOTHING}"),
+        ("nps_below: 0, window: 30d, certainty: simple, confidence: 0.9", "confidence", SCORE_ALONE),
+        ("nps_below: 0, window: 30d, confidence: 1.0", "confidence", "must be less than 1, not 1.0"),
         ("nps_drop: 20, window: 1d, certainty: strict", "certainty", f"nps_drop takes no 'certainty'; {DROP_TAKES}"),
         ("score_at_most: 3, kind: csat, window: 1d", "window", "score_at_most takes no 'window'; it takes kind"),
         ("shift: 0.1", "", SHIFT_FORM),

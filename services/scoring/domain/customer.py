@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from typing import NamedTuple, cast
 from uuid import UUID
 
@@ -83,7 +84,7 @@ class Plan:
     windows: Mapping[tuple[Kind, str | None, Audience], tuple[Planned, ...]]
     """By measure."""
     sequences: Mapping[tuple[Kind, Audience], tuple[Watched, ...]]
-    silences: tuple[Watched, ...]
+    silences: Mapping[Audience, tuple[Watched, ...]]
     hour_lengths: Mapping[int, bool]
     """Windows of a day or more, in seconds, kept in whole hours: whether a rule judges touchpoints in it."""
     compared: tuple[int, ...]
@@ -99,6 +100,7 @@ def plan(rules: Sequence[Rule]) -> Plan:
     answers: dict[tuple[Kind, Audience], list[Rule]] = {}
     windows: dict[tuple[Kind, str | None, Audience], list[Planned]] = {}
     sequences: dict[tuple[Kind, Audience], list[Watched]] = {}
+    silences: dict[Audience, list[Watched]] = {}
     lengths: dict[int, bool] = {}
     compared: set[int] = set()
     for rule in rules:
@@ -115,12 +117,14 @@ def plan(rules: Sequence[Rule]) -> Plan:
         elif isinstance(when, OnSequence):
             for kind in when.kinds:
                 sequences.setdefault((kind, rule.audience), []).append(_watched(rule))
+        else:
+            silences.setdefault(rule.audience, []).append(_watched(rule))
     return Plan(
         rules={rule.name: rule for rule in rules},
         answers={key: tuple(found) for key, found in answers.items()},
         windows={key: tuple(found) for key, found in windows.items()},
         sequences={key: tuple(found) for key, found in sequences.items()},
-        silences=tuple(_watched(rule) for rule in rules if isinstance(rule.when, OnTime)),
+        silences={key: tuple(found) for key, found in silences.items()},
         hour_lengths={length: of for length, of in lengths.items() if length >= DAY},
         compared=tuple(compared),
         exact_lengths=tuple(length for length in lengths if length < DAY),
@@ -234,15 +238,12 @@ class CustomerState:
         for watched in rules.sequences.get(key, ()):
             rule = watched.rule
             news = previous is None or said.occurred_at - previous.occurred_at >= NEWS_AFTER
-            if news and rule.touchpoint in (None, answer.touchpoint) and age <= rule.max_age:
+            here = rule.touchpoint is None or rule.touchpoint == answer.touchpoint
+            if news and here and age <= rule.max_age:
                 self._keep(decisions, rule, self._sequence(watched, answer, prior, now), now)
-        for watched in rules.silences:
+        for watched in rules.silences.get(answer.audience, ()):
             rule = watched.rule
-            if (
-                rule.audience == answer.audience
-                and rule.touchpoint in (None, answer.touchpoint)
-                and age <= rule.max_age
-            ):
+            if (rule.touchpoint is None or rule.touchpoint == answer.touchpoint) and age <= rule.max_age:
                 self._keep(decisions, rule, self._spoke(watched, answer, now), now)
         return decisions
 
@@ -350,7 +351,7 @@ class CustomerState:
         """Decide by time alone whether the customer fell silent, or a new level has lasted, and when to ask again."""
         decisions: list[Decision] = []
         due = midnight_after(now)
-        for rule, _ in rules.silences:
+        for rule, _ in chain.from_iterable(rules.silences.values()):
             condition = cast("OnTime", rule.when)
             for touchpoint in self._heard(rule):
                 key = dedup_key(self.name, rule, touchpoint)

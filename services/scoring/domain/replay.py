@@ -17,7 +17,6 @@ from services.scoring.domain.counting import (
     Said,
     Series,
     changes,
-    hour_of,
     neighbours,
     series_of,
     window_start,
@@ -147,13 +146,14 @@ class Replay:
             if window is None:
                 window = state.exact[length] = ExactWindow(since)
             window.move(since)
-        hour = hour_of(now)
+        seconds = int(now.timestamp())
+        hour = seconds // HOUR
         if hour == self._hour:
             return
         self._hour = hour
         hours = self._hours
         for length, of_touchpoints in rules.hour_lengths.items():
-            start = window_start(now, length)
+            start = (seconds - length) // HOUR
             window = state.hours.get(length)
             if window is None:
                 window = state.hours[length] = HourWindow(start, of_touchpoints=of_touchpoints)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
+from statistics import NormalDist
 from typing import NamedTuple, cast
 
 Z95 = 1.959964
@@ -15,6 +17,12 @@ Z95 = 1.959964
 
 RELIABLE_RESPONSES = 30
 """From here on one or two answers no longer swing the score (rule of thumb: 25 to 30)."""
+
+
+@lru_cache(maxsize=1_000)
+def quantile(confidence: float) -> float:
+    """Return the standard normal quantile of a two-sided interval."""
+    return NormalDist().inv_cdf(0.5 + confidence / 2)
 
 
 class Nps(NamedTuple):
@@ -34,18 +42,17 @@ class Nps(NamedTuple):
         """100 (promoters - detractors) / responses."""
         return 100 * (self.promoters - self.detractors) / self.responses if self.responses else None
 
-    @property
-    def high(self) -> float:
-        """The interval's high end in points; 100 without responses."""
-        interval = self.interval()
+    def high(self, z: float = Z95) -> float:
+        """Return the interval's high end in points; 100 without responses."""
+        interval = self.interval(z)
         return 100.0 if interval is None else interval[2]
 
-    def interval(self) -> tuple[float, float, float] | None:
-        """Return margin, low and high of the 95 % interval in points; None without responses."""
+    def interval(self, z: float = Z95) -> tuple[float, float, float] | None:
+        """Return margin, low and high of the interval in points; None without responses."""
         if not self.responses:
             return None
         centre, variance = self.adjusted()
-        margin = Z95 * math.sqrt(variance)
+        margin = z * math.sqrt(variance)
         return margin, max(-100.0, centre - margin), min(100.0, centre + margin)
 
     def adjusted(self) -> tuple[float, float]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from statistics import NormalDist
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from shared.directory.fields import DAY, Window
 from shared.directory.rules.base import QUIET, Counts, OnWindow, Reason, Responses, Texts, Verdict, needs_more
-from shared.directory.rules.figures import adjusted_difference, nps_of
+from shared.directory.rules.figures import Z95, adjusted_difference, nps_of, quantile
 from shared.events import Kind
 
 
@@ -29,9 +28,9 @@ class _OnNps(OnWindow, frozen=True):
         return None if score is None else 100 - score
 
 
-def _counted(counts: Counts) -> Reason:
+def _counted(counts: Counts, z: float = Z95) -> Reason:
     nps = nps_of(counts)
-    interval = nps.interval()
+    interval = nps.interval(z)
     reason: Reason = {
         "nps": None if nps.score is None else round(nps.score, 1),
         "responses": nps.responses,
@@ -53,6 +52,8 @@ class NpsBelow(_OnNps, frozen=True, tag="nps_below"):
     certainty: Literal["strict", "simple"] = "strict"
     clear_margin: Annotated[float, Field(ge=0, le=200)] = 5.0
     """Points above the threshold that clear the alert."""
+    confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
+    """Of the interval, two-sided. The rule asks again with each answer, so that 0.95 is wrong far oftener than that."""
 
     texts: ClassVar[Texts] = Texts(
         "NPS {nps:+z.0f} from {responses} answers in {window}, under {threshold:g}",
@@ -65,6 +66,8 @@ class NpsBelow(_OnNps, frozen=True, tag="nps_below"):
             yield "nps_below", "NPS is never under -100, so the rule could never fire"
         if self.threshold + self.clear_margin >= 100:
             yield "clear_margin", f"an alert would clear above {self.threshold + self.clear_margin:g}, which is never"
+        if self.certainty == "simple" and self.confidence != 0.95:
+            yield "confidence", "has no meaning with certainty: simple, which looks at the score alone"
 
     def verdict(self, counts: Counts, before: Counts) -> Verdict:
         """Judge a window."""
@@ -75,15 +78,17 @@ class NpsBelow(_OnNps, frozen=True, tag="nps_below"):
         value = 100 * (promoters - detractors) / responses
         clear = self.threshold + self.clear_margin
         if self.certainty == "strict" and value <= clear:  # of most customers the interval is not needed
-            value = max(value, nps_of(counts).high)  # of very few answers the adjusted interval can end below the score
+            # Of very few answers the adjusted interval can end below the score.
+            value = max(value, nps_of(counts).high(quantile(self.confidence)))
         return Verdict(responses >= self.min_responses and value < self.threshold, value > clear)
 
     def reason(self, counts: Counts, before: Counts) -> Reason:
         """Return the numbers of a judgement."""
         return {
-            **_counted(counts),
+            **_counted(counts, quantile(self.confidence)),
             "threshold": self.threshold,
             "certainty": self.certainty,
+            "confidence": self.confidence,
             "min_responses": self.min_responses,
             "window_seconds": self.window,
         }
@@ -95,8 +100,8 @@ class NpsBelow(_OnNps, frozen=True, tag="nps_below"):
             return needs_more(nps.responses, self.min_responses)
         if nps.score is not None and nps.score >= self.threshold:
             return f"NPS is {nps.score:+.0f}"
-        reaches = self.certainty == "strict" and nps.high >= self.threshold
-        return f"interval reaches {nps.high:+.0f}" if reaches else ""
+        high = nps.high(quantile(self.confidence))
+        return f"interval reaches {high:+.0f}" if self.certainty == "strict" and high >= self.threshold else ""
 
 
 class NpsDrop(_OnNps, frozen=True, tag="nps_drop"):
@@ -133,12 +138,8 @@ class NpsDrop(_OnNps, frozen=True, tag="nps_drop"):
             return QUIET
         drop = then.score - now.score
         enough = min(now.responses, then.responses) >= self.min_responses
-        fires = enough and drop >= self.points and self._z(counts, before) > self._wanted
+        fires = enough and drop >= self.points and self._z(counts, before) > quantile(self.confidence)
         return Verdict(fires, drop < self.points - self.clear_margin)
-
-    @property
-    def _wanted(self) -> float:
-        return NormalDist().inv_cdf(0.5 + self.confidence / 2)
 
     def _z(self, counts: Counts, before: Counts) -> float:
         difference, error = adjusted_difference(nps_of(before), nps_of(counts))
@@ -154,7 +155,7 @@ class NpsDrop(_OnNps, frozen=True, tag="nps_drop"):
             "responses_before": then.responses,
             "drop": None if drop is None else round(drop, 1),
             "z": None if drop is None else round(self._z(counts, before), 2),
-            "z_needed": round(self._wanted, 2),
+            "z_needed": round(quantile(self.confidence), 2),
             "points": self.points,
             "confidence": self.confidence,
             "min_responses": self.min_responses,
@@ -178,7 +179,7 @@ class NpsDrop(_OnNps, frozen=True, tag="nps_drop"):
         if drop < self.points:
             return f"NPS is {abs(drop):.0f} {'lower' if drop > 0 else 'higher'} than in the window before"
         z = self._z(counts, before)
-        return f"the drop of {drop:.0f} is not significant (z {z:.2f})" if z <= self._wanted else ""
+        return f"the drop of {drop:.0f} is not significant (z {z:.2f})" if z <= quantile(self.confidence) else ""
 
 
 class DetractorsAtLeast(_OnNps, frozen=True, tag="detractors_at_least"):
