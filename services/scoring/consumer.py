@@ -316,7 +316,7 @@ class FeedbackHandler:
         left = _OLD
         for customer in looked:
             if customer.old:
-                dropped, hour = await retention.drop(tx, customer.number, before, left)
+                dropped, hour = await retention.drop(tx, customer, before, left)
                 left -= dropped
                 state = self._states.get(customer.name)
                 if state is not None and any(

@@ -20,7 +20,7 @@ from shared.clock import MovableClock
 from shared.consume import Record
 from shared.db import Connection, Database
 from shared.directory.follower import Follower, revision_of
-from shared.directory.model import Customer, Directory, Escalation, NpsBelow, NpsDrop, Person, Rule, Step
+from shared.directory.model import Customer, Directory, Escalation, MoodAtMost, NpsBelow, NpsDrop, Person, Rule, Step
 from shared.events import FeedbackReceivedV1
 from shared.kafka import Kafka
 from tests.support import build
@@ -197,6 +197,20 @@ async def test_a_customer_that_was_quiet_for_long_has_its_figures_right(at: Offi
             await at.handler._forget_old(tx, [0], at.clock.now())
         for customer in ("acme", "borealis"):
             assert await at.views(customer) == await at.afresh(customer)
+
+
+async def test_alerts_go_once_they_have_been_over_for_so_long(at: Office) -> None:
+    """What an alert shows are people's words: it is kept so long after its end, as answers are after they were given."""
+    at.know(Rule("mood-one", MoodAtMost(1), "critical"), retention=40 * DAY)
+    for _ in range(2):
+        now = at.clock.now()
+        await at.tell(build.answer(1, kind="mood", customer="acme", occurred_at=now, received_at=now))
+        at.clock.move(timedelta(days=25))
+        await at.sweep(2)
+    assert await at.count("alert WHERE state = 'cleared'") == 2
+    at.clock.move(timedelta(days=20))
+    await at.sweep()
+    assert await at.count("alert") == 1
 
 
 async def test_only_the_owner_deletes(at: Office) -> None:

@@ -1,4 +1,4 @@
-"""SQL of what is too old to be kept: answers, and what was counted and known of them, some at a time."""
+"""SQL of what is too old to be kept: answers, what was counted and told of them, some at a time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ _LOOK = """
 SELECT number, name,
     EXISTS (SELECT FROM bucket WHERE bucket.customer = number AND hour < $3)
     OR EXISTS (SELECT FROM replaced WHERE replaced.customer = number AND hour < $3)
-    OR EXISTS (SELECT FROM daily WHERE daily.customer = number AND day < $4) AS old
+    OR EXISTS (SELECT FROM daily WHERE daily.customer = number AND day < $4)
+    OR EXISTS (SELECT FROM alert WHERE alert.customer = name AND state = 'cleared' AND cleared_at < $6) AS old
 FROM (
     SELECT number, name FROM customer WHERE number > $1 AND partition = ANY($2::int[]) ORDER BY number LIMIT $5
 ) AS looked ORDER BY number
@@ -37,6 +38,7 @@ WHERE series.customer = $1 AND answer.customer = series.customer AND answer.seri
 _DROP_BUCKETS = "DELETE FROM bucket WHERE customer = $1 AND hour < $2"
 _DROP_REPLACED = "DELETE FROM replaced WHERE customer = $1 AND hour < $2"
 _DROP_DAYS = "DELETE FROM daily WHERE customer = $1 AND day < $2"
+_DROP_ALERTS = "DELETE FROM alert WHERE customer = $1 AND state = 'cleared' AND cleared_at < $2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,23 +54,24 @@ class Looked:
 async def look(tx: Connection, after: int, partitions: Sequence[int], before: datetime, limit: int) -> list[Looked]:
     """Return the next customers of some partitions by number, each with whether something of it is too old."""
     hour = hour_of(before)
-    rows = await tx.fetch(_LOOK, after, partitions, hour, hour * HOUR // DAY, limit)
+    rows = await tx.fetch(_LOOK, after, partitions, hour, hour * HOUR // DAY, limit, hour_time(hour))
     return [Looked(*row) for row in rows]
 
 
-async def drop(tx: Connection, customer: int, before: datetime, limit: int) -> tuple[int, int]:
-    """Delete a customer's oldest answers before a whole hour, and all that was counted of their hours.
+async def drop(tx: Connection, customer: Looked, before: datetime, limit: int) -> tuple[int, int]:
+    """Delete a customer's oldest answers before a whole hour, all that was counted of their hours, and old alerts.
 
     `limit`: about how many; an hour goes whole, so that what is counted is always what is kept. Return how many went,
     and the first hour that stayed.
     """
-    oldest = await tx.fetchrow(_OLDEST, customer, before, limit)
+    oldest = await tx.fetchrow(_OLDEST, customer.number, before, limit)
     assert oldest is not None
     hour = hour_of(before)
     if oldest[0] >= limit:
         hour = min(hour, hour_of(oldest[1]) + 1)
-    done = await tx.execute(_DROP_ANSWERS, customer, hour_time(hour))
-    await tx.execute(_DROP_BUCKETS, customer, hour)
-    await tx.execute(_DROP_REPLACED, customer, hour)
-    await tx.execute(_DROP_DAYS, customer, hour * HOUR // DAY)
+    done = await tx.execute(_DROP_ANSWERS, customer.number, hour_time(hour))
+    await tx.execute(_DROP_BUCKETS, customer.number, hour)
+    await tx.execute(_DROP_REPLACED, customer.number, hour)
+    await tx.execute(_DROP_DAYS, customer.number, hour * HOUR // DAY)
+    await tx.execute(_DROP_ALERTS, customer.name, hour_time(hour))
     return int(done.split()[-1]), hour
