@@ -200,7 +200,7 @@ async def test_a_customer_that_was_quiet_for_long_has_its_figures_right(at: Offi
 
 
 async def test_alerts_go_once_they_have_been_over_for_so_long(at: Office) -> None:
-    """What an alert shows are people's words: it is kept so long after its end, as answers are after they were given."""
+    """What an alert shows are people's words: kept as long after its end as answers after they were given."""
     at.know(Rule("mood-one", MoodAtMost(1), "critical"), retention=40 * DAY)
     for _ in range(2):
         now = at.clock.now()
