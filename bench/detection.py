@@ -92,7 +92,7 @@ SCENARIOS = (
 class DefaultRules:
     """The rules that a company has without choosing any, for one customer that is asked for NPS only.
 
-    `nps-low` (30 days, high end of the 99 % interval below 0, 10 answers; clears at +5), `shift` and `silence`.
+    `nps-low` (30 days, high end of the 99.5 % interval below 0, 10 answers; clears at +5), `shift` and `silence`.
     """
 
     names = ("shift", "nps-low", "silence")

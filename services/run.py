@@ -28,7 +28,7 @@ from shared.directory.model import Directory, Key
 from shared.errors import Misconfigured
 from shared.kafka import Kafka
 from shared.logs import Log
-from shared.parts import Parts, directory_service, parts, patiently
+from shared.parts import Parts, outside, parts, patiently
 from shared.service import Service, Settings
 from shared.topics import TOPICS
 
@@ -105,7 +105,7 @@ async def run_services(
     shared_parts.directory.admit(local_keys)
     built = [build(name, settings, shared_parts, address) for name in names]
     await service.run(
-        [directory_service(shared_parts), *built, *besides(shared_parts)],
+        [outside(shared_parts, stores=any(name in MIGRATIONS for name in names)), *built, *besides(shared_parts)],
         host=settings.host,
         port=port,
         ops_port=settings.ops_port,

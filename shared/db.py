@@ -63,12 +63,20 @@ _AWAY = (
     sqlalchemy.exc.TimeoutError,
 )
 
+_REFUSED = (
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidPasswordError,
+    asyncpg.InvalidCatalogNameError,
+)
+
 
 @contextlib.contextmanager
 def transient_errors() -> Generator[None]:
-    """Turn "the database is away" into Transient; other errors pass."""
+    """Turn "the database is away" into Transient and "it lets us not in" into Misconfigured; other errors pass."""
     try:
         yield
+    except _REFUSED as error:
+        raise _refused(error) from None
     except _AWAY as error:
         if isinstance(error, ValueError):
             raise  # asyncpg: what can be no parameter, which trying again does not change
@@ -76,6 +84,8 @@ def transient_errors() -> Generator[None]:
     except sqlalchemy.exc.DBAPIError as error:
         # SQLAlchemy opens the connections, and wraps the driver's error twice.
         driver = None if error.orig is None else error.orig.__cause__
+        if isinstance(driver, _REFUSED):
+            raise _refused(driver) from None
         if error.connection_invalidated or isinstance(error.orig, _AWAY) or isinstance(driver, _AWAY):
             raise Transient(f"database: {error.orig}") from error
         raise
@@ -84,6 +94,10 @@ def transient_errors() -> Generator[None]:
 def _session_name(schema: str) -> str:
     """Return what `pg_stat_activity` shows: which of a service's processes holds a lock is told from there."""
     return f"fiilis {schema} {os.getpid()}@{socket.gethostname()}"
+
+
+def _refused(error: Exception) -> Misconfigured:
+    return Misconfigured(f"FIILIS_DATABASE_URL: PostgreSQL says: {error}")
 
 
 class Database:

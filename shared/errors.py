@@ -60,10 +60,9 @@ class Problem(Exception):
             "type": f"urn:fiilis:problem:{self.code}",
             "title": self.title,
             "status": self.status,
+            "detail": self.detail or self.title,
             "code": self.code,
         }
-        if self.detail is not None:
-            body["detail"] = self.detail
         if self.errors:
             body["errors"] = [{"path": e.path, "detail": e.detail} for e in self.errors]
         return body

@@ -17,7 +17,8 @@ from aiokafka.errors import KafkaConnectionError, KafkaError, TopicAlreadyExists
 from aiokafka.partitioner import murmur2
 
 from shared.errors import Transient
-from shared.logs import Log, current_traceparent
+from shared.ids import uuid7
+from shared.logs import Log, current_traceparent, new_traceparent
 from shared.topics import DAY_MS, Topic
 
 Headers = list[tuple[str, bytes]]
@@ -54,18 +55,16 @@ def cloud_event(topic: Topic, ce_type: str, *, key: str, id: str, at: datetime, 
 
 
 def event_headers(ce_type: str, id: str, source: str, time: str, traceparent: str | None) -> Headers:
-    """Return the headers of a CloudEvent whose value is JSON."""
-    headers: Headers = [
+    """Return the headers of a CloudEvent whose value is JSON; what time alone has brought about begins a trace."""
+    return [
         ("ce_specversion", b"1.0"),
         ("ce_id", id.encode()),
         ("ce_type", ce_type.encode()),
         ("ce_source", f"/fiilis/{source}".encode()),
         ("ce_time", time.encode()),
         ("content-type", b"application/json"),
+        ("traceparent", (traceparent or new_traceparent(uuid7().hex)).encode()),
     ]
-    if traceparent is not None:
-        headers.append(("traceparent", traceparent.encode()))
-    return headers
 
 
 @contextlib.contextmanager

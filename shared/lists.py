@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from shared import cursor
+from shared.asked import Asked
 from shared.cursor import Place
 
 T = TypeVar("T")
 
 
-class Page(BaseModel):
+class Page(Asked):
     """What every list can be asked."""
-
-    model_config = ConfigDict(extra="forbid")
 
     limit: int = Field(default=50, ge=1, le=500)
     cursor: str | None = Field(default=None, max_length=200)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,6 +27,10 @@ from shared.topics import TOPICS
 log = Log("shared.parts")
 
 T = TypeVar("T")
+
+_ASK_EVERY = 2.0
+_ANSWER_WITHIN = 3.0
+"""Seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +69,76 @@ def outbound(settings: Settings) -> Outbound:
     return Outbound(Guard(settings.allow_private_targets))
 
 
-def directory_service(parts: Parts) -> Service:
-    """Return the part of the process that follows the directory, once for all its services."""
+def outside(parts: Parts, *, stores: bool) -> Service:
+    """Return the part of the process that follows the directory and asks whether Kafka and PostgreSQL are there.
+
+    Once for all services of the process; `stores`: one of them needs PostgreSQL.
+    """
+    kafka = Reachable("Kafka", partial(_kafka, parts.kafka))
+    tasks = {"follower": parts.directory.run, "kafka": kafka.run}
+    checks = {"directory": parts.directory.ready, "kafka": kafka.missing}
+    if stores:
+        postgres = Reachable("PostgreSQL", partial(_postgres, parts.database_url))
+        tasks["postgresql"], checks["postgresql"] = postgres.run, postgres.missing
     return Service(
-        name="directory",
+        name="outside",
         resources=[opened(lambda: patiently("Kafka", lambda: parts.kafka.ensure_topics(TOPICS)), _nothing)],
-        tasks={"follower": parts.directory.run},
-        checks={"directory": parts.directory.ready},
+        tasks=tasks,
+        checks=checks,
     )
+
+
+Ask = Callable[[], Awaitable[object]]
+
+
+class Reachable:
+    """Asks again and again whether another side answers: who cannot work is to say so at `/readyz`."""
+
+    def __init__(
+        self, what: str, reach: Callable[[], AbstractAsyncContextManager[Callable[[], Awaitable[object]]]]
+    ) -> None:
+        """`reach` connects and lends what asks; both raise Transient."""
+        self._what = what
+        self._reach = reach
+        self._missing: str | None = None
+
+    def missing(self) -> str | None:
+        """Return what readiness tells, None while it answers."""
+        return self._missing
+
+    async def run(self) -> None:
+        """Ask as long as the process lives."""
+        while True:
+            try:
+                async with self._reach() as ask:
+                    while True:
+                        async with asyncio.timeout(_ANSWER_WITHIN):
+                            await ask()
+                        if self._missing is not None:
+                            log.info(f"{self._what} answers again")
+                        self._missing = None
+                        await asyncio.sleep(_ASK_EVERY)
+            except (Transient, TimeoutError) as error:
+                if self._missing is None:
+                    log.warning(f"{self._what} does not answer", why=str(error))
+                self._missing = f"{self._what} does not answer"
+            await asyncio.sleep(_ASK_EVERY)
+
+
+@contextlib.asynccontextmanager
+async def _kafka(kafka: Kafka) -> AsyncGenerator[Ask]:
+    async with kafka.admin() as admin:
+        yield admin.describe_cluster
+
+
+@contextlib.asynccontextmanager
+async def _postgres(url: str) -> AsyncGenerator[Ask]:
+    database = Database(url, "public", pool=1)
+    try:
+        async with database.dedicated() as connection:
+            yield lambda: connection.execute("SELECT 1")
+    finally:
+        await database.close()
 
 
 @contextlib.asynccontextmanager

@@ -36,7 +36,7 @@ _STOP_SECONDS = 20
 class Settings(BaseSettings):
     """What every service is told by its environment."""
 
-    model_config = SettingsConfigDict(env_prefix="FIILIS_", extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="FIILIS_", env_ignore_empty=True, extra="ignore")
 
     kafka: str | None = None
     """Bootstrap servers, `host:port,host:port`."""

@@ -58,14 +58,36 @@ def problem_response(problem: Problem) -> Response:
 def caller_with(access: Access, scope: KeyScope) -> Any:
     """Return the dependency that lets in keys with this scope."""
 
-    def caller(request: Request, authorization: Annotated[str | None, Header()] = None) -> Caller:
+    async def caller(request: Request, authorization: Annotated[str | None, Header()] = None) -> Caller:
         allowed = access.require(authorization, scope)
-        if not request.scope["route"].dependant.query_params and request.query_params:
-            # an address with a query has a model that refuses what it does not know; the others take none
+        route = request.scope["route"]
+        # An address with a query or a body has a model that refuses what it does not know; the others take none.
+        if not route.dependant.query_params and request.query_params:
             raise invalid_fields(*(FieldError(name, "unknown parameter") for name in request.query_params))
+        if route.body_field is None:
+            _refuse_fields(await request.body())
+        elif not _is_json(request.headers.get("content-type", "application/json")):
+            raise Problem(415, "unsupported-media-type", "The body must be application/json")
         return allowed
 
     return Depends(caller)
+
+
+def _is_json(content_type: str) -> bool:
+    media = content_type.partition(";")[0].strip().lower()
+    return media == "application/json" or (media.startswith("application/") and media.endswith("+json"))
+
+
+def _refuse_fields(body: bytes) -> None:
+    """Raise the 422 for a body that says something, where nothing can be said."""
+    if not body.strip():
+        return
+    try:
+        said = list(msgspec.json.decode(body, type=dict[str, msgspec.Raw]))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        said = ["body"]
+    if said:
+        raise invalid_fields(*(FieldError(name[:63], "unknown field") for name in said))
 
 
 def id_in_path(what: str, text: str) -> UUID:
@@ -110,11 +132,13 @@ def build_app(services: Sequence[Faced], *, ops_elsewhere: bool) -> FastAPI:
 def _health(services: Sequence[Faced]) -> APIRouter:
     router = APIRouter(tags=["health"])
 
+    @router.head("/healthz", include_in_schema=False)
     @router.get("/healthz")
     async def healthz() -> dict[str, str]:  # pyright: ignore[reportUnusedFunction]
         """Tell that the process is alive."""
         return {"status": "ok"}
 
+    @router.head("/readyz", include_in_schema=False)
     @router.get("/readyz")
     async def readyz() -> Response:  # pyright: ignore[reportUnusedFunction]
         """Tell whether the process can do its work; if not, what is missing."""

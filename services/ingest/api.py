@@ -15,16 +15,16 @@ from uuid import UUID
 
 import msgspec
 from fastapi import APIRouter, Path, Query, Response
-from pydantic import BaseModel, ConfigDict
 from starlette.types import Receive, Scope, Send
 
 from services.ingest.domain import Let, Posted, accept, not_json, parse
 from services.ingest.publishing import Publishing
 from shared import metrics
+from shared.asked import Asked
 from shared.clock import Clock
 from shared.directory.access import Access, Caller, find_key, known_key
 from shared.directory.model import Key
-from shared.errors import Problem
+from shared.errors import FieldError, Problem, invalid_fields
 from shared.events import FeedbackReceivedV1, RespondentErasedV1
 from shared.ids import uuid7
 from shared.kafka import Publisher, event_headers
@@ -86,7 +86,7 @@ def build_router(access: Access, publisher: Publisher, clock: Clock) -> APIRoute
     """Return what ingest serves through the framework, since nobody asks for it often."""
     router = APIRouter(tags=["ingest"])
 
-    @router.delete("/v1/respondents/{respondent}", status_code=202)
+    @router.delete("/v1/respondents/{respondent:path}", status_code=202)
     async def erase(  # pyright: ignore[reportUnusedFunction]
         respondent: Annotated[str, Path(min_length=1, max_length=200)],
         query: Annotated[ErasureQuery, Query()],
@@ -106,10 +106,8 @@ def build_router(access: Access, publisher: Publisher, clock: Clock) -> APIRoute
     return router
 
 
-class ErasureQuery(BaseModel):
+class ErasureQuery(Asked):
     """Whose respondent."""
-
-    model_config = ConfigDict(extra="forbid")
 
     customer: str
 
@@ -154,9 +152,12 @@ class FeedbackEndpoint:
         revision = self._access.revision
         authorization = headers.get(b"authorization")
         query: bytes = scope["query_string"]
-        if authorization is None and query:
-            given = parse_qs(query.decode("latin-1")).get("key", [])
-            if given:
+        if query:
+            asked = parse_qs(query.decode("latin-1"), keep_blank_values=True)
+            if unknown := asked.keys() - {"key"}:
+                raise invalid_fields(*(FieldError(name[:63], "unknown parameter") for name in sorted(unknown)))
+            given = asked.get("key", [])
+            if authorization is None and given:
                 key = known_key(revision, given[0])
                 if key.kind != "publishable":
                     raise Problem(403, "forbidden", "Only a publishable key may stand in the address")
@@ -215,7 +216,10 @@ class FeedbackEndpoint:
         if accepted:
             await self._publishing.publish(accepted, traceparent)
         summary = {"accepted": len(accepted), "rejected": len(items) - len(accepted), "results": results}
-        return _Answer(202 if accepted else 422, _encoder.encode(summary))
+        if accepted:
+            return _Answer(202, _encoder.encode(summary))
+        none = Problem(422, "invalid", "No item can be accepted", "Each result says what is wrong with its item.")
+        return _Answer(422, _encoder.encode({**none.body(), **summary}), _PROBLEM)
 
 
 def _accepted(id_: UUID, status_url: str | None) -> bytes:

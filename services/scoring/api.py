@@ -12,7 +12,7 @@ from uuid import UUID
 import msgspec
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import StreamingResponse
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from services.scoring.domain.counting import DAY, SCORES_WINDOW, WIDTH, Series, category_of, hour_time, window_start
 from services.scoring.domain.customer import CustomerState, plan
@@ -31,6 +31,7 @@ from services.scoring.domain.report import (
 from services.scoring.domain.trend import Counted, daily, day_name, day_of, windows
 from services.scoring.store import alerts as alerting
 from services.scoring.store import answers, counting, reads
+from shared.asked import Asked, Moment
 from shared.clock import Clock
 from shared.db import Connection, Database
 from shared.directory.access import Access, Caller
@@ -58,10 +59,8 @@ class AlertsQuery(Page):
     customer: str | None = None
 
 
-class ScoresQuery(BaseModel):
+class ScoresQuery(Asked):
     """What can be asked of scores."""
-
-    model_config = ConfigDict(extra="forbid")
 
     window: str = Field(default="30d", max_length=16)
     touchpoint: str | None = None
@@ -69,10 +68,8 @@ class ScoresQuery(BaseModel):
     by: Literal["touchpoint", "channel"] = "touchpoint"
 
 
-class TrendQuery(BaseModel):
+class TrendQuery(Asked):
     """What can be asked of a trend."""
-
-    model_config = ConfigDict(extra="forbid")
 
     window: str = Field(default="30d", max_length=16)
     days: int = Field(default=180, ge=1, le=400)
@@ -80,17 +77,15 @@ class TrendQuery(BaseModel):
     audience: Audience = "customer"
 
 
-class AnswersQuery(BaseModel):
+class AnswersQuery(Asked):
     """Which answers."""
-
-    model_config = ConfigDict(extra="forbid")
 
     kind: Kind | None = None
     touchpoint: str | None = None
     audience: Audience | None = None
     channel: Channel | None = None
-    since: AwareDatetime | None = None
-    until: AwareDatetime | None = None
+    since: Moment | None = None
+    until: Moment | None = None
 
 
 class FeedbackQuery(AnswersQuery, Page):

@@ -34,7 +34,7 @@ DAY = 86400
 _CLOCK = r"(?:[01][0-9]|2[0-3]):[0-5][0-9]"
 _WEEKDAY = "(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)"
 _ROLES = ("architect", "deputy", "catch_all")
-_GOAL_RANGES = {"nps": (-100, 100), "mood": (1, 4)}
+GOAL_RANGES = {"nps": (-100, 100), "mood": (1, 4)}
 
 
 def declared_names(info: ValidationInfo) -> Names:
@@ -156,7 +156,7 @@ def distinct(values: list[str]) -> list[str]:
 
 
 def _metric_name(name: str) -> str:
-    if name in _GOAL_RANGES:
+    if name in GOAL_RANGES:
         raise ValueError(f"'{name}' is measured already; choose another name")
     return name
 
@@ -168,7 +168,7 @@ def _new_person(person: str) -> str:
 
 
 def _goal_name(name: str, info: ValidationInfo) -> str:
-    if name not in _GOAL_RANGES and name not in declared_names(info)["metrics"]:
+    if name not in GOAL_RANGES and name not in declared_names(info)["metrics"]:
         raise ValueError(f"unknown metric '{name}'; it must be nps, mood or one declared under metrics")
     return name
 
@@ -195,7 +195,7 @@ def _page_target(value: str, info: ValidationInfo) -> str:
 
 def _goals(goals: dict[str, float]) -> dict[str, float]:
     wrong: list[InitErrorDetails] = []
-    for name, (low, high) in _GOAL_RANGES.items():
+    for name, (low, high) in GOAL_RANGES.items():
         if name in goals and not low <= goals[name] <= high:
             why = PydanticCustomError("goal", "must be from {low} to {high}", {"low": low, "high": high})
             wrong.append({"type": why, "loc": (name,), "input": goals[name]})

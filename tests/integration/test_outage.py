@@ -89,6 +89,8 @@ async def test_kafka_dies_while_answers_come(tmp_path: Path, database_url: str) 
                     assert int(response.headers["retry-after"]) > 0
                     assert seconds < 7
                 assert (await ingest.get("/healthz")).status_code == 200
+                for client in (ingest, scoring):
+                    assert await until(lambda client=client: _missing(client)) == {"outside: kafka"}
                 await server.start()
                 for answer in during:
                     await until(lambda answer=answer: _accepted(ingest, answer), every=0.2)
@@ -98,9 +100,23 @@ async def test_kafka_dies_while_answers_come(tmp_path: Path, database_url: str) 
                 total = len(before) + len(during) + len(after)
                 await until(lambda: _counted(scoring, total), seconds=30, every=0.1)
                 assert await _counted(scoring, total)
+                for client in (ingest, scoring):
+                    await until(lambda client=client: _is_ready(client))
             assert all(process.alive for process in running.values())
     finally:
         await server.stop()
+
+
+async def _missing(client: httpx.AsyncClient) -> set[str]:
+    """Return what the process says that it cannot work without."""
+    response = await client.get("/readyz")
+    missing = set(response.json()["missing"])
+    assert (response.status_code == 503) == bool(missing)
+    return missing
+
+
+async def _is_ready(client: httpx.AsyncClient) -> bool:
+    return not await _missing(client)
 
 
 def _bearer(key: str) -> dict[str, str]:
@@ -174,11 +190,13 @@ async def test_requests_while_postgres_is_away(kafka: Kafka, postgres: EmbeddedP
             for path in ("/v1/tickets", "/v1/alerts", "/v1/pages", "/v1/customers")
         ]
         told = [*await asyncio.gather(*asked), await fiilis.client.get(link), await fiilis.client.post(link)]
+        assert await until(lambda: _missing(fiilis.client)) == {"outside: postgresql"}
         await postgres.start()
         assert [response.status_code for response in told] == [503] * 6
         assert all(int(response.headers["retry-after"]) > 0 for response in told)
         assert all(response.headers["content-type"] == "application/problem+json" for response in told[:4])
         await until(lambda: _responses(fiilis, 1))
+        await until(lambda: _is_ready(fiilis.client))
         assert "Taken" in (await fiilis.client.post(link)).text
 
 

@@ -329,7 +329,7 @@ def test_one_promoter_is_judged_and_explained_alike() -> None:
         (NpsDrop(20, MONTH), [5, 5, 10], [5, 4, 11], "NPS is 5 lower than in the window before"),
         (NpsDrop(20, MONTH), [5, 4, 11], [5, 5, 10], "NPS is 5 higher than in the window before"),
         (NpsDrop(20, MONTH), [8, 5, 7], [5, 4, 11], "the drop of 35 is not significant (z 1.23)"),
-        (MoodBelow(2.5, DAY), [1, 1, 1, 1], [], "needs 6 more answers"),
+        (MoodBelow(2.5, DAY), [1, 1, 1, 0], [], "needs 1 more answer"),
         (MoodBelow(2.5, DAY, 4), [0, 2, 2, 0], [], "mood is 2.50"),
         (UnhappyShareAbove(0.5, 900), [1, 0, 0, 1], [], "needs 2 more answers"),
         (UnhappyShareAbove(0.5, 900), [1, 1, 2, 0], [], "50% unhappy"),
@@ -1211,10 +1211,25 @@ def scored_at(score: float, kind: str, now: datetime, **more: object) -> Feedbac
 
 @pytest.mark.parametrize(
     "more",
-    [{"backfill": True}, {"channel": "import"}, {"audience": "employee"}, {"kind": "mood"}, {"touchpoint": "billing"}],
+    [{"backfill": True}, {"channel": "import"}, {"occurred_at": NOW - timedelta(days=400)}, {"trust": "anonymous"}],
 )
+def test_history_teaches_a_shift_and_opens_nothing(more: dict[str, object]) -> None:
+    """Whoever imports a year of good answers, or a year of bad ones, hears of the first live ones that are worse."""
+    watched = Watched([rule(Shift(), name="shift", severity="high")])
+    for number in range(300):
+        at, backfill = NOW - timedelta(days=300 - number), more.get("trust") == "anonymous"
+        _ = watched.take(answer(**{"score": 9, "occurred_at": at, "backfill": backfill, **more}), NOW)
+        watched.stored.clear()
+    assert watched.told == []
+    for number in range(60):
+        now = NOW + timedelta(hours=number)
+        _ = watched.take(answer(2, occurred_at=now, received_at=now), now)
+    assert len(pages(watched.told, "opened")) == 1
+
+
+@pytest.mark.parametrize("more", [{"audience": "employee"}, {"kind": "mood"}, {"touchpoint": "billing"}])
 def test_a_shift_does_not_hear_what_is_not_for_it(more: dict[str, object]) -> None:
-    """An import teaches no detector, and an employee's answer is none of a customer's."""
+    """An employee's answer is none of a customer's."""
     watched = Watched([rule(Shift(), name="shift", severity="high", touchpoint="support")])
     _ = watched.take(answer(**{"score": 1, **more}), NOW)
     assert watched.state.detectors == {}

@@ -265,6 +265,44 @@ def test_days_going_back_are_harmless(seed: int, back: float) -> None:
     assert not list(run(Detector(), [(c, t, DAY) for c, t, _ in past + after]))
 
 
+@pytest.mark.parametrize("of", [1, 3])
+def test_history_that_is_imported_is_what_answers_are_compared_with(of: int) -> None:
+    """Whoever moves here in the worst month is not measured by that month."""
+    detector = Detector()
+    for category, touchpoint, day in stream(3, 300, GOOD, 600, of=of):
+        detector.learn(category, touchpoint, day)
+    found = next((found for found in run(detector, stream(4, 300, BAD, 300, begin=DAY + 70, of=of))), None)
+    assert found is not None
+    place, signal = found
+    assert signal.happening == "worse"
+    assert place < 60 * of
+    assert 20 < cast("float", signal.reason["baseline_nps"]) < 60
+
+
+@given(ANSWERS, ANSWERS)
+def test_what_is_learned_is_no_evidence(
+    lived: list[tuple[int, str | None, float, int]], late: list[tuple[int, str | None, float, int]]
+) -> None:
+    """It adds to what is usual, also while an alarm is open, and never to what speaks against it."""
+    detector = Detector()
+    list(run(detector, flat(lived)))
+    before, was_shifted = detector.nearness(), detector.is_shifted
+    since = _total(detector._counts) - _total(detector._mark)
+    evidence = (detector._r1, detector._r2, detector._r3)
+    for category, touchpoint, day in flat(late):
+        detector.learn(category, touchpoint, day)
+    assert detector.is_shifted == was_shifted
+    assert (detector._r1, detector._r2, detector._r3) == evidence
+    assert _total(detector._counts) - _total(detector._mark) == since
+    if was_shifted:
+        after = detector.nearness()
+        assert after.recent_nps == before.recent_nps
+        assert after.learned >= before.learned
+    after_it: Answers = [(0, "a", 21_000.0 + n) for n in range(60)]
+    list(run(detector, [*after_it, *((2, "b", 21_100 + n / 9) for n in range(900))]))
+    assert _total(detector._counts) >= 0
+
+
 def test_many_touchpoints_stay_bounded() -> None:
     detector, chance = Detector(), random.Random(3)
     for number in range(2000):

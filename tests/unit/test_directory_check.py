@@ -93,7 +93,7 @@ def test_least_directory_has_the_built_in_rules_and_utc() -> None:
     assert (directory.timezone, directory.language, directory.schedules) == ("UTC", "en", {})
     assert directory.rules == (
         model.Rule("mood-one", model.MoodAtMost(1), "critical"),
-        model.Rule("nps-low", model.NpsBelow(0, 30 * 86400, 10, "strict", confidence=0.99), "high"),
+        model.Rule("nps-low", model.NpsBelow(0, 30 * 86400, 10, "strict", confidence=0.995), "high"),
         model.Rule("shift", model.Shift(0.1, "nps"), "high"),
         model.Rule("silence", model.NoFeedbackFor("auto"), "low"),
         model.Rule("good-experience", model.MoodAtLeast(4, with_comment=True), "info"),
@@ -117,7 +117,7 @@ OF_EACH_TYPE = {
     "nps_drop: 20, window: 200d, confidence: 0.5, min_responses: 1, clear_margin: 19": model.NpsDrop(
         20, 200 * DAY, 0.5, 1, 19
     ),
-    "mood_below: 2.5, window: 7d": model.MoodBelow(2.5, 7 * DAY, 10, 0.1),
+    "mood_below: 2.5, window: 7d": model.MoodBelow(2.5, 7 * DAY, 4, 0.1),
     "unhappy_share_above: 0, window: 1s": model.UnhappyShareAbove(0, 1, 4, 0.05),
     "detractors_at_least: 3, window: 400d": model.DetractorsAtLeast(3, 400 * DAY),
     "score_at_most: 3, kind: csat": model.ScoreAtMost(3, "csat"),

@@ -10,13 +10,14 @@ from hmac import compare_digest
 from typing import Any
 
 from fastapi import APIRouter, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from services.notify.api.oncall import everywhere
 from services.notify.domain.words import code_words
 from services.notify.reach import tell_at
 from services.notify.store import audit, contacts, notices
 from services.notify.store.contacts import Key
+from shared.asked import Asked
 from shared.clock import Clock
 from shared.db import Database
 from shared.directory.access import Access, Caller
@@ -28,10 +29,8 @@ _GOOD_FOR = timedelta(minutes=15)
 _AGAIN = timedelta(minutes=1)
 
 
-class Code(BaseModel):
+class Code(Asked):
     """What was sent to the contact."""
-
-    model_config = ConfigDict(extra="forbid")
 
     code: str = Field(pattern=r"^[0-9]{6}$")
 

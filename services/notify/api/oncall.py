@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from services.notify.calendar_feed import feed_of_many
 from services.notify.domain.chain import Presence, full_chain
 from services.notify.domain.rota import REACH, Shift, shifts
 from services.notify.rounds.watch import Watch
 from services.notify.store import rota as store
+from shared.asked import Asked, Moment
 from shared.clock import Clock
 from shared.db import Connection, Database
 from shared.directory.access import Access, Caller
@@ -29,22 +30,18 @@ _FEED_AHEAD = timedelta(days=180)
 _FEED_LINK = timedelta(days=730)
 
 
-class OnCallQuery(BaseModel):
+class OnCallQuery(Asked):
     """Whom and when to ask for."""
 
-    model_config = ConfigDict(extra="forbid")
-
     customer: str
-    at: AwareDatetime | None = None
+    at: Moment | None = None
 
 
-class ShiftsQuery(BaseModel):
+class ShiftsQuery(Asked):
     """Which time to ask for."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    start: AwareDatetime | None = Field(default=None, alias="from")
-    to: AwareDatetime | None = None
+    start: Moment | None = Field(default=None, alias="from")
+    to: Moment | None = None
 
 
 class ChainLink(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,14 +52,6 @@ class ChainLink(msgspec.Struct, frozen=True, kw_only=True):
     via: str
     contacts: list[str]
     until: datetime | None
-
-
-def in_utc(field: str, at: datetime) -> datetime:
-    """Return a moment in UTC. Raises the 422 that names the field."""
-    try:
-        return at.astimezone(UTC)
-    except OverflowError:
-        raise invalid_fields(FieldError(field, "is not a moment of this era")) from None
 
 
 def everywhere(caller: Caller) -> None:
@@ -88,7 +77,7 @@ def build_router(
         """Return everybody who would be paged for a customer, or would have been, in order; never empty."""
         customer = caller.customer(query.customer)
         now = clock.now()
-        at = in_utc("at", query.at or now)
+        at = query.at or now
         async with database.transaction() as tx:
             directory = caller.directory if at >= now else await store.revision_at(tx, at)
             overrides = await _overrides(tx, at, at)
@@ -126,8 +115,8 @@ def build_router(
     @router.get("/schedules/{name}/shifts")
     async def shifts_of(name: str, query: Annotated[ShiftsQuery, Query()], caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Return who is on call from a moment (now) until another (14 days later); nobody is `null`."""
-        start = in_utc("from", query.start or clock.now())
-        end = in_utc("to", query.to or start + timedelta(days=14))
+        start = query.start or clock.now()
+        end = query.to or start + timedelta(days=14)
         if not start < end <= start + _LONGEST:
             raise invalid_fields(FieldError("to", "must be after from, by at most 366 days"))
         async with database.transaction() as tx:
@@ -172,10 +161,7 @@ def build_router(
         return shifts(schedule, directory.people, overrides.get(name, ()), start, end)
 
     async def _overrides(tx: Connection, start: datetime, end: datetime) -> dict[str, Any]:
-        try:
-            return await store.overrides(tx, start - REACH, end + REACH)
-        except OverflowError:
-            raise invalid_fields(FieldError("at", "is not a moment of this era")) from None
+        return await store.overrides(tx, start - REACH, end + REACH)
 
     def _feed_time() -> tuple[datetime, datetime]:
         return clock.now() - _FEED_BACK, clock.now() + _FEED_AHEAD

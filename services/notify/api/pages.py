@@ -9,7 +9,7 @@ from uuid import UUID
 
 import msgspec
 from fastapi import APIRouter, Query, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from services.notify import __file__ as _ROOM
 from services.notify.answers import Answers
@@ -17,6 +17,7 @@ from services.notify.domain.page import Page as PageFacts
 from services.notify.domain.page import message
 from services.notify.store import audit, deliveries
 from services.notify.store import pages as store
+from shared.asked import Asked
 from shared.clock import Clock
 from shared.db import Database
 from shared.directory.access import Access, Caller
@@ -36,10 +37,8 @@ class PagesQuery(Page):
     customer: str | None = None
 
 
-class Acknowledgement(BaseModel):
+class Acknowledgement(Asked):
     """Who answers."""
-
-    model_config = ConfigDict(extra="forbid")
 
     person: str = Field(max_length=63)
 

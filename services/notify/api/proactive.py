@@ -6,16 +6,17 @@ from datetime import timedelta
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import Field, FiniteFloat
 
-from services.notify.api.oncall import in_utc
 from services.notify.domain.check_in import CheckIn, first_look
 from services.notify.rounds.heartbeats import end_pages
 from services.notify.store import audit, heartbeats
 from services.notify.store import proactive as store
+from shared.asked import Asked, Moment
 from shared.clock import Clock
 from shared.db import Database
 from shared.directory.access import Access, Caller
+from shared.directory.fields import GOAL_RANGES
 from shared.errors import FieldError, Problem, invalid_fields, not_found
 from shared.ids import uuid7
 from shared.lists import Page, page_of
@@ -24,13 +25,11 @@ from shared.web import caller_with, json_response
 _AHEAD = timedelta(minutes=5)
 
 
-class NewCheckIn(BaseModel):
+class NewCheckIn(Asked):
     """A meeting that was held, and the goals of the next period."""
 
-    model_config = ConfigDict(extra="forbid")
-
     customer: str = Field(max_length=63)
-    held_at: AwareDatetime
+    held_at: Moment
     note: str = Field(min_length=1, max_length=4_000)
     goals: dict[Annotated[str, Field(max_length=63)], FiniteFloat] = Field(default_factory=dict, max_length=50)
 
@@ -65,9 +64,8 @@ def build_router(database: Database, access: Access, clock: Clock) -> APIRouter:
     async def held(told: NewCheckIn, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Write down a meeting; the next one is due a period later."""
         customer, now = caller.customer(told.customer), clock.now()
-        held_at = in_utc("held_at", told.held_at)
         errors: list[FieldError] = []
-        if held_at > now + _AHEAD:
+        if told.held_at > now + _AHEAD:
             errors.append(FieldError("held_at", "is in the future; tell it when it was held"))
         known = {"nps", "mood", *caller.directory.metrics}
         errors += [
@@ -75,12 +73,17 @@ def build_router(database: Database, access: Access, clock: Clock) -> APIRouter:
             for name in told.goals
             if name not in known
         ]
+        errors += [
+            FieldError(f"goals.{name}", f"must be from {low} to {high}")
+            for name, (low, high) in GOAL_RANGES.items()
+            if not low <= told.goals.get(name, low) <= high
+        ]
         if errors:
             raise invalid_fields(*errors)
         made = CheckIn(
             id=uuid7(),
             customer=customer.id,
-            held_at=held_at,
+            held_at=told.held_at,
             note=told.note,
             goals=told.goals,
             made_at=now,
@@ -89,9 +92,14 @@ def build_router(database: Database, access: Access, clock: Clock) -> APIRouter:
         async with database.transaction() as tx:
             await store.add(tx, made)
             if customer.check_in is not None:
-                await store.held(tx, customer.id, held_at, first_look(held_at, customer.check_in))
+                await store.held(tx, customer.id, told.held_at, first_look(told.held_at, customer.check_in))
             await audit.add(
-                tx, [audit.line(now, made.made_by, "check-in held", customer=customer.id, held_at=held_at.isoformat())]
+                tx,
+                [
+                    audit.line(
+                        now, made.made_by, "check-in held", customer=customer.id, held_at=told.held_at.isoformat()
+                    )
+                ],
             )
         return json_response(made, 201)
 

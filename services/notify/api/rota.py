@@ -9,15 +9,16 @@ from typing import Annotated
 
 import msgspec
 from fastapi import APIRouter, Query, Response
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from services.notify.api.oncall import everywhere, in_utc
+from services.notify.api.oncall import everywhere
 from services.notify.domain.hold import Silence
 from services.notify.domain.page import Outcome
 from services.notify.domain.rota import Override
 from services.notify.ledger import Happened, save
 from services.notify.store import audit, pages
 from services.notify.store import rota as store
+from shared.asked import Asked, Moment
 from shared.clock import Clock
 from shared.db import Database
 from shared.directory.access import Access, Caller
@@ -29,51 +30,43 @@ from shared.web import caller_with, id_in_path, json_response
 _LONGEST = timedelta(days=366)
 
 
-class NewOverride(BaseModel):
+class NewOverride(Asked):
     """Somebody is on call instead of whom the schedule says."""
-
-    model_config = ConfigDict(extra="forbid")
 
     schedule: str = Field(max_length=63)
     person: str = Field(max_length=63)
-    start: AwareDatetime | None = Field(default=None, alias="from")
+    start: Moment | None = Field(default=None, alias="from")
     """None: now."""
-    until: AwareDatetime
+    until: Moment
     replaces: str | None = Field(default=None, max_length=63)
     """Only while this person would be on call; None: whoever is. A swap is two of these."""
 
 
-class NewSwap(BaseModel):
+class NewSwap(Asked):
     """Two people take each other's turns."""
-
-    model_config = ConfigDict(extra="forbid")
 
     schedule: str = Field(max_length=63)
     person: str = Field(max_length=63)
     other: str = Field(alias="with", max_length=63)
-    start: AwareDatetime | None = Field(default=None, alias="from")
+    start: Moment | None = Field(default=None, alias="from")
     """None: now."""
-    until: AwareDatetime
+    until: Moment
 
 
-class NewSilence(BaseModel):
+class NewSilence(Asked):
     """A time in which nobody is paged for some problems."""
-
-    model_config = ConfigDict(extra="forbid")
 
     customer: str | None = Field(default=None, max_length=63)
     touchpoint: str | None = Field(default=None, max_length=63)
     rule: str | None = Field(default=None, max_length=63)
-    start: AwareDatetime | None = Field(default=None, alias="from")
+    start: Moment | None = Field(default=None, alias="from")
     """None: now."""
-    until: AwareDatetime
+    until: Moment
     reason: str = Field(min_length=1, max_length=500)
 
 
-class OverridesQuery(BaseModel):
+class OverridesQuery(Asked):
     """What can be asked of the list."""
-
-    model_config = ConfigDict(extra="forbid")
 
     schedule: str | None = None
     limit: int = Field(default=50, ge=1, le=500)
@@ -215,17 +208,16 @@ def _asked(
 
 def _time(start: datetime | None, until: datetime, now: datetime) -> tuple[datetime, datetime]:
     """Return a time that is not over. Raises the 422."""
-    since = now if start is None else in_utc("from", start)
-    end = in_utc("until", until)
-    if end <= now:
+    since = start or now
+    if until <= now:
         raise invalid_fields(FieldError("until", "is in the past"))
-    if end <= since:
+    if until <= since:
         raise invalid_fields(FieldError("until", "must be after from"))
     if since < now - timedelta(minutes=5):
         raise invalid_fields(FieldError("from", "is in the past; who was on call then stays as it was"))
-    if end - since > _LONGEST:
+    if until - since > _LONGEST:
         raise invalid_fields(FieldError("until", "must be at most 366 days after from"))
-    return max(since, now), end
+    return max(since, now), until
 
 
 def _override(one: Override) -> dict[str, object]:

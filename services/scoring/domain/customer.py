@@ -239,8 +239,12 @@ class CustomerState:
             rule = watched.rule
             news = previous is None or said.occurred_at - previous.occurred_at >= NEWS_AFTER
             here = rule.touchpoint is None or rule.touchpoint == answer.touchpoint
-            if news and here and age <= rule.max_age:
+            if not (news and here):
+                continue
+            if age <= rule.max_age:
                 self._keep(decisions, rule, self._sequence(watched, answer, prior, now), now)
+            else:
+                self._learn(watched, answer)
         for watched in rules.silences.get(answer.audience, ()):
             rule = watched.rule
             if (rule.touchpoint is None or rule.touchpoint == answer.touchpoint) and age <= rule.max_age:
@@ -275,17 +279,30 @@ class CustomerState:
 
     # ---- sequences
 
-    def _sequence(self, watched: Watched, answer: FeedbackReceivedV1, prior: Prior, now: datetime) -> Decision | None:
-        rule, key = watched.rule, watched.key(self.name, answer.touchpoint)
+    def _detectors(self, watched: Watched, answer: FeedbackReceivedV1) -> tuple[Detector, Detector | None]:
+        """Return what listens to all answers, and what listens to verified ones, once there were others."""
+        key = watched.key(self.name, answer.touchpoint)
         detector = self.detectors.get(key)
         if detector is None:
             detector = self.detectors[key] = Detector()
         verified = self.detectors.get(key + _VERIFIED)
         if verified is None and answer.trust == "anonymous":
             verified = self.detectors[key + _VERIFIED] = deepcopy(detector)
-        place = _third(answer.kind, category_of(answer.kind, answer.score))
+        return detector, verified
+
+    def _learn(self, watched: Watched, answer: FeedbackReceivedV1) -> None:
+        """Take an answer that came too late to be news, or was imported, into what is usual."""
+        place, day = _third(answer), answer.occurred_at.timestamp() / DAY
+        detector, verified = self._detectors(watched, answer)
+        detector.learn(place, answer.touchpoint, day)
+        if verified is not None and answer.trust == "verified":
+            verified.learn(place, answer.touchpoint, day)
+
+    def _sequence(self, watched: Watched, answer: FeedbackReceivedV1, prior: Prior, now: datetime) -> Decision | None:
+        rule, key = watched.rule, watched.key(self.name, answer.touchpoint)
+        detector, verified = self._detectors(watched, answer)
+        place, day = _third(answer), answer.occurred_at.timestamp() / DAY
         budget = cast("Shift", rule.when).false_alarms_per_year
-        day = answer.occurred_at.timestamp() / DAY
         signal = detector.take(place, answer.touchpoint, day, prior, budget)
         confirmed = None
         if verified is not None and answer.trust == "verified":
@@ -465,9 +482,10 @@ def _is_fixed(rule: Rule) -> bool:
     return getattr(rule.when, "after", "auto") != "auto"
 
 
-def _third(kind: Kind, category: int) -> int:
+def _third(answer: FeedbackReceivedV1) -> int:
     """Return bad, middling or good: faces 1 and 2 are bad, 4 is good."""
-    return category if kind == "nps" else max(0, category - 1)
+    category = category_of(answer.kind, answer.score)
+    return category if answer.kind == "nps" else max(0, category - 1)
 
 
 _ENDS = {

@@ -333,6 +333,29 @@ class Detector(msgspec.Struct, array_like=True, gc=False):
             return None
         return self._worse(stream, touchpoint, total, prior, budget)
 
+    def learn(self, category: int, touchpoint: str | None, day: float) -> None:
+        """Take an answer that tells of the past only, imported or late: it is part of the baseline, and not tested.
+
+        The parameters are those of `take`. Whoever moves here with their history is watched from the first live answer.
+        """
+        shift = self._shift
+        if max(_unpack(self._counts)) >= _MANY:
+            if shift is not None:
+                return  # the baseline of an open alarm stays, and knows enough
+            self._forget()
+        stream = self._streams.get(touchpoint)
+        if stream is None:
+            stream = self._stream_of(touchpoint, day)
+        self._begun, self._last = min(self._begun, day), max(self._last, day)
+        unit = _UNITS[category]
+        self._counts += unit
+        self._mark += unit
+        stream.counts += unit
+        stream.mark += unit
+        stream.left = 0
+        if shift is not None and (shift.whole or stream is self._streams[shift.touchpoint]):
+            shift.mark += unit
+
     def look(self, day: float) -> Signal | None:
         """Return "settled" when a new level has lasted long enough by this day (days since 1970), answers or not."""
         shift = self._shift

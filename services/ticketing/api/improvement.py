@@ -8,11 +8,12 @@ from uuid import UUID
 
 import msgspec
 from fastapi import APIRouter, Query, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from services.ticketing.domain.action import Action, figure
 from services.ticketing.domain.service import service_of
 from services.ticketing.store import actions, people, tickets
+from shared.asked import Asked
 from shared.clock import Clock
 from shared.db import Database
 from shared.directory.access import Access, Caller
@@ -26,10 +27,8 @@ _LONGEST = 400 * 86400
 _State = Literal["open", "done", "dropped"]
 
 
-class ServiceQuery(BaseModel):
+class ServiceQuery(Asked):
     """Whose, and over which period until now."""
-
-    model_config = ConfigDict(extra="forbid")
 
     customer: str
     window: str = "90d"
@@ -42,10 +41,8 @@ class ActionsQuery(Page):
     state: _State | None = None
 
 
-class NewAction(BaseModel):
+class NewAction(Asked):
     """One small concrete step."""
-
-    model_config = ConfigDict(extra="forbid")
 
     customer: str = Field(max_length=63)
     step: Annotated[str, Field(min_length=1, max_length=500, pattern=r"^[^\x00]*$")]
@@ -55,10 +52,8 @@ class NewAction(BaseModel):
     ticket: UUID | None = None
 
 
-class ActionPatch(BaseModel):
+class ActionPatch(Asked):
     """What can be changed."""
-
-    model_config = ConfigDict(extra="forbid")
 
     state: _State | None = None
     due_on: date | None = None

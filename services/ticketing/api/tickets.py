@@ -8,12 +8,13 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Response
 from msgspec.structs import replace
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from services.ticketing.domain.ticket import Missing, NotAllowed, Outcome, Patch, by_hand, change, entry
 from services.ticketing.ledger import Happened, Ledger, measure_breaches
 from services.ticketing.store import desks
 from services.ticketing.store import tickets as store
+from shared.asked import Asked
 from shared.clock import Clock
 from shared.db import Connection, Database
 from shared.directory.access import Access, Caller
@@ -41,10 +42,8 @@ class TimelineQuery(Page):
     """What can be asked of a timeline; its cursor is the last line's place."""
 
 
-class TicketPatch(BaseModel):
+class TicketPatch(Asked):
     """What can be changed."""
-
-    model_config = ConfigDict(extra="forbid")
 
     state: TicketState | None = None
     assignee: str | None = Field(default=None, max_length=63)
@@ -53,10 +52,8 @@ class TicketPatch(BaseModel):
     resolution: _Text | None = None
 
 
-class NewTicket(BaseModel):
+class NewTicket(Asked):
     """A ticket by hand."""
-
-    model_config = ConfigDict(extra="forbid")
 
     customer: str = Field(max_length=63)
     title: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
@@ -64,10 +61,8 @@ class NewTicket(BaseModel):
     touchpoint: str | None = Field(default=None, max_length=63)
 
 
-class NewComment(BaseModel):
+class NewComment(Asked):
     """A comment for the timeline."""
-
-    model_config = ConfigDict(extra="forbid")
 
     text: _Text
 

@@ -146,15 +146,19 @@ def _told_of(previous: Sequence[TicketV1]) -> list[PreviousTicketV1]:
     ]
 
 
-def _context(alert: AlertV1, previous: Sequence[PreviousTicketV1]) -> TicketContextV1:
-    newest = alert.evidence[0] if alert.evidence else None
+def _context(
+    alert: AlertV1, previous: Sequence[PreviousTicketV1], before: TicketContextV1 | None = None
+) -> TicketContextV1:
+    """`before`: what was known of the respondent, where the newest answers do not say."""
+    channel = before.respondent_channel if before is not None else None
+    language = before.language if before is not None else None
     return TicketContextV1(
         nps=alert.scores.nps,
         mood=alert.scores.mood,
         goal=alert.scores.nps_goal if alert.kind.startswith("nps") else alert.scores.mood_goal,
         previous_tickets=[str(ticket.number) for ticket in previous],
-        respondent_channel=None if newest is None else newest.channel,
-        language=None if newest is None else newest.language,
+        respondent_channel=next((answer.channel for answer in alert.evidence), channel),
+        language=next((answer.language for answer in alert.evidence if answer.language is not None), language),
         previous=list(previous),
         contact=next((answer.contact for answer in alert.evidence if answer.contact is not None), None),
     )
@@ -185,7 +189,7 @@ def _with_evidence(ticket: TicketV1, alert: AlertV1, severity: Severity, now: da
         severity=severity,
         evidence=evidence,
         summary=alert.summary,
-        context=_context(alert, ticket.context.previous),
+        context=_context(alert, ticket.context.previous, ticket.context),
     )
     return Outcome(changed, "ticket.updated", tuple(lines))
 
@@ -204,7 +208,7 @@ def reopen(ticket: TicketV1, alert: AlertV1, now: datetime) -> Outcome:
         alert=alert.id,
         summary=alert.summary,
         evidence=merged_evidence(ticket.evidence, alert.evidence),
-        context=_context(alert, [*_told_of([ticket]), *ticket.context.previous][:PREVIOUS]),
+        context=_context(alert, [*_told_of([ticket]), *ticket.context.previous][:PREVIOUS], ticket.context),
         caused_at=alert.caused_at,
     )
     line = entry(ticket.id, now, SYSTEM, "reopened", alert=str(alert.id), rule=alert.rule, severity=alert.severity)

@@ -27,7 +27,7 @@ class MoodBelow(_OnMood, frozen=True, tag="mood_below"):
 
     threshold: Annotated[float, Field(ge=1, le=4)]
     window: Window
-    min_responses: Responses = 10
+    min_responses: Responses = 4
     clear_margin: Annotated[float, Field(ge=0, le=3)] = 0.1
     """Above the threshold, clears the alert."""
 

@@ -1,0 +1,44 @@
+"""What a request may say, in its body or its address."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any, cast
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, field_validator
+from pydantic_core import PydanticCustomError
+
+_ERA = range(1970, 9000)
+"""Years; what is added to a moment then still is one."""
+
+
+def _of_this_era(at: datetime) -> datetime:
+    if at.year not in _ERA:
+        raise PydanticCustomError("moment", "is not a moment of this era")
+    return at.astimezone(UTC)
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_of_this_era)]
+"""In UTC, whatever zone it was written in."""
+
+
+class Asked(BaseModel):
+    """Fields that a request may have; any other is an error, and so is text that PostgreSQL cannot hold."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _can_be_kept(cls, value: object) -> object:
+        if _has_nul(value):
+            raise PydanticCustomError("nul", "has a NUL character")
+        return value
+
+
+def _has_nul(value: object) -> bool:
+    if isinstance(value, str):
+        return "\0" in value
+    if isinstance(value, Mapping):
+        return any(_has_nul(name) or _has_nul(of) for name, of in cast("Mapping[Any, Any]", value).items())
+    return isinstance(value, Sequence) and any(map(_has_nul, cast("Sequence[Any]", value)))
