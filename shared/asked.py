@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, cast
 
@@ -37,8 +37,15 @@ class Asked(BaseModel):
 
 
 def _has_nul(value: object) -> bool:
-    if isinstance(value, str):
-        return "\0" in value
-    if isinstance(value, Mapping):
-        return any(_has_nul(name) or _has_nul(of) for name, of in cast("Mapping[Any, Any]", value).items())
-    return isinstance(value, Sequence) and any(map(_has_nul, cast("Sequence[Any]", value)))
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, str):
+            if "\0" in one:
+                return True
+        elif isinstance(one, Mapping):
+            named = cast("Mapping[Any, Any]", one)
+            waiting += [*named.keys(), *named.values()]
+        elif isinstance(one, list):
+            waiting += cast("list[Any]", one)
+    return False

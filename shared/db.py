@@ -112,6 +112,8 @@ class Database:
         if not parsed.drivername.startswith("postgres"):
             raise Misconfigured(f"FIILIS_DATABASE_URL must be postgresql://..., not {parsed.drivername}://...")
         self.schema = schema
+        self._admitted = False
+        """It has let us in before: if it does so no longer, that may pass (a restore, a pooler)."""
         self._engine = create_async_engine(
             parsed.set(drivername="postgresql+asyncpg"),
             pool_size=pool,
@@ -128,10 +130,20 @@ class Database:
         """Close every connection."""
         await self._engine.dispose()
 
+    @contextlib.contextmanager
+    def _errors(self) -> Generator[None]:
+        try:
+            with transient_errors():
+                yield
+        except Misconfigured as error:
+            if self._admitted:
+                raise Transient(str(error)) from None
+            raise
+
     @contextlib.asynccontextmanager
     async def dedicated(self) -> AsyncGenerator[Connection]:
         """Lend a connection of its own, for LISTEN and advisory locks; closed afterwards. Raises Transient."""
-        with transient_errors():
+        with self._errors():
             async with self._lend() as driver:
                 try:
                     yield driver
@@ -141,7 +153,7 @@ class Database:
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncGenerator[Connection]:
         """Lend a connection inside a transaction: commits at the end, rolls back on an error. Raises Transient."""
-        with transient_errors():
+        with self._errors():
             async with self._lend() as driver, driver.transaction():
                 yield driver
 
@@ -150,6 +162,7 @@ class Database:
         while True:
             lent = await self._engine.connect()
             driver = await _driver(lent)
+            self._admitted = True
             if not driver.is_closed():
                 break
             await lent.invalidate()  # it died while it lay in the pool
@@ -168,9 +181,10 @@ class Database:
     async def migrate(self, migrations: Path) -> list[str]:
         """Bring the schema to the newest revision; return what was applied. Safe to run twice at once."""
         applied: list[str] = []
-        with transient_errors():
+        with self._errors():
             async with self._engine.begin() as connection:
                 await connection.run_sync(_migrate, self.schema, migrations, applied)
+        self._admitted = True
         return applied
 
 

@@ -287,3 +287,17 @@ class PageV1(_Message, frozen=True, kw_only=True):
     """Who is paged now, or who acknowledged."""
     acknowledged_at: datetime | None = None
     acknowledged_by: str | None = None
+    ticket_number: int | None = None
+    title: str = ""
+    summary: str = ""
+    touchpoint: str | None = None
+    sent_at: datetime | None = None
+    due_at: datetime | None = None
+    """When the next person is paged; of an acknowledged page, when it is taken as forgotten."""
+    held: str | None = None
+    """What it waits for."""
+    lead: UUID | None = None
+    """The page that is sent for this one too."""
+    repeat: int | None = None
+    """Rounds of the steps in all, before the catch-all."""
+    catch_all: str | None = None

@@ -31,6 +31,8 @@ T = TypeVar("T")
 _ASK_EVERY = 2.0
 _ANSWER_WITHIN = 3.0
 """Seconds."""
+_FAILURES = 2
+"""In a row; one broker of several may just be restarted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +102,11 @@ class Reachable:
         """`reach` connects and lends what asks; both raise Transient."""
         self._what = what
         self._reach = reach
-        self._missing: str | None = None
+        self._failures = 0
 
     def missing(self) -> str | None:
         """Return what readiness tells, None while it answers."""
-        return self._missing
+        return f"{self._what} does not answer" if self._failures >= _FAILURES else None
 
     async def run(self) -> None:
         """Ask as long as the process lives."""
@@ -114,21 +116,21 @@ class Reachable:
                     while True:
                         async with asyncio.timeout(_ANSWER_WITHIN):
                             await ask()
-                        if self._missing is not None:
+                        if self.missing() is not None:
                             log.info(f"{self._what} answers again")
-                        self._missing = None
+                        self._failures = 0
                         await asyncio.sleep(_ASK_EVERY)
             except (Transient, TimeoutError) as error:
-                if self._missing is None:
+                self._failures += 1
+                if self._failures == _FAILURES:
                     log.warning(f"{self._what} does not answer", why=str(error))
-                self._missing = f"{self._what} does not answer"
             await asyncio.sleep(_ASK_EVERY)
 
 
 @contextlib.asynccontextmanager
 async def _kafka(kafka: Kafka) -> AsyncGenerator[Ask]:
     async with kafka.admin() as admin:
-        yield admin.describe_cluster
+        yield lambda: admin.describe_topics([])  # of no topic: a shared cluster may have thousands
 
 
 @contextlib.asynccontextmanager
@@ -137,6 +139,8 @@ async def _postgres(url: str) -> AsyncGenerator[Ask]:
     try:
         async with database.dedicated() as connection:
             yield lambda: connection.execute("SELECT 1")
+    except Misconfigured as error:
+        raise Transient(str(error)) from None  # whoever does the work decides what that means
     finally:
         await database.close()
 

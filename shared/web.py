@@ -106,6 +106,7 @@ def build_app(services: Sequence[Faced], *, ops_elsewhere: bool) -> FastAPI:
         version="1",
         docs_url=None if ops_elsewhere else "/docs",
         redoc_url=None,
+        strict_content_type=False,
     )
     for service in services:
         app.include_router(service.router)
@@ -209,15 +210,19 @@ async def _on_http(request: Request, error: Exception) -> Response:
 def _not_that_method(request: Request) -> Problem:
     """Return the 405 with every method of the address (the framework names those of the first route only)."""
     described: dict[str, Any] = request.app.openapi()["paths"]
-    path = request.url.path
-    allowed = {
-        method.upper()
-        for template, item in described.items()
-        if re.fullmatch(re.sub(r"\\\{[^/]+?\\\}", "[^/]+", re.escape(template)), path)
-        for method in item
-    }
+    # Most names in an address have no slash; a respondent's may.
+    allowed = _methods(described, request.url.path, "[^/]+") or _methods(described, request.url.path, ".+")
     code, title = _HTTP_PROBLEMS[405]
     return Problem(405, code, title, headers={"Allow": ", ".join(sorted(allowed))} if allowed else {})
+
+
+def _methods(described: Mapping[str, Any], path: str, name: str) -> set[str]:
+    return {
+        method.upper()
+        for template, item in described.items()
+        if re.fullmatch(re.sub(r"\\\{[^/]+?\\\}", name, re.escape(template)), path)
+        for method in item
+    }
 
 
 async def _on_transient(_: Request, error: Exception) -> Response:

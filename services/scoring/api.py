@@ -226,7 +226,9 @@ def build_router(database: Database, access: Access, clock: Clock) -> APIRouter:
             or daily(known, _better(caller), counts, day, audience=query.audience, touchpoints=touchpoints, goals=goals)
             for day, counts in enumerate(windows(counted, first, last, length // DAY), first)
         ]
-        return json_response({"customer": customer, "window": query.window, "days": query.days, "items": points})
+        return json_response(
+            {"customer": customer, "window": query.window, "days": query.days, "items": points, "next": None}
+        )
 
     @router.get("/customers/{customer}/feedback")
     async def feedback(customer: str, query: Annotated[FeedbackQuery, Query()], caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
@@ -272,7 +274,7 @@ def build_router(database: Database, access: Access, clock: Clock) -> APIRouter:
             await counting.move_windows(tx, [(state, in_force)], now)
             for alert in await alerting.open_alerts(tx, [customer]):
                 state.alerts[alert.dedup_key] = alert
-        return json_response({"customer": customer, "items": state.nearness(in_force, now)})
+        return json_response({"customer": customer, "items": state.nearness(in_force, now), "next": None})
 
     @router.get("/alerts")
     async def alerts(query: Annotated[AlertsQuery, Query()], caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]

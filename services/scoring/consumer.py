@@ -91,7 +91,7 @@ class FeedbackHandler:
         self._old_at = datetime.min.replace(tzinfo=UTC)
         self._old_after = 0
         """The last customer that was looked at for what is too old."""
-        self._reach: tuple[int, int] | None = None
+        self._reach: tuple[int, tuple[int, int]] | None = None
         directory.listen(lambda _: self._forget_plans())
 
     async def handle(
@@ -310,8 +310,9 @@ class FeedbackHandler:
         revision = self._directory.current
         if revision is None or now < self._old_at:
             return
-        keep = max(revision.directory.retention, self._longest(revision))
-        before = hour_time(window_start(now, keep))
+        window, cooldown = self._longest(revision)
+        keep = max(revision.directory.retention, window)
+        before = retention.Before(hour_time(window_start(now, keep)), hour_time(window_start(now, max(keep, cooldown))))
         looked = await retention.look(tx, self._old_after, partitions, before, _LOOKED)
         left = _OLD
         for customer in looked:
@@ -330,16 +331,20 @@ class FeedbackHandler:
         if len(looked) < _LOOKED:
             self._old_after, self._old_at = 0, now + _OLD_AGAIN
         if left < _OLD:
-            log.info("old answers deleted", answers=_OLD - left)
+            log.info("old answers and alerts deleted", count=_OLD - left)
 
-    def _longest(self, revision: Revision) -> int:
-        """Return how far back a window in force looks, in seconds, with the one before it where that is compared."""
+    def _longest(self, revision: Revision) -> tuple[int, int]:
+        """Return how far back a window in force looks, with the one before it where that is compared, and a cooldown.
+
+        Both in seconds.
+        """
         if self._reach is None or self._reach[0] != revision.number:
             known = revision.directory
-            rules = chain(known.rules, *(customer.rules for customer in known.customers.values()))
+            rules = list(chain(known.rules, *(customer.rules for customer in known.customers.values())))
             windows = (rule.when for rule in rules if isinstance(rule.when, OnWindow))
             longest = max((when.seconds * (2 if when.compares else 1) for when in windows), default=0)
-            self._reach = revision.number, max(longest, SCORES_WINDOW)
+            cooldown = max((rule.cooldown for rule in rules), default=0)
+            self._reach = revision.number, (max(longest, SCORES_WINDOW), cooldown)
         return self._reach[1]
 
     # ---- the day's end

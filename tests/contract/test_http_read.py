@@ -245,7 +245,9 @@ async def test_alerts(world: World) -> None:
     assert len((await world.get("/v1/alerts", state="open"))["items"]) == 4
     assert (await world.get("/v1/alerts", state="cleared")) == {"items": [], "next": None}
     one = await world.get(f"/v1/alerts/{alerts[0]['id']}")
+    opened = one.pop("opened")
     assert one == alerts[0]
+    assert opened == {name: one[name] for name in ("summary", "sentences", "reason", "scores")}, "it is still open"
     support = next(alert for alert in alerts if alert["dedup_key"] == "acme/mood-one/support")
     fields = (
         "id version customer touchpoint rule kind severity state opened_at cleared_at caused_at summary reason scores"
@@ -608,9 +610,10 @@ async def test_an_unknown_parameter_is_named(world: World, path: str) -> None:
     await world.refused(response, 422, "invalid", "custommer")
 
 
-@pytest.mark.parametrize(
-    "path", ["/v1/customers", "/v1/alerts", "/v1/tickets", "/v1/pages", "/v1/tickets/{ticket}/timeline"]
-)
+PAGED = ["customers", "alerts", "tickets", "pages", "tickets/{ticket}/timeline", "overrides", "silences", "check-ins"]
+
+
+@pytest.mark.parametrize("path", [f"/v1/{of}" for of in PAGED])
 async def test_limits_and_cursors_that_are_none(world: World, path: str) -> None:
     path = path.format(**await _of_borealis(world))
     for limit in ("0", "501", "-1", "many", ""):
@@ -624,6 +627,28 @@ async def test_limits_and_cursors_that_are_none(world: World, path: str) -> None
 
 def _cursor(at: str) -> str:
     return base64.urlsafe_b64encode(f"{at} {NOWHERE}".encode()).decode().rstrip("=")
+
+
+async def test_silences_page_by_page(world: World) -> None:
+    """In the order in which they begin, each once, however many begin together."""
+    begin = world.house.clock.now() + timedelta(days=30)
+    made: list[str] = []
+    for day in (2, 1, 1, 3, 1):
+        at = begin + timedelta(days=day)
+        said = {
+            "customer": "acme",
+            "from": at.isoformat(),
+            "until": (at + timedelta(hours=1)).isoformat(),
+            "reason": "x",
+        }
+        made.append((await world.ask("POST", "/v1/silences", json=said)).json()["id"])
+    listed = await _all(world, "/v1/silences", limit=1)
+    assert sorted(_ids(listed)) == sorted(made)
+    begins = [one["from"] for page in listed for one in page]
+    assert begins == sorted(begins)
+    for id_ in made:
+        assert (await world.ask("DELETE", f"/v1/silences/{id_}")).status_code == 200
+    assert (await world.get("/v1/silences")) == {"items": [], "next": None}
 
 
 async def test_a_field_where_there_is_none_is_named(world: World) -> None:
@@ -651,6 +676,15 @@ async def test_a_body_that_is_not_json_is_refused_as_such(world: World, content_
         await world.refused(response, 415, "unsupported-media-type")
 
 
+async def test_a_body_may_be_deep(world: World) -> None:
+    """What is nested a thousand times is wrong, and costs no more than that."""
+    said = b'{"customer": "acme", "title": ' + b"[" * 700 + b"]" * 700 + b"}"
+    response = await world.ask("POST", "/v1/tickets", content=said, headers={"content-type": "application/json"})
+    await world.refused(response, 422, "invalid", "title")
+    response = await world.ask("POST", "/v1/tickets", content=b'{"customer": "nobody"}')
+    await world.refused(response, 422, "invalid", "title")
+
+
 @pytest.mark.parametrize(
     ("path", "said", "field"),
     [
@@ -658,6 +692,7 @@ async def test_a_body_that_is_not_json_is_refused_as_such(world: World, content_
         ("/v1/silences", {"until": "2027-01-01T10:00:00Z", "reason": "\0"}, "reason"),
         ("/v1/silences", {"until": "2027-01-01T10:00:00Z", "reason": "x", "rule": "a\0"}, "rule"),
         ("/v1/tickets", {"customer": "acme", "title": "a\0"}, "title"),
+        ("/v1/tickets", {"customer": "acme", "title": {"a": [["x\0"]]}}, "title"),
         ("/v1/silences", {"until": "9999-12-31T23:59:59-12:00", "reason": "x"}, "until"),
         ("/v1/silences", {"until": "0001-01-01T00:00:00+14:00", "reason": "x"}, "until"),
     ],
@@ -689,6 +724,9 @@ async def test_a_respondent_of_any_name_can_be_erased(world: World) -> None:
         quoted = "".join(f"%{byte:02X}" for byte in name.encode())
         response = await world.ask("DELETE", f"/v1/respondents/{quoted}?customer=acme")
         assert response.status_code == 202, (name, response.text)
+    refused = await world.ask("POST", "/v1/respondents/a%2Fb")
+    await world.refused(refused, 405, "method-not-allowed")
+    assert refused.headers["allow"] == "DELETE"
 
 
 async def test_health_figures_and_documentation(world: World) -> None:

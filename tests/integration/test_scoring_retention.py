@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -15,7 +16,7 @@ from services.scoring import consumer
 from services.scoring.consumer import Erasing, FeedbackHandler
 from services.scoring.domain.counting import hour_of, window_start
 from services.scoring.domain.customer import CustomerState
-from services.scoring.store import counting
+from services.scoring.store import counting, reads
 from shared.clock import MovableClock
 from shared.consume import Record
 from shared.db import Connection, Database
@@ -208,6 +209,11 @@ async def test_alerts_go_once_they_have_been_over_for_so_long(at: Office) -> Non
         at.clock.move(timedelta(days=25))
         await at.sweep(2)
     assert await at.count("alert WHERE state = 'cleared'") == 2
+    async with at.database.transaction() as tx:
+        alert = await reads.alert(tx, UUID(int=(await tx.fetchval("SELECT id FROM alert LIMIT 1")).int))
+    assert alert is not None
+    assert alert.opened is not None
+    assert (alert.summary, alert.opened.summary) == ("Its time is over", "Mood 1 of 4 at support")
     at.clock.move(timedelta(days=20))
     await at.sweep()
     assert await at.count("alert") == 1

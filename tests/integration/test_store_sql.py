@@ -19,6 +19,7 @@ from typing import Any
 from uuid import UUID
 
 import asyncpg
+import msgspec
 import pytest
 from alembic.script import ScriptDirectory
 from msgspec.structs import replace
@@ -43,7 +44,7 @@ from services.scoring.domain.customer import CustomerState, Plan, plan
 from services.scoring.domain.decide import Alert, Decision
 from services.scoring.domain.silence import Pulse
 from services.scoring.domain.windows import Measure
-from services.scoring.store import alerts, answers, counting
+from services.scoring.store import alerts, answers, counting, reads
 from services.ticketing.domain.ticket import Outcome
 from services.ticketing.store import tickets
 from shared.db import SHARED_MIGRATIONS, Connection, Database
@@ -586,6 +587,12 @@ INSERT INTO answer (id, customer, series, score, occurred_at, received_at, respo
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
 """
 _HOURS = "SELECT hour, c1, c2, c3, c4, c5, c6, c7 FROM bucket WHERE customer = $1 AND series = $2 ORDER BY hour"
+_OLD_ALERT = """
+INSERT INTO alert (id, version, customer, partition, rule, kind, dedup_key, state, severity, trust,
+    opened_at, updated_at, caused_at, due_at, pending, body)
+VALUES ($1, 1, 'acme', 0, 'nps-low', 'nps_below', 'acme/nps-low/*', 'open', 'high', 'verified',
+    $2, $2, $2, $2, false, $3)
+"""
 _OLD_BUCKET = (
     "INSERT INTO bucket (series, hour, c1, c2, c3, c4, c5, c6, c7) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)"
 )
@@ -615,6 +622,9 @@ async def _tell_old(tx: Connection, told: Sequence[FeedbackReceivedV1]) -> dict[
     return {key: sorted((hour, *counts) for hour, counts in hours.items()) for key, hours in buckets.items()}
 
 
+NEWER = [f"scoring {number:04}" for number in range(2, 6)]
+
+
 async def test_the_upgrade_keeps_what_was_answered_and_counted(old: Database) -> None:
     """Who upgrades loses no answer and no point: the buckets are the same, those of key metrics are there now too.
 
@@ -623,13 +633,16 @@ async def test_the_upgrade_keeps_what_was_answered_and_counted(old: Database) ->
     told = [*_answers(1, 60), *(replace(a, customer="borealis") for a in _answers(2, 20))]
     more = {"comment": "Slow", "contact": "r@example.test", "language": "fi"}
     told.append(build.answer(1, kind="csat", audience="employee", **more))
-    open_alert = _telling(id=uuid7())
+    open_alert = _telling(id=uuid7()).message
     async with old.transaction() as tx:
         buckets = await _tell_old(tx, told)
-        await alerts.save(tx, [open_alert])
-    assert await old.migrate(MIGRATIONS["scoring"]) == ["scoring 0002", "scoring 0003", "scoring 0004"]
+        await tx.execute(_OLD_ALERT, open_alert.id, build.NOW, msgspec.json.encode(open_alert).decode())
+    assert await old.migrate(MIGRATIONS["scoring"]) == NEWER
     async with old.transaction() as tx:
-        assert [one.id for one in await alerts.open_alerts(tx, ["acme"])] == [open_alert.message.id]
+        assert [one.id for one in await alerts.open_alerts(tx, ["acme"])] == [open_alert.id]
+        shown = await reads.alert(tx, open_alert.id)
+        assert shown is not None
+        assert (shown.id, shown.opened) == (open_alert.id, None)
         for state in await answers.customers(tx, {"acme": 3, "borealis": 5}, build.NOW):
             mine = [a for a in told if a.customer == state.name]
             assert set(state.series) == {series_of(a) for a in mine}
@@ -687,7 +700,7 @@ async def test_after_the_upgrade_counting_goes_on(old: Database) -> None:
 
 
 async def test_an_empty_installation_upgrades_too(old: Database) -> None:
-    assert await old.migrate(MIGRATIONS["scoring"]) == ["scoring 0002", "scoring 0003", "scoring 0004"]
+    assert await old.migrate(MIGRATIONS["scoring"]) == NEWER
     assert await old.migrate(MIGRATIONS["scoring"]) == []
 
 

@@ -756,6 +756,19 @@ def test_each_defect_is_named_by_its_own_word(rota: Schedule) -> None:
     assert all(one.start is not None and one.end is not None and one.start < one.end for one in defects["empty-shift"])
 
 
+@given(rotas, st.booleans())
+def test_hours_in_which_only_the_catch_all_is_left_are_told(rota: Schedule, architect_too: bool) -> None:
+    """A schedule may be meant for the night alone; an escalation of nothing else has nobody by day."""
+    steps = (Step("schedule:night-watch", 60), *([Step("architect", 60)] if architect_too else []))
+    known = staffed(rota, escalations={"standard": build.escalation(steps=steps)})
+    holes = [one for one in shifts(rota, known.people, (), NOW, NOW + AHEAD) if one.person is None]
+    found = [one for one in found_in(known) if one.subject == "escalation:standard"]
+    assert len(found) == (1 if holes and not architect_too else 0)
+    for one in found:
+        assert (one.code, one.start, one.end) == ("gap", holes[0].start, holes[0].end)
+        assert (f"{len(holes)} times" in one.detail) == (len(holes) > 1)
+
+
 @given(st.sampled_from(ZONES), st.sets(st.sampled_from(("night-1", "night-2", "night-3"))), st.integers(1, 5))
 def test_nobody_is_missed_outside_office_hours(zone: str, absent: set[str], every: int) -> None:
     """What is reported are exactly the hours in which somebody should be there and is not."""

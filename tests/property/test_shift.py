@@ -259,7 +259,7 @@ def test_days_going_back_are_harmless(seed: int, back: float) -> None:
     chance, detector = random.Random(seed), Detector()
     past = [(c, t, day - back * chance.random()) for c, t, day in stream(seed, 100, GOOD, 400, of=2)]
     begin = past[-1][2]
-    after = [(c, t, day - back * chance.random()) for c, t, day in stream(seed + 1, 100, BAD, 120, begin, of=2)]
+    after = [(c, t, day - back * chance.random()) for c, t, day in stream(seed + 1, 100, BAD, 240, begin, of=2)]
     list(run(detector, past))
     assert detector.is_shifted or any(signal.happening == "worse" for _, signal in run(detector, after))
     assert not list(run(Detector(), [(c, t, DAY) for c, t, _ in past + after]))
@@ -277,13 +277,65 @@ def test_history_that_is_imported_is_what_answers_are_compared_with(of: int) -> 
     assert signal.happening == "worse"
     assert place < 60 * of
     assert 20 < cast("float", signal.reason["baseline_nps"]) < 60
+    assert cast("float", signal.reason["onset"]) > DAY + 50
+
+
+def test_what_comes_late_of_a_bad_time_is_not_what_was_usual() -> None:
+    """Neither before the alarm nor while it is open; the level to come back to stays what it was."""
+    detector, signal, day = alarmed()
+    onset = cast("float", signal.reason["onset"])
+    for number in range(100):
+        detector.learn(0, None, onset + number / 100)
+    assert detector.nearness().baseline_nps == signal.reason["baseline_nps"]
+    for number in range(100):
+        detector.learn(2, None, onset - 1 - number / 100)
+    assert cast("float", detector.nearness().baseline_nps) > cast("float", signal.reason["baseline_nps"])
+    assert detector.is_shifted
+    assert day > onset
+
+
+def test_late_answers_do_not_delay_an_alarm() -> None:
+    """An answer of just before each live one takes nothing of the time over which evidence may begin."""
+    found: list[list[int]] = []
+    for late in (False, True):
+        delays: list[int] = []
+        for seed in range(40):
+            detector = Detector()
+            for category, touchpoint, day in stream(seed, 60, GOOD, 200):
+                detector.learn(category, touchpoint, day)
+            bad = stream(seed + 900, 6, BAD, 60, begin=DAY + 110)
+            delays.append(next((place for place, _ in _told(detector, bad, late=late)), len(bad)))
+        found.append(sorted(delays))
+    assert abs(found[0][20] - found[1][20]) <= 2
+
+
+def _told(detector: Detector, answers: Answers, *, late: bool) -> Iterator[tuple[int, Signal]]:
+    """Yield the signals; with `late` a passive's answer of shortly before comes before each."""
+    for place, (category, touchpoint, day) in enumerate(answers):
+        if late:
+            detector.learn(1, touchpoint, day - 0.1)
+        signal = detector.take(category, touchpoint, day, DEFAULT_PRIOR, BUDGET)
+        if signal is not None:
+            yield place, signal
+
+
+def test_years_of_history_in_any_order_are_learned() -> None:
+    """Halving what is old happens once, not with each old answer."""
+    past = stream(5, 83, GOOD, 3_000)
+    for order in (past, past[::-1], random.Random(1).sample(past, len(past))):
+        detector = Detector()
+        for number, (category, touchpoint, day) in enumerate(order):
+            detector.learn(category, touchpoint, day)
+            if number % 20 == 19:
+                detector.take(2, None, DAY + 1_200 + number / 100, DEFAULT_PRIOR, BUDGET)
+        assert _total(detector._counts) > 500
 
 
 @given(ANSWERS, ANSWERS)
 def test_what_is_learned_is_no_evidence(
     lived: list[tuple[int, str | None, float, int]], late: list[tuple[int, str | None, float, int]]
 ) -> None:
-    """It adds to what is usual, also while an alarm is open, and never to what speaks against it."""
+    """It adds to what is usual, also while an alarm is open, and never raises one."""
     detector = Detector()
     list(run(detector, flat(lived)))
     before, was_shifted = detector.nearness(), detector.is_shifted
@@ -293,7 +345,8 @@ def test_what_is_learned_is_no_evidence(
         detector.learn(category, touchpoint, day)
     assert detector.is_shifted == was_shifted
     assert (detector._r1, detector._r2, detector._r3) == evidence
-    assert _total(detector._counts) - _total(detector._mark) == since
+    after_onset = _total(detector._counts) - _total(detector._mark)
+    assert after_onset == since if was_shifted else after_onset >= since
     if was_shifted:
         after = detector.nearness()
         assert after.recent_nps == before.recent_nps

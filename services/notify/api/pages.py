@@ -152,19 +152,7 @@ def _masked(attempt: deliveries.Attempt, caller: Caller) -> deliveries.Attempt:
 
 
 def _shown(page: PageFacts) -> dict[str, Any]:
-    return {
-        **msgspec.structs.asdict(message(page)),
-        "title": page.title,
-        "summary": page.summary,
-        "ticket_number": page.ticket_number,
-        "steps": page.steps,
-        "repeat": page.repeat,
-        "catch_all": page.catch_all,
-        "due_at": page.due_at,
-        "sent_at": page.sent_at,
-        "held": page.held,
-        "lead": page.lead,
-    }
+    return {**msgspec.structs.asdict(message(page)), "steps": page.steps}
 
 
 def _html(status: int, heading: str, lead: str, page: PageFacts | None = None, *, ask: bool = False) -> Response:

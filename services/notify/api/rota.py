@@ -24,7 +24,7 @@ from shared.db import Database
 from shared.directory.access import Access, Caller
 from shared.errors import FieldError, Problem, invalid_fields, not_found
 from shared.ids import uuid7
-from shared.lists import Page
+from shared.lists import Page, page_of
 from shared.web import caller_with, id_in_path, json_response
 
 _LONGEST = timedelta(days=366)
@@ -65,11 +65,10 @@ class NewSilence(Asked):
     reason: str = Field(min_length=1, max_length=500)
 
 
-class OverridesQuery(Asked):
+class OverridesQuery(Page):
     """What can be asked of the list."""
 
     schedule: str | None = None
-    limit: int = Field(default=50, ge=1, le=500)
 
 
 class SilencesQuery(Page):
@@ -109,9 +108,11 @@ def build_router(database: Database, access: Access, clock: Clock, escalate: Cal
     @router.get("/overrides")
     async def overrides(query: Annotated[OverridesQuery, Query()], caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
         """List the overrides that are not over."""
+        after = query.after()
         async with database.transaction() as tx:
-            found = await store.list_overrides(tx, query.schedule, clock.now(), query.limit)
-        return json_response({"items": [_override(one) for one in found], "next": None})
+            found = await store.list_overrides(tx, query.schedule, clock.now(), after, query.limit + 1)
+        listed = page_of(found, query.limit, lambda one: (one.start, one.id))
+        return json_response({**listed, "items": [_override(one) for one in listed["items"]]})
 
     @router.delete("/overrides/{override}")
     async def end_override(override: str, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
@@ -155,9 +156,11 @@ def build_router(database: Database, access: Access, clock: Clock, escalate: Cal
     @router.get("/silences")
     async def silences(query: Annotated[SilencesQuery, Query()], caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
         """List the silences that are not over."""
+        customers, after = caller.limited_to(query.customer), query.after()
         async with database.transaction() as tx:
-            found = await store.list_silences(tx, caller.limited_to(query.customer), clock.now(), query.limit)
-        return json_response({"items": [_silence(one) for one in found], "next": None})
+            found = await store.list_silences(tx, customers, clock.now(), after, query.limit + 1)
+        listed = page_of(found, query.limit, lambda one: (one.start, one.id))
+        return json_response({**listed, "items": [_silence(one) for one in listed["items"]]})
 
     @router.delete("/silences/{silence}")
     async def end_silence(silence: str, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]

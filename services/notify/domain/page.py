@@ -371,6 +371,16 @@ def message(page: Page) -> PageV1:
         person=page.person,
         acknowledged_at=page.acknowledged_at,
         acknowledged_by=page.acknowledged_by,
+        ticket_number=page.ticket_number,
+        title=page.title,
+        summary=page.summary,
+        touchpoint=page.touchpoint,
+        sent_at=page.sent_at,
+        due_at=page.due_at,
+        held=page.held,
+        lead=page.lead,
+        repeat=page.repeat,
+        catch_all=page.catch_all,
     )
 
 

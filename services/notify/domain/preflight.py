@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import reduce
 from typing import Literal
 
 import msgspec
 
 from services.notify.domain.chain import chain
 from services.notify.domain.rota import Override, Shift, absences_between, shifts
-from shared.directory.model import Customer, Directory, Person, Schedule
+from shared.directory.model import Customer, Directory, Schedule
 
 AHEAD = timedelta(days=30)
 _LONG = timedelta(days=7)
@@ -21,12 +22,16 @@ _MOST_NAMED = 20
 Code = Literal["gap", "empty-shift", "unreachable", "unverified", "both-absent", "one-person"]
 
 
+Span = tuple[datetime, datetime]
+"""From a moment on, until another."""
+
+
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """One thing that should be mended."""
 
     code: Code
     subject: str
-    """`schedule:NAME`, `person:ID` or `customer:ID`."""
+    """`schedule:NAME`, `escalation:NAME`, `person:ID` or `customer:ID`."""
     detail: str
     start: datetime | None = None
     end: datetime | None = None
@@ -44,10 +49,13 @@ def preflight(
     end = now + AHEAD
     found: list[Finding] = []
     on_call: set[str] = set()
+    nobody: dict[str, list[Span]] = {}
     for name, schedule in directory.schedules.items():
         planned = shifts(schedule, directory.people, overrides.get(name, ()), now, end)
         on_call |= {shift.person for shift in planned if shift.person is not None}
         found += gaps(directory, schedule, planned, overrides.get(name, ()), now, end)
+        nobody[name] = [(shift.start, shift.end) for shift in planned if shift.person is None]
+    found += _nights(directory, nobody)
     found += _people(directory, on_call, reachable, verified)
     found += _chains(directory, now, end)
     return found
@@ -90,6 +98,20 @@ def _of_schedule(code: Code, schedule: Schedule, detail: str, start: datetime, e
     return Finding(code=code, subject=f"schedule:{schedule.name}", detail=detail, start=start, end=end)
 
 
+def _nights(directory: Directory, nobody: Mapping[str, Sequence[Span]]) -> Iterator[Finding]:
+    """Find when an escalation has only its catch-all, because each of its steps is a schedule that has nobody then."""
+    for name in sorted({customer.escalation for customer in directory.customers.values()}):
+        escalation = directory.escalations[name]
+        if not escalation.steps or not all(step.page.startswith("schedule:") for step in escalation.steps):
+            continue
+        holes = reduce(_both, (nobody[step.page.removeprefix("schedule:")] for step in escalation.steps))
+        if holes:
+            times = f"{len(holes)} times, first" if len(holes) > 1 else "once"
+            since, until = holes[0]
+            detail = f"only the catch-all can be paged, {times} from {since:%Y-%m-%d %H:%M} to {until:%H:%M} UTC"
+            yield Finding(code="gap", subject=f"escalation:{name}", detail=detail, start=since, end=until)
+
+
 def _people(
     directory: Directory, on_call: Collection[str], reachable: Collection[str], verified: Collection[str]
 ) -> Iterator[Finding]:
@@ -129,7 +151,7 @@ def _chains(directory: Directory, start: datetime, end: datetime) -> Iterator[Fi
         both = [directory.people.get(name) for name in (architect, deputy) if name is not None]
         first, second = (*both, None, None)[:2]
         if first is not None and second is not None:
-            for since, until in _both_absent(first, second, start, end):
+            for since, until in _both(absences_between(first, start, end), absences_between(second, start, end)):
                 detail = f"{first.name} and {second.name} are both away"
                 yield Finding(code="both-absent", subject=subject, detail=detail, start=since, end=until)
 
@@ -140,12 +162,10 @@ def _subject(customers: Sequence[Customer]) -> str:
     return ", ".join(names) + (f" and {more} more" if more else "")
 
 
-def _both_absent(one: Person, other: Person, start: datetime, end: datetime) -> Iterator[tuple[datetime, datetime]]:
-    for a_start, a_end in absences_between(one, start, end):
-        for b_start, b_end in absences_between(other, start, end):
-            since, until = max(a_start, b_start), min(a_end, b_end)
-            if since < until:
-                yield since, until
+def _both(one: Sequence[Span], other: Sequence[Span]) -> Sequence[Span]:
+    """Return the times that lie in both."""
+    cut = [(max(since, begin), min(until, end)) for since, until in one for begin, end in other]
+    return [(since, until) for since, until in cut if since < until]
 
 
 def gap_seconds(findings: Sequence[Finding], schedule: str) -> float:

@@ -178,8 +178,15 @@ async def some_locked(tx: Connection, pages: Sequence[UUID]) -> dict[UUID, Kept]
 
 
 async def with_followers_locked(tx: Connection, page: UUID) -> list[Kept]:
-    """Return a page, then those that it is sent for, locked in the order of ids, as everybody locks pages."""
-    found = [Kept(_decode(row[0]), row[1]) for row in await tx.fetch(_WITH_FOLLOWERS_LOCKED, page)]
+    """Return a page, then those that it is sent for, locked in the order of ids, as everybody locks pages.
+
+    A statement that waited for a lock does not see who has come to follow meanwhile: it is asked until nobody has.
+    """
+    found: list[Kept] = []
+    known = -1
+    while len(found) > known:
+        known = len(found)
+        found = [Kept(_decode(row[0]), row[1]) for row in await tx.fetch(_WITH_FOLLOWERS_LOCKED, page)]
     return sorted(found, key=lambda kept: kept.page.id != page)
 
 

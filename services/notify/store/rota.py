@@ -11,6 +11,7 @@ from uuid import UUID
 
 from services.notify.domain.hold import Silence
 from services.notify.domain.rota import Override
+from shared.cursor import Place
 from shared.db import Connection
 from shared.directory.model import Directory
 from shared.directory.record import decode, encode
@@ -19,7 +20,8 @@ _OVERRIDE_COLUMNS = "id, schedule, person, start_at, until, replaces, made_at"
 _OVERRIDES = f"SELECT {_OVERRIDE_COLUMNS} FROM override WHERE until > $1 AND start_at < $2 AND start_at < until"
 _LIST_OVERRIDES = f"""
 SELECT {_OVERRIDE_COLUMNS} FROM override WHERE ($1::text IS NULL OR schedule = $1) AND until > $2 AND start_at < until
-ORDER BY start_at, id LIMIT $3
+    AND ($3::timestamptz IS NULL OR (start_at, id) > ($3, $4::uuid))
+ORDER BY start_at, id LIMIT $5
 """
 _ADD_OVERRIDE = """
 INSERT INTO override (id, schedule, person, start_at, until, replaces, made_at, made_by)
@@ -33,8 +35,10 @@ RETURNING {_OVERRIDE_COLUMNS}
 _SILENCE_COLUMNS = "id, customer, touchpoint, rule, reason, start_at, until, made_at, made_by"
 _SILENCES = f"SELECT {_SILENCE_COLUMNS} FROM silence WHERE until > $1 AND start_at <= $1"
 _LIST_SILENCES = f"""
-SELECT {_SILENCE_COLUMNS} FROM silence WHERE ($1::text[] IS NULL OR customer = ANY($1)) AND until > $2
-ORDER BY start_at, id LIMIT $3
+SELECT {_SILENCE_COLUMNS} FROM silence
+WHERE ($1::text[] IS NULL OR customer = ANY($1)) AND until > $2 AND start_at < until
+    AND ($3::timestamptz IS NULL OR (start_at, id) > ($3, $4::uuid))
+ORDER BY start_at, id LIMIT $5
 """
 _ADD_SILENCE = f"INSERT INTO silence ({_SILENCE_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)"
 _ONE_SILENCE = f"SELECT {_SILENCE_COLUMNS} FROM silence WHERE id = $1"
@@ -61,9 +65,12 @@ async def overrides(tx: Connection, start: datetime, end: datetime) -> dict[str,
     return found
 
 
-async def list_overrides(tx: Connection, schedule: str | None, now: datetime, limit: int) -> list[Override]:
-    """Return overrides that are not over."""
-    return [_override(row) for row in await tx.fetch(_LIST_OVERRIDES, schedule, now, limit)]
+async def list_overrides(
+    tx: Connection, schedule: str | None, now: datetime, after: Place | None, limit: int
+) -> list[Override]:
+    """Return the overrides that are not over, in the order in which they begin."""
+    rows = await tx.fetch(_LIST_OVERRIDES, schedule, now, *(after or (None, None)), limit)
+    return [_override(row) for row in rows]
 
 
 async def add_override(tx: Connection, one: Override, made_by: str) -> None:
@@ -89,9 +96,12 @@ async def silences(tx: Connection, now: datetime) -> list[Silence]:
     return [_silence(row) for row in await tx.fetch(_SILENCES, now)]
 
 
-async def list_silences(tx: Connection, customers: Sequence[str] | None, now: datetime, limit: int) -> list[Silence]:
-    """Return silences that are not over."""
-    return [_silence(row) for row in await tx.fetch(_LIST_SILENCES, customers, now, limit)]
+async def list_silences(
+    tx: Connection, customers: Sequence[str] | None, now: datetime, after: Place | None, limit: int
+) -> list[Silence]:
+    """Return the silences that are not over, in the order in which they begin."""
+    rows = await tx.fetch(_LIST_SILENCES, customers, now, *(after or (None, None)), limit)
+    return [_silence(row) for row in rows]
 
 
 async def add_silence(tx: Connection, one: Silence) -> None:

@@ -338,23 +338,35 @@ class Detector(msgspec.Struct, array_like=True, gc=False):
 
         The parameters are those of `take`. Whoever moves here with their history is watched from the first live answer.
         """
-        shift = self._shift
         if max(_unpack(self._counts)) >= _MANY:
-            if shift is not None:
+            if self._shift is not None:
                 return  # the baseline of an open alarm stays, and knows enough
             self._forget()
         stream = self._streams.get(touchpoint)
         if stream is None:
             stream = self._stream_of(touchpoint, day)
-        self._begun, self._last = min(self._begun, day), max(self._last, day)
-        unit = _UNITS[category]
-        self._counts += unit
-        self._mark += unit
-        stream.counts += unit
-        stream.mark += unit
-        stream.left = 0
+        if day < self._last - FORGET_AFTER:
+            return  # too old to tell what is usual
+        shift, unit = self._shift, _UNITS[category]
         if shift is not None and (shift.whole or stream is self._streams[shift.touchpoint]):
+            if day >= (self._onset if shift.whole else stream.onset):
+                return  # of the time in which it is not as usual
             shift.mark += unit
+        if self._budget:
+            self._begun = min(self._begun, max(day, self._last - FORGET_AFTER / 2))  # not so far that it is halved
+        else:
+            # Nothing was tested yet: the first gap begins with the newest.
+            self._begun, self._last = min(self._begun, day), max(self._last, day)
+        self._counts += unit
+        if shift is not None or self._run == 1.0 or day <= self._onset:
+            self._mark += unit
+        stream.counts += unit
+        if shift is not None or stream.run == 1.0 or day <= stream.onset:
+            stream.mark += unit
+        if shift is None:
+            self._onset = max(self._onset, day) if self._run == 1.0 else self._onset
+            stream.onset = max(stream.onset, day) if stream.run == 1.0 else stream.onset
+        stream.left = 0
 
     def look(self, day: float) -> Signal | None:
         """Return "settled" when a new level has lasted long enough by this day (days since 1970), answers or not."""

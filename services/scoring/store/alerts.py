@@ -56,10 +56,10 @@ ORDER BY customer, dedup_key, cleared_at DESC
 """
 _SAVE = """
 INSERT INTO alert (id, version, customer, partition, rule, kind, touchpoint, dedup_key, state, severity, trust,
-    opened_at, updated_at, cleared_at, caused_at, due_at, answer, pending, traceparent, body)
+    opened_at, updated_at, cleared_at, caused_at, due_at, answer, pending, traceparent, body, opening)
 SELECT * FROM unnest($1::uuid[], $2::int[], $3::text[], $4::int[], $5::text[], $6::text[], $7::text[], $8::text[],
     $9::text[], $10::text[], $11::text[], $12::timestamptz[], $13::timestamptz[], $14::timestamptz[],
-    $15::timestamptz[], $16::timestamptz[], $17::uuid[], $18::bool[], $19::text[], $20::text[])
+    $15::timestamptz[], $16::timestamptz[], $17::uuid[], $18::bool[], $19::text[], $20::text[], $21::text[])
 ON CONFLICT (id) DO UPDATE SET version = excluded.version, state = excluded.state, severity = excluded.severity,
     trust = excluded.trust, updated_at = excluded.updated_at, cleared_at = excluded.cleared_at,
     due_at = excluded.due_at, pending = excluded.pending, body = excluded.body
@@ -167,6 +167,7 @@ class Telling:
 async def save(tx: Connection, told: Sequence[Telling]) -> None:
     """Store what happened to alerts. The last of each alert wins."""
     last = {one.decision.alert.id: one for one in told}
+    first = {one.decision.alert.id: _opening(one.message) for one in reversed(told)}
     rows = [(one.decision.alert, one.message, one.partition, one.traceparent) for one in last.values()]
     if not rows:
         return
@@ -192,7 +193,13 @@ async def save(tx: Connection, told: Sequence[Telling]) -> None:
         [a.pending for a, _, _, _ in rows],
         [t for _, _, _, t in rows],
         [text(m) for _, m, _, _ in rows],
+        [first[a.id] for a, _, _, _ in rows],
     )
+
+
+def _opening(message: AlertV1) -> str:
+    """Return what is kept of the first decision; of one that is known already the store keeps what it has."""
+    return text({name: getattr(message, name) for name in ("summary", "sentences", "reason", "scores")})
 
 
 async def defer(tx: Connection, alerts: Sequence[Alert]) -> None:

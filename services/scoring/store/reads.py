@@ -14,7 +14,7 @@ from services.scoring.domain.counting import WIDTH, Series, series
 from services.scoring.domain.trend import Counted
 from services.scoring.store.common import SUMS, alert_decoder, plain
 from shared.db import Connection
-from shared.events import AlertV1, FeedbackReceivedV1, ScoreDailyV1
+from shared.events import AlertScoresV1, AlertV1, FeedbackReceivedV1, ScoreDailyV1
 
 _DAYS = f"""
 SELECT bucket.hour / 24, NULL::int, series.touchpoint, series.audience, series.kind, series.trust, series.metric,
@@ -65,7 +65,7 @@ WHERE ($1::text IS NULL OR state = $1) AND ($2::text[] IS NULL OR customer = ANY
     AND ($3::timestamptz IS NULL OR (opened_at, id) < ($3, $4::uuid))
 ORDER BY opened_at DESC, id DESC LIMIT $5
 """
-_ONE_ALERT = "SELECT body FROM alert WHERE id = $1"
+_ONE_ALERT = "SELECT body, opening FROM alert WHERE id = $1"
 _OPEN_COUNTS = (
     "SELECT customer, count(*)::int FROM alert WHERE state = 'open' AND customer = ANY($1::text[]) GROUP BY 1"
 )
@@ -90,10 +90,32 @@ async def alerts(
     return [alert_decoder.decode(row[0]) for row in await tx.fetch(_ALERTS, state, customers, at, id_, limit)]
 
 
-async def alert(tx: Connection, id_: UUID) -> AlertV1 | None:
+class Opening(msgspec.Struct, frozen=True, kw_only=True):
+    """The decision that opened an alert."""
+
+    summary: str
+    sentences: dict[str, str]
+    reason: dict[str, str | int | float | None]
+    scores: AlertScoresV1
+
+
+class ShownAlert(AlertV1, frozen=True, kw_only=True):
+    """An alert as it stands now, with what it began with."""
+
+    opened: Opening | None = None
+
+
+_shown = msgspec.json.Decoder(ShownAlert).decode
+_opening = msgspec.json.Decoder(Opening).decode
+
+
+async def alert(tx: Connection, id_: UUID) -> ShownAlert | None:
     """Return one alert."""
-    body = await tx.fetchval(_ONE_ALERT, id_)
-    return None if body is None else alert_decoder.decode(body)
+    row = await tx.fetchrow(_ONE_ALERT, id_)
+    if row is None:
+        return None
+    opened = None if row["opening"] is None else _opening(row["opening"])
+    return msgspec.structs.replace(_shown(row["body"]), opened=opened)
 
 
 async def open_counts(tx: Connection, customers: Sequence[str]) -> dict[str, int]:

@@ -38,7 +38,11 @@ WHERE series.customer = $1 AND answer.customer = series.customer AND answer.seri
 _DROP_BUCKETS = "DELETE FROM bucket WHERE customer = $1 AND hour < $2"
 _DROP_REPLACED = "DELETE FROM replaced WHERE customer = $1 AND hour < $2"
 _DROP_DAYS = "DELETE FROM daily WHERE customer = $1 AND day < $2"
-_DROP_ALERTS = "DELETE FROM alert WHERE customer = $1 AND state = 'cleared' AND cleared_at < $2"
+_DROP_ALERTS = """
+DELETE FROM alert WHERE id IN (
+    SELECT id FROM alert WHERE customer = $1 AND state = 'cleared' AND cleared_at < $2 ORDER BY cleared_at LIMIT $3
+)
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,27 +55,36 @@ class Looked:
     """It has something that is too old."""
 
 
-async def look(tx: Connection, after: int, partitions: Sequence[int], before: datetime, limit: int) -> list[Looked]:
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What is too old: whole hours."""
+
+    answers: datetime
+    alerts: datetime
+    """Later than the answers' where a rule keeps still for longer after an alert."""
+
+
+async def look(tx: Connection, after: int, partitions: Sequence[int], before: Before, limit: int) -> list[Looked]:
     """Return the next customers of some partitions by number, each with whether something of it is too old."""
-    hour = hour_of(before)
-    rows = await tx.fetch(_LOOK, after, partitions, hour, hour * HOUR // DAY, limit, hour_time(hour))
+    hour = hour_of(before.answers)
+    rows = await tx.fetch(_LOOK, after, partitions, hour, hour * HOUR // DAY, limit, before.alerts)
     return [Looked(*row) for row in rows]
 
 
-async def drop(tx: Connection, customer: Looked, before: datetime, limit: int) -> tuple[int, int]:
-    """Delete a customer's oldest answers before a whole hour, all that was counted of their hours, and old alerts.
+async def drop(tx: Connection, customer: Looked, before: Before, limit: int) -> tuple[int, int]:
+    """Delete a customer's oldest answers, all that was counted of their hours, and old alerts.
 
     `limit`: about how many; an hour goes whole, so that what is counted is always what is kept. Return how many went,
     and the first hour that stayed.
     """
-    oldest = await tx.fetchrow(_OLDEST, customer.number, before, limit)
+    oldest = await tx.fetchrow(_OLDEST, customer.number, before.answers, limit)
     assert oldest is not None
-    hour = hour_of(before)
+    hour = hour_of(before.answers)
     if oldest[0] >= limit:
         hour = min(hour, hour_of(oldest[1]) + 1)
-    done = await tx.execute(_DROP_ANSWERS, customer.number, hour_time(hour))
+    answers = await tx.execute(_DROP_ANSWERS, customer.number, hour_time(hour))
     await tx.execute(_DROP_BUCKETS, customer.number, hour)
     await tx.execute(_DROP_REPLACED, customer.number, hour)
     await tx.execute(_DROP_DAYS, customer.number, hour * HOUR // DAY)
-    await tx.execute(_DROP_ALERTS, customer.name, hour_time(hour))
-    return int(done.split()[-1]), hour
+    alerts = await tx.execute(_DROP_ALERTS, customer.name, before.alerts, limit)
+    return int(answers.split()[-1]) + int(alerts.split()[-1]), hour

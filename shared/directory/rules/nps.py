@@ -52,7 +52,7 @@ class NpsBelow(_OnNps, frozen=True, tag="nps_below"):
     certainty: Literal["strict", "simple"] = "strict"
     clear_margin: Annotated[float, Field(ge=0, le=200)] = 5.0
     """Points above the threshold that clear the alert."""
-    confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
+    confidence: Annotated[float, Field(ge=0.5, le=0.999999)] = 0.95
     """Of the interval, two-sided. The rule asks again with each answer, so that 0.95 is wrong far oftener than that."""
 
     texts: ClassVar[Texts] = Texts(
@@ -109,7 +109,7 @@ class NpsDrop(_OnNps, frozen=True, tag="nps_drop"):
 
     points: Annotated[float, Field(gt=0, le=200)]
     window: Window
-    confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
+    confidence: Annotated[float, Field(ge=0.5, le=0.999999)] = 0.95
     """Two-sided."""
     min_responses: Responses = 15
     """In each of the windows."""
