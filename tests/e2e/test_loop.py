@@ -68,14 +68,8 @@ async def test_a_page_escalates_until_somebody_answers(fiilis: House) -> None:
     assert len({received.headers["webhook-id"] for received in fiilis.phone.received}) == 6
     page = (await fiilis.items("/v1/pages"))[0]
     assert page["state"] == "exhausted"
-
-    async def results() -> list[str] | None:
-        """Return what came of the calls, once that of the last is stored: after the phone has rung."""
-        found = await fiilis.get(f"/v1/pages/{page['id']}")
-        told = [attempt["result"] for attempt in found["attempts"]]
-        return None if None in told else told
-
-    assert await until(results) == ["delivered"] * 6
+    found = await fiilis.get(f"/v1/pages/{page['id']}")
+    assert [attempt["result"] for attempt in found["attempts"]] == ["delivered"] * 6
     done = await fiilis.client.post(
         f"/v1/pages/{page['id']}/acknowledge",
         json={"person": "duty-manager"},
@@ -228,6 +222,7 @@ async def _paged(fiilis: House, count: int) -> Any:
         return len(fiilis.phone.received) >= count
 
     await until(paged)
+    await fiilis.stored()
     assert len(fiilis.phone.received) == count
     return fiilis.phone.received[-1]
 

@@ -58,6 +58,7 @@ async def rings(house: House, count: int) -> list[Received]:
         return len(_calls(house)) >= count
 
     await until(rung)
+    await house.stored()
     assert len(_calls(house)) == count, [one.path for one in _calls(house)]
     return _calls(house)
 

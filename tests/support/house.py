@@ -104,6 +104,10 @@ class House:
         """Move the clock of every service."""
         self.clock.move(timedelta(**by))
 
+    async def stored(self) -> None:
+        """Wait until what came of every call is stored: a clock that moves on before that ends its lease."""
+        await until(lambda: self.sql("SELECT WHERE NOT EXISTS (SELECT FROM notify.attempt WHERE finished_at IS NULL)"))
+
     async def sql(self, statement: str, *arguments: Any) -> list[Any]:
         """Look into the database."""
         connection = await asyncpg.connect(self.database_url.replace("+asyncpg", ""))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from fastapi import APIRouter, Query, Request, Response
@@ -17,7 +18,7 @@ from services.notify.rounds.watch import Watch
 from services.notify.store import rota as store
 from shared.asked import Asked, Moment
 from shared.clock import Clock
-from shared.db import Connection, Database
+from shared.db import Database
 from shared.directory.access import Access, Caller
 from shared.directory.model import Directory
 from shared.errors import FieldError, Problem, invalid_fields, not_found
@@ -79,8 +80,10 @@ def build_router(
         now = clock.now()
         at = query.at or now
         async with database.transaction() as tx:
-            directory = caller.directory if at >= now else await store.revision_at(tx, at)
-            overrides = await _overrides(tx, at, at)
+            past = None if at >= now else await store.revision_at(tx, at)
+            overrides = await store.overrides(tx, at - REACH, at + REACH)
+        # In a thread, as whatever takes long for a large directory: it must not delay an acknowledgement.
+        directory = None if past is None else await asyncio.to_thread(store.directory_of, past)
         if directory is None or customer.id not in directory.customers:
             # Before the first directory that is kept: the first one is the best answer there is.
             directory = caller.directory
@@ -119,29 +122,24 @@ def build_router(
         end = query.to or start + timedelta(days=14)
         if not start < end <= start + _LONGEST:
             raise invalid_fields(FieldError("to", "must be after from, by at most 366 days"))
-        async with database.transaction() as tx:
-            found = await _shifts(tx, caller.directory, name, start, end)
-        items = [{"start": s.start, "end": s.end, "person": s.person, "via": s.via} for s in found]
+        found = await _shifts(caller.directory, [_known(caller.directory, name)], start, end)
+        items = [{"start": s.start, "end": s.end, "person": s.person, "via": s.via} for s in found[name]]
         return json_response({"schedule": name, "items": items, "next": None})
 
     @router.get("/schedules/{name}.ics")
     async def schedule_feed(name: str, request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Return a schedule as a calendar that others can subscribe to, by the token of its address."""
         directory = _admitted(request, "schedules", name)
-        async with database.transaction() as tx:
-            planned = await _shifts(tx, directory, name, *_feed_time())
+        found = await _shifts(directory, [_known(directory, name)], *_feed_time())
         # Without the first, which is cut at a moment that moves on: it would be another event every day.
-        return _ics(name, {name: planned[1:]}, directory)
+        return _ics(name, {name: found[name][1:]}, directory)
 
     @router.get("/people/{person}.ics")
     async def person_feed(person: str, request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Return a person's shifts in every schedule as a calendar, by the token of its address."""
         directory = _admitted(request, "people", person)
-        found: dict[str, list[Shift]] = {}
-        async with database.transaction() as tx:
-            for name in directory.schedules:
-                planned = await _shifts(tx, directory, name, *_feed_time())
-                found[name] = [shift for shift in planned[1:] if shift.person == person]
+        planned = await _shifts(directory, list(directory.schedules), *_feed_time())
+        found = {name: [shift for shift in of[1:] if shift.person == person] for name, of in planned.items()}
         return _ics(person, found, directory)
 
     @router.get("/preflight")
@@ -152,16 +150,16 @@ def build_router(
         return json_response({"at": clock.now(), "ready": not found, "items": found, "next": None})
 
     async def _shifts(
-        tx: Connection, directory: Directory, name: str, start: datetime, end: datetime
-    ) -> Sequence[Shift]:
-        schedule = directory.schedules.get(name)
-        if schedule is None:
-            raise not_found("schedule", name)
-        overrides = await _overrides(tx, start, end)
-        return shifts(schedule, directory.people, overrides.get(name, ()), start, end)
+        directory: Directory, names: Sequence[str], start: datetime, end: datetime
+    ) -> Mapping[str, Sequence[Shift]]:
+        async with database.transaction() as tx:
+            overrides = await store.overrides(tx, start - REACH, end + REACH)
 
-    async def _overrides(tx: Connection, start: datetime, end: datetime) -> dict[str, Any]:
-        return await store.overrides(tx, start - REACH, end + REACH)
+        def planned() -> Mapping[str, Sequence[Shift]]:
+            known, people = directory.schedules, directory.people
+            return {name: shifts(known[name], people, overrides.get(name, ()), start, end) for name in names}
+
+        return await asyncio.to_thread(planned)
 
     def _feed_time() -> tuple[datetime, datetime]:
         return clock.now() - _FEED_BACK, clock.now() + _FEED_AHEAD
@@ -184,3 +182,9 @@ def build_router(
         return Response(feed_of_many(name, found, names, clock.now()), media_type="text/calendar")
 
     return router
+
+
+def _known(directory: Directory, schedule: str) -> str:
+    if schedule not in directory.schedules:
+        raise not_found("schedule", schedule)
+    return schedule

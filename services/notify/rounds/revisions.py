@@ -65,8 +65,9 @@ class Revisions:
                 await pages.forget(tx, before, _AT_ONCE)
 
 
-def _lines(before: Directory | None, revision: Revision, at: datetime) -> list[audit.Line]:
-    changes = [change for change in difference(before, revision.directory) if change.path.split(".")[0] in _RESPONSIBLE]
+def _lines(before: bytes | None, revision: Revision, at: datetime) -> list[audit.Line]:
+    known = None if before is None else rota.directory_of(before)
+    changes = [change for change in difference(known, revision.directory) if change.path.split(".")[0] in _RESPONSIBLE]
     told = [
         audit.line(
             at,

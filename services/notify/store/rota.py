@@ -141,8 +141,13 @@ def _silence(row: Any) -> Silence:
 
 
 def packed(directory: Directory) -> bytes:
-    """Return a directory as it is kept."""
+    """Return a directory as it is kept. Takes long for a large one, as reading it does: call both in a thread."""
     return gzip.compress(encode(directory), compresslevel=1)
+
+
+def directory_of(body: bytes) -> Directory:
+    """Return a directory that was kept."""
+    return decode(gzip.decompress(body))
 
 
 async def add_revision(tx: Connection, number: int, body: bytes, applied_at: datetime, author: str) -> bool:
@@ -150,20 +155,16 @@ async def add_revision(tx: Connection, number: int, body: bytes, applied_at: dat
     return await tx.fetchval(_ADD_REVISION, number, applied_at, author, body) is not None
 
 
-async def revision_before(tx: Connection, number: int) -> Directory | None:
-    """Return the revision before one."""
-    return _directory(await tx.fetchval(_LAST_BEFORE, number))
+async def revision_before(tx: Connection, number: int) -> bytes | None:
+    """Return the directory of the revision before one, as it is kept."""
+    return await tx.fetchval(_LAST_BEFORE, number)
 
 
-async def revision_at(tx: Connection, at: datetime) -> Directory | None:
-    """Return the directory that was in force at a moment; None: it is not kept."""
-    return _directory(await tx.fetchval(_AT, at))
+async def revision_at(tx: Connection, at: datetime) -> bytes | None:
+    """Return the directory that was in force at a moment, as it is kept; None: it is not."""
+    return await tx.fetchval(_AT, at)
 
 
 async def forget_revisions(tx: Connection, before: datetime) -> None:
     """Delete revisions that were replaced before a moment."""
     await tx.execute(_FORGET_REVISIONS, before)
-
-
-def _directory(body: bytes | None) -> Directory | None:
-    return None if body is None else decode(gzip.decompress(body))
