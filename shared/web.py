@@ -119,7 +119,7 @@ def build_app(services: Sequence[Faced], *, ops_elsewhere: bool) -> FastAPI:
     def openapi() -> dict[str, Any]:
         schema = framework()
         schema["paths"] |= described
-        return schema
+        return _with_problems(schema)
 
     app.openapi = openapi
     app.add_exception_handler(Problem, _on_problem)
@@ -128,6 +128,40 @@ def build_app(services: Sequence[Faced], *, ops_elsewhere: bool) -> FastAPI:
     app.add_exception_handler(Transient, _on_transient)
     app.add_exception_handler(Exception, _on_bug)
     return app
+
+
+_PROBLEM_SCHEMA: Mapping[str, Any] = {
+    "type": "object",
+    "description": "RFC 9457; `code` is a stable slug.",
+    "required": ["type", "title", "status", "detail", "code"],
+    "properties": {
+        **{name: {"type": "string"} for name in ("type", "title", "detail", "code")},
+        "status": {"type": "integer"},
+        "errors": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["path", "detail"],
+                "properties": {"path": {"type": "string"}, "detail": {"type": "string"}},
+            },
+        },
+    },
+}
+
+
+def _with_problems(schema: dict[str, Any]) -> dict[str, Any]:
+    """Describe errors as they are told, not as the framework would tell them."""
+    schemas: dict[str, Any] = schema.setdefault("components", {}).setdefault("schemas", {})
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    schemas["Problem"] = _PROBLEM_SCHEMA
+    content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    for item in schema["paths"].values():
+        for operation in item.values():
+            for status, response in operation.get("responses", {}).items():
+                if not status.startswith("2"):
+                    response["content"] = content
+    return schema
 
 
 def _health(services: Sequence[Faced]) -> APIRouter:

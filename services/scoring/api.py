@@ -26,6 +26,7 @@ from services.scoring.domain.report import (
     metric_scores,
     mood_score,
     nps_score,
+    strength,
     touchpoint_scores,
 )
 from services.scoring.domain.trend import Counted, daily, day_name, day_of, windows
@@ -299,17 +300,18 @@ async def _channels(
 ) -> list[ChannelScore]:
     counts: dict[str, dict[Series, list[float]]] = {}
     for channel, series, score in [] if state is None else await reads.channels(tx, state.number, since):
-        if query.touchpoint is None or series.touchpoint == query.touchpoint:
+        if series.audience == query.audience and query.touchpoint in {None, series.touchpoint}:
             counted = counts.setdefault(channel, {}).setdefault(series, [0] * WIDTH)
             counted[category_of(series.kind, score)] += 1
-    return [
+    scores = [
         ChannelScore(
             channel=channel,
             nps=nps_score(of, query.audience, None, None),
             mood=mood_score(of, query.audience, None, None),
         )
-        for channel, of in sorted(counts.items())
+        for channel, of in counts.items()
     ]
+    return sorted(scores, key=lambda one: (strength(one.nps, one.mood), one.channel))
 
 
 def _touchpoint(caller: Caller, known: Customer, touchpoint: str | None) -> None:

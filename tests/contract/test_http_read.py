@@ -749,6 +749,10 @@ async def test_the_interface_is_described(world: World) -> None:
     paths = set(described["paths"])
     assert paths >= {"/v1/customers", "/v1/alerts", "/v1/tickets", "/v1/pages", "/v1/oncall", "/a/{token}"}
     assert "/v1/feedback" in paths
+    assert "Problem" in described["components"]["schemas"]
+    assert "HTTPValidationError" not in str(described)
+    made = {path for path, item in described["paths"].items() if "201" in item.get("post", {}).get("responses", {})}
+    assert made >= {"/v1/tickets", "/v1/silences", "/v1/overrides", "/v1/check-ins", "/v1/actions"}
 
 
 async def test_an_address_that_there_is_not(world: World) -> None:

@@ -49,7 +49,7 @@ def build_router(database: Database, access: Access, clock: Clock, sent: Callabl
         items = [_shown(found, place, known.get(_key(found, place))) for place in range(len(found.contacts))]
         return json_response({"items": items, "next": None})
 
-    @router.post("/{person}/contacts/{place}/verification")
+    @router.post("/{person}/contacts/{place}/verification", status_code=202)
     async def ask(person: str, place: int, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Send a code to a contact; an earlier one is not good any more."""
         found = _person(caller, person)

@@ -87,7 +87,7 @@ def build_router(
         found = await seen_by(page, caller)
         return json_response(_shown(await answers.take(found.id, by.person, by=f"key:{caller.key.id}")))
 
-    @router.post("/v1/pages/{page}/escalate")
+    @router.post("/v1/pages/{page}/escalate", status_code=202)
     async def go_on(page: str, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Page the next person at once."""
         found = await seen_by(page, caller)

@@ -60,7 +60,7 @@ def build_router(database: Database, access: Access, clock: Clock) -> APIRouter:
             await end_pages(tx, [] if found.page is None else [found.page], now)
         return json_response({"name": name, "beaten_at": now, "due_at": due_at})
 
-    @router.post("/check-ins")
+    @router.post("/check-ins", status_code=201)
     async def held(told: NewCheckIn, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Write down a meeting; the next one is due a period later."""
         customer, now = caller.customer(told.customer), clock.now()

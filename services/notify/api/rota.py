@@ -82,13 +82,13 @@ def build_router(database: Database, access: Access, clock: Clock, escalate: Cal
     router = APIRouter(prefix="/v1")
     reader = caller_with(access, "oncall")
 
-    @router.post("/overrides")
+    @router.post("/overrides", status_code=201)
     async def override(asked: NewOverride, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Put somebody on call for a time."""
         (made,) = await _make(caller, _asked(asked, caller, clock.now()))
         return json_response(_override(made), 201)
 
-    @router.post("/swaps")
+    @router.post("/swaps", status_code=201)
     async def swap(asked: NewSwap, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Let two people take each other's turns for a time: two overrides, and one act."""
         now, other = clock.now(), asked.other
@@ -126,7 +126,7 @@ def build_router(database: Database, access: Access, clock: Clock, escalate: Cal
             await audit.add(tx, [_line(caller, now, "override ended", ended)])
         return json_response(_override(ended))
 
-    @router.post("/silences")
+    @router.post("/silences", status_code=201)
     async def silence(asked: NewSilence, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Page nobody for some problems for a time; what is still a problem then is paged then."""
         now = clock.now()

@@ -162,17 +162,17 @@ def touchpoint_scores(
                 metrics=metric_scores(counts, audience, [touchpoint], goals, better),
             )
         )
-    return sorted(scores, key=_strength)
+    return sorted(scores, key=lambda one: (strength(one.nps, one.mood), one.touchpoint or ""))
 
 
-def _strength(score: TouchpointScore) -> tuple[float, str]:
-    """Both scales brought to 0..1; of a touchpoint that has both, the worse one counts."""
+def strength(nps: NpsScore, mood: MoodScore) -> float:
+    """Return both scales brought to 0..1; of what has both, the worse one counts. 2 without answers."""
     parts: list[float] = []
-    if score.nps.score is not None:
-        parts.append((score.nps.score + 100) / 200)
-    if score.mood.average is not None:
-        parts.append((score.mood.average - 1) / 3)
-    return min(parts, default=2.0), score.touchpoint or ""
+    if nps.score is not None:
+        parts.append((nps.score + 100) / 200)
+    if mood.average is not None:
+        parts.append((mood.average - 1) / 3)
+    return min(parts, default=2.0)
 
 
 def _total(counts: Counts, kind: Kind, audience: Audience, touchpoints: Touchpoints) -> list[float]:

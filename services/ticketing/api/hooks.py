@@ -35,7 +35,7 @@ def build_router(database: Database, access: Access, clock: Clock, ledger: Ledge
             found = await hooks.listed(tx, customers=customers, state=query.state, after=after, limit=query.limit + 1)
         return json_response(page_of(found, query.limit, lambda one: (one.created_at, one.id)))
 
-    @router.post("/deliveries/{delivery}/replay")
+    @router.post("/deliveries/{delivery}/replay", status_code=202)
     async def replay(delivery: str, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Send a message again, with the same id; an address that was gone gets messages again."""
         async with database.transaction() as tx:

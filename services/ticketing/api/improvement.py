@@ -91,7 +91,7 @@ def build_router(database: Database, access: Access, clock: Clock) -> APIRouter:
             found = await actions.listed(tx, customers=customers, state=query.state, after=after, limit=query.limit + 1)
         return json_response(page_of(found, query.limit, lambda action: (action.opened_at, action.id)))
 
-    @router.post("/actions")
+    @router.post("/actions", status_code=201)
     async def create(new: NewAction, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Decide on a step; the figure that it is taken for is remembered as it is now."""
         customer = caller.customer(new.customer)

@@ -90,7 +90,7 @@ def build_router(database: Database, access: Access, clock: Clock, ledger: Ledge
             found = await _with_desks(tx, found, caller)
         return json_response(page_of(found, query.limit, lambda ticket: (ticket.opened_at, ticket.id)))
 
-    @router.post("")
+    @router.post("", status_code=201)
     async def create(new: NewTicket, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Open a ticket by hand."""
         customer = caller.customer(new.customer)
@@ -143,7 +143,7 @@ def build_router(database: Database, access: Access, clock: Clock, ledger: Ledge
         ledger.wake()
         return _shown(shown)
 
-    @router.post("/{ticket}/comments")
+    @router.post("/{ticket}/comments", status_code=201)
     async def comment(ticket: str, new: NewComment, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Append a comment to the timeline."""
         async with database.transaction() as tx:
