@@ -30,6 +30,7 @@ T = TypeVar("T")
 
 _ASK_EVERY = 2.0
 _ANSWER_WITHIN = 3.0
+_CONNECT_WITHIN = 6.0
 """Seconds."""
 _FAILURES = 2
 """In a row; one broker of several may just be restarted."""
@@ -96,9 +97,7 @@ Ask = Callable[[], Awaitable[object]]
 class Reachable:
     """Asks again and again whether another side answers: who cannot work is to say so at `/readyz`."""
 
-    def __init__(
-        self, what: str, reach: Callable[[], AbstractAsyncContextManager[Callable[[], Awaitable[object]]]]
-    ) -> None:
+    def __init__(self, what: str, reach: Callable[[], AbstractAsyncContextManager[Ask]]) -> None:
         """`reach` connects and lends what asks; both raise Transient."""
         self._what = what
         self._reach = reach
@@ -112,7 +111,9 @@ class Reachable:
         """Ask as long as the process lives."""
         while True:
             try:
-                async with self._reach() as ask:
+                async with contextlib.AsyncExitStack() as connected:
+                    async with asyncio.timeout(_CONNECT_WITHIN):
+                        ask = await connected.enter_async_context(self._reach())
                     while True:
                         async with asyncio.timeout(_ANSWER_WITHIN):
                             await ask()
