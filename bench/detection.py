@@ -55,8 +55,6 @@ YEARS = 2.0
 FALSE_CUSTOMERS = {6: 5000, 20: 4000, 60: 2000, 300: 800, 3000: 160}
 RUNS = {6: 4000, 20: 4000, 60: 2500, 300: 900, 3000: 160}
 BAR_MEAN, BAR_WORST, BAR_FALSE = 1.15, 1.6, 0.15
-CLEAR = 5
-"""Points of NPS that clear `nps-low`."""
 SILENCE = NoFeedbackFor("auto")
 LOW = next(rule.when for rule in built_in_rules() if isinstance(rule.when, NpsBelow))
 LOW_Z = quantile(LOW.confidence)
@@ -92,7 +90,7 @@ SCENARIOS = (
 class DefaultRules:
     """The rules that a company has without choosing any, for one customer that is asked for NPS only.
 
-    `nps-low` (30 days, high end of the 99.5 % interval below 0, 10 answers; clears at +5), `shift` and `silence`.
+    `nps-low` (30 days; its numbers are the built-in rule's), `shift` and `silence`.
     """
 
     names = ("shift", "nps-low", "silence")
@@ -121,12 +119,12 @@ class DefaultRules:
         counts[category] += 1
         while window[0][0] <= day - 30:
             counts[window.popleft()[1]] -= 1
-        low = counts[2] < counts[0] and len(window) >= 10 and nps_of(counts).high(LOW_Z) < 0
+        low = counts[2] < counts[0] and len(window) >= LOW.min_responses and nps_of(counts).high(LOW_Z) < LOW.threshold
         if low and not self.low:
             alarms = (*alarms, "nps-low")
         if self.fell_silent(day * 86400):
             alarms = (*alarms, "silence")
-        if low or (self.low and 100 * (counts[2] - counts[0]) >= CLEAR * len(window)):
+        if low or (self.low and 100 * (counts[2] - counts[0]) >= LOW.clear_margin * len(window)):
             self.low = low
         return alarms
 

@@ -187,23 +187,22 @@ def _score_errors(posted: Posted, directory: Directory) -> Iterator[FieldError]:
 
 
 def _time_errors(posted: Posted, let: Let) -> Iterator[FieldError]:
-    id_, at = posted.id, posted.occurred_at
-    if id_ is not None and id_.version == 7 and id_.int >> 80 < _oldest(let).timestamp() * 1000:
+    if posted.id is None and posted.occurred_at is None:
+        return
+    oldest = let.now - timedelta(seconds=let.directory.retention)
+    if posted.id is not None and posted.id.version == 7 and posted.id.int >> 80 < oldest.timestamp() * 1000:
         yield FieldError("id", "is older than answers are kept")
-    if at is None or at is let.now:  # judged as on the day that it was given
+    at = posted.occurred_at
+    if at is None:
         return
     if at.tzinfo is None:
         yield FieldError("occurred_at", "needs a time zone, such as Z")
     elif at > let.now + AHEAD:
         yield FieldError("occurred_at", "is more than 5 minutes ahead")
-    elif at < _oldest(let):
+    elif at < oldest:
         yield FieldError("occurred_at", "is older than answers are kept")
     elif let.key.kind == "publishable" and at < let.now - PUBLISHABLE_AGE:
         yield FieldError("occurred_at", "is more than 7 days ago; that needs a secret key")
-
-
-def _oldest(let: Let) -> datetime:
-    return let.now - timedelta(seconds=let.directory.retention)
 
 
 def _texts(posted: Posted) -> Iterator[tuple[str, str]]:

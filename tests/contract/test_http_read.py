@@ -692,6 +692,8 @@ async def test_a_body_may_be_deep(world: World) -> None:
         ("/v1/silences", {"until": "2027-01-01T10:00:00Z", "reason": "\0"}, "reason"),
         ("/v1/silences", {"until": "2027-01-01T10:00:00Z", "reason": "x", "rule": "a\0"}, "rule"),
         ("/v1/tickets", {"customer": "acme", "title": "a\0"}, "title"),
+        (f"/v1/tickets/{NOWHERE}/comments", {"text": "a\0"}, "text"),
+        ("/v1/actions", {"customer": "acme", "step": "a\0", "owner": "architect-1", "due_on": "2027-01-01"}, "step"),
         ("/v1/tickets", {"customer": "acme", "title": {"a": [["x\0"]]}}, "title"),
         ("/v1/silences", {"until": "9999-12-31T23:59:59-12:00", "reason": "x"}, "until"),
         ("/v1/silences", {"until": "0001-01-01T00:00:00+14:00", "reason": "x"}, "until"),

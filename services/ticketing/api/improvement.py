@@ -45,7 +45,7 @@ class NewAction(Asked):
     """One small concrete step."""
 
     customer: str = Field(max_length=63)
-    step: Annotated[str, Field(min_length=1, max_length=500, pattern=r"^[^\x00]*$")]
+    step: Annotated[str, Field(min_length=1, max_length=500)]
     owner: str = Field(max_length=63)
     due_on: date
     metric: str = Field(default="nps", max_length=63)

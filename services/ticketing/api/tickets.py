@@ -24,7 +24,7 @@ from shared.lists import Page, page_of
 from shared.logs import new_traceparent
 from shared.web import caller_with, id_in_path, json_response
 
-_Text = Annotated[str, Field(min_length=1, max_length=4_000, pattern=r"^[^\x00]*$")]
+_Text = Annotated[str, Field(min_length=1, max_length=4_000)]
 _OpenSeverity = Annotated[Severity, Field(pattern="^(critical|high|medium|low)$")]
 
 
@@ -56,7 +56,7 @@ class NewTicket(Asked):
     """A ticket by hand."""
 
     customer: str = Field(max_length=63)
-    title: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
+    title: Annotated[str, Field(min_length=1, max_length=200)]
     severity: _OpenSeverity = "medium"
     touchpoint: str | None = Field(default=None, max_length=63)
 
