@@ -161,6 +161,7 @@ class Consumer(ConsumerRebalanceListener):
         self._service = database.schema
         self._name = kafka.prefix + topic.name
         self._decoder = Decoder(topic)
+        self._types = {name.encode(): name for name in topic.messages}
         self._others = topic.messages.keys() - (topic.messages if handler.takes is None else handler.takes)
         self._places: dict[int, _Place] = {}
         self._busy = asyncio.Lock()
@@ -275,8 +276,13 @@ class Consumer(ConsumerRebalanceListener):
         share = _Share(generation, raw[0].offset, raw[-1].offset + 1, raw)
         decode, others = self._decoder.decode, self._others
         for record in raw:
-            headers = dict(record.headers)
-            ce_type = headers.get("ce_type", b"").decode("utf-8", "replace")
+            named, trace = b"", None
+            for name, value in record.headers:
+                if name == "ce_type":
+                    named = value
+                elif name == "traceparent":
+                    trace = value
+            ce_type = self._types.get(named) or (named or b"").decode("utf-8", "replace")
             if ce_type in others:
                 continue
             try:
@@ -284,7 +290,6 @@ class Consumer(ConsumerRebalanceListener):
             except Undecodable as error:
                 share.letters.append(_Letter(record, "undecodable", str(error)))
                 continue
-            trace = headers.get("traceparent")
             share.records.append(Record(message, ce_type, record.partition, record.offset, trace))
         return share
 
@@ -368,7 +373,7 @@ class Consumer(ConsumerRebalanceListener):
     def _dead_letter(self, letter: _Letter) -> Outgoing:
         record = letter.record
         headers: Headers = [
-            *record.headers,
+            *((name, value or b"") for name, value in record.headers),  # Kafka knows headers without a value
             ("dead_reason", f"{letter.reason}: {letter.detail}"[:500].encode()),
             ("dead_topic", self._topic.name.encode()),
             ("dead_partition", str(record.partition).encode()),

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import chain, groupby
+from operator import attrgetter
 from typing import cast
 from uuid import UUID
 
@@ -19,13 +20,13 @@ from services.scoring.domain.counting import (
     DAY,
     HOUR,
     SCORES_WINDOW,
-    Change,
+    Arrival,
     Said,
     Series,
+    arrival,
     changes,
     hour_time,
     neighbours,
-    series_of,
     window_start,
 )
 from services.scoring.domain.customer import CustomerState, Plan, midnight_after, plan
@@ -99,8 +100,8 @@ class FeedbackHandler:
     ) -> AfterCommit | None:
         """Count each answer once and tell of what it broke; forget whom we are told to, in the order that it came."""
         then: list[AfterCommit | None] = []
-        for erases, some in groupby(records, lambda record: record.type == ERASED):
-            if erases:
+        for type_, some in groupby(records, attrgetter("type")):
+            if type_ == ERASED:
                 for record in cast("Iterable[Record[RespondentErasedV1]]", some):
                     await self._erase(tx, record)
             else:
@@ -113,28 +114,30 @@ class FeedbackHandler:
         fresh = await self._fresh(tx, records, states)
         if not fresh:
             return None
-        of = [series_of(record.message) for record in fresh]
-        places = await self._places(tx, fresh, of, states)
-        said_by = [_said(record.message) for record in fresh]
-        around = await self._around(tx, fresh, places, said_by)
-        await answers.store_answers(tx, [(r.message, place) for r, place in zip(fresh, places, strict=True)])
-        counted: list[tuple[answers.Place, Change]] = []
+        new = [arrival(record.message) for record in fresh]
+        places = await self._places(tx, new, states)
+        around = await self._around(tx, new, places)
+        await answers.store_answers(tx, new, places)
+        counted: list[counting.Counted] = []
         told: list[Told] = []
-        for record, series, place, said, others in zip(fresh, of, places, said_by, around, strict=True):
-            answer = record.message
+        touched: dict[str, CustomerState] = {}
+        for record, one, place in zip(fresh, new, places, strict=True):
+            answer = one.answer
             previous = following = None
-            if others is not None:
-                previous, following = neighbours(said, others)
-                others.append(said)
-            made = changes(answer.kind, said, previous, following)
+            if answer.respondent is not None:
+                others = around[place, answer.respondent]
+                previous, following = neighbours(one.said, others)
+                others.append(one.said)
+            made = changes(one, previous, following)
             for change in made:
                 counted.append((place, change))  # noqa: PERF401 (usually one: a comprehension costs more)
-            state = states[answer.customer]
+            state = touched[answer.customer] = states[answer.customer]
             prior = self.priors.get(answer.kind, DEFAULT_PRIOR)
-            decisions = state.take(self._plan(state), answer, series, said, previous, made, now, prior)
-            told += [(decision, record.traceparent) for decision in decisions]
+            decisions = state.take(state.rules or self._plan(state), one, previous, made, now, prior)
+            if decisions:
+                told += [(decision, record.traceparent) for decision in decisions]
         await counting.count(tx, counted)
-        await answers.save_customers(tx, [states[customer] for customer in {r.message.customer for r in fresh}])
+        await answers.save_customers(tx, list(touched.values()))
         return await self._tell(tx, told, states, now)
 
     async def sweep(self, tx: Connection, partitions: Sequence[int]) -> AfterCommit | None:
@@ -168,10 +171,13 @@ class FeedbackHandler:
 
     async def _fresh(
         self, tx: Connection, records: Sequence[Record[FeedbackReceivedV1]], states: Mapping[str, CustomerState]
-    ) -> list[Record[FeedbackReceivedV1]]:
+    ) -> Sequence[Record[FeedbackReceivedV1]]:
         """Leave out what was counted before, or comes twice in this batch: the first one wins."""
-        known = await answers.known_ids(tx, [r.message.id for r in records])
+        ids = [record.message.id for record in records]
+        known = await answers.known_ids(tx, ids)
         erased = await self._erased(tx, records, states)
+        if not known and not erased and len(set(ids)) == len(ids):
+            return records  # as nearly always
         fresh: list[Record[FeedbackReceivedV1]] = []
         for record in records:
             state = states[record.message.customer]
@@ -210,48 +216,39 @@ class FeedbackHandler:
                 self._states[customer].cleared[problem] = cleared_at
 
     async def _places(
-        self,
-        tx: Connection,
-        fresh: Sequence[Record[FeedbackReceivedV1]],
-        of: Sequence[Series],
-        states: Mapping[str, CustomerState],
+        self, tx: Connection, new: Sequence[Arrival], states: Mapping[str, CustomerState]
     ) -> list[answers.Place]:
         """Return where each answer is counted; series that are new get the customer's next number."""
-        new: list[tuple[int, int, Series]] = []
+        added: list[tuple[int, int, Series]] = []
         places: list[answers.Place] = []
-        for record, series in zip(fresh, of, strict=True):
-            state = states[record.message.customer]
-            number = state.series.get(series)
+        for one in new:
+            state = states[one.answer.customer]
+            number = state.series.get(one.series)
             if number is None:
-                number = state.series[series] = len(state.series)
-                new.append((state.number, number, series))
-            places.append((state.number, number))
-        await answers.add_series(tx, new)
+                number = state.series[one.series] = len(state.series)
+                added.append((state.number, number, one.series))
+            places.append(answers.place_of(state.number, number))
+        await answers.add_series(tx, added)
         return places
 
     async def _around(
-        self,
-        tx: Connection,
-        fresh: Sequence[Record[FeedbackReceivedV1]],
-        places: Sequence[answers.Place],
-        said_by: Sequence[Said],
-    ) -> list[list[Said] | None]:
-        """Return for each answer others of its respondent, its neighbours among them; None: nobody is named.
-
-        Answers of one respondent in one batch share the list, so that each finds those before it.
-        """
-        asked = [
-            (place, respondent, said)
-            for record, place, said in zip(fresh, places, said_by, strict=True)
-            if (respondent := record.message.respondent) is not None
+        self, tx: Connection, new: Sequence[Arrival], places: Sequence[answers.Place]
+    ) -> dict[answers.Voice, list[Said]]:
+        """Return of those who are named what they said before, as far as it is next to a new answer of theirs."""
+        named = [
+            ((place, who), one.said)
+            for one, place in zip(new, places, strict=True)
+            if (who := one.answer.respondent) is not None
         ]
-        shared: dict[tuple[answers.Place, str], list[Said]] = {}
-        for (place, respondent, _), found in zip(asked, await answers.neighbours(tx, asked), strict=True):
-            shared.setdefault((place, respondent), []).extend(found)
-        return [
-            None if (respondent := record.message.respondent) is None else shared[place, respondent]
-            for record, place in zip(fresh, places, strict=True)
-        ]
+        around: dict[answers.Voice, list[Said]] = {voice: [] for voice, _ in named}
+        latest = await answers.latest(tx, list(around))
+        for voice, said in latest.items():
+            around[voice].append(said)
+        # Most come in order: the latest is all that they are next to.
+        late = [(voice, said) for voice, said in named if voice in latest and said < latest[voice]]
+        for voice, said in await answers.neighbours(tx, late):
+            around[voice].append(said)
+        return around
 
     # ---- forget
 
@@ -450,10 +447,6 @@ class FeedbackHandler:
 
 
 _NO_RULES = plan(())
-
-
-def _said(answer: FeedbackReceivedV1) -> Said:
-    return Said(answer.occurred_at, answer.received_at, answer.id, answer.score)
 
 
 def _all(then: Sequence[AfterCommit | None]) -> AfterCommit | None:

@@ -97,7 +97,7 @@ async def _newest(consumer: AIOKafkaConsumer, tp: TopicPartition) -> Revision | 
 async def _decoded(record: ConsumerRecord[Any, Any]) -> Revision:
     # In a thread: a directory of 100,000 customers takes long enough to delay an acknowledgement.
     revision = revision_of(record.offset + 1, await asyncio.to_thread(decode, record.value or b""))
-    author = dict(record.headers).get(_AUTHOR, b"apply").decode(errors="replace")
+    author = (dict(record.headers).get(_AUTHOR) or b"apply").decode(errors="replace")
     return replace(revision, applied_at=datetime.fromtimestamp(record.timestamp / 1000, UTC), author=author)
 
 

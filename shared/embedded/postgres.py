@@ -42,7 +42,7 @@ SETTINGS = {
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
     "max_connections": "100",
-    "shared_buffers": "128MB",
+    "shared_buffers": "512MB",
     "max_wal_size": "2GB",
     "timezone": "UTC",
     "log_timezone": "UTC",

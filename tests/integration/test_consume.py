@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -109,6 +109,7 @@ async def test_a_record_that_does_not_decode_goes_to_the_dead_letters(topic: Kaf
         record("c", ce_type="something.else"),
         Outgoing(FEEDBACK.name, b"d", b"\xff\xfe", []),
         Outgoing(FEEDBACK.name, b"e", None, record("e").headers),
+        Outgoing(FEEDBACK.name, b"f", b"{}", cast("Any", [("ce_type", None), ("traceparent", None)])),
     ]
     await producer.send_all([*junk, *(record("a") for _ in range(5))])
     relay = asyncio.create_task(Relay(database, producer).run())

@@ -33,6 +33,7 @@ from services.scoring.domain.counting import (
     WIDTH,
     Said,
     Series,
+    arrival,
     category_of,
     changes,
     hour_of,
@@ -233,10 +234,14 @@ async def test_an_answer_counts_once(of: Any) -> None:
     answer = build.answer()
     async with database.transaction() as tx:
         other = build.answer(id=answer.id, customer="borealis")
-        await answers.store_answers(tx, [(answer, (1, 0)), (other, (2, 0))])
+        await answers.store_answers(
+            tx, [arrival(answer), arrival(other)], [answers.place_of(1, 0), answers.place_of(2, 0)]
+        )
         assert await answers.known_ids(tx, [answer.id, uuid7()]) == {(answer.id, 1), (answer.id, 2)}
     again = build.answer(id=answer.id, score=0)
-    await _refuses(database, "answer_counts_once", lambda tx: answers.store_answers(tx, [(again, (1, 5))]))
+    await _refuses(
+        database, "answer_counts_once", lambda tx: answers.store_answers(tx, [arrival(again)], [answers.place_of(1, 5)])
+    )
 
 
 def _telling(**fields: Any) -> alerts.Telling:
@@ -348,17 +353,18 @@ SELECT series, score, kind FROM (
 async def _tell(tx: Connection, state: CustomerState, told: Sequence[FeedbackReceivedV1]) -> None:
     """Count answers one by one, as their consumer does."""
     for answer in told:
-        series, said = series_of(answer), _said(answer)
+        new = arrival(answer)
+        series = new.series
         if series not in state.series:
             state.series[series] = len(state.series)
             await answers.add_series(tx, [(state.number, state.series[series], series)])
-        place = (state.number, state.series[series])
+        place = answers.place_of(state.number, state.series[series])
         others: list[Said] = []
         if answer.respondent is not None:
-            (others,) = await answers.neighbours(tx, [(place, answer.respondent, said)])
-        made = changes(answer.kind, said, *neighbours(said, others))
+            others = [said for _, said in await answers.neighbours(tx, [((place, answer.respondent), new.said)])]
+        made = changes(new, *neighbours(new.said, others))
         await counting.count(tx, [(place, change) for change in made])
-        await answers.store_answers(tx, [(answer, place)])
+        await answers.store_answers(tx, [new], [place])
 
 
 def _said(answer: FeedbackReceivedV1) -> Said:
@@ -494,13 +500,16 @@ async def test_neighbours_are_those_of_the_same_respondent_and_series(of: Any) -
         told += [*same, later]
         asked = [a for a in told if a.respondent is not None]
         asked += [build.answer(3, respondent="r-9", occurred_at=START, id=UUID(int=3))]
-        places = [(state.number, state.series[series_of(a)]) for a in asked]
-        wanted = [(place, str(a.respondent), _said(a)) for a, place in zip(asked, places, strict=True)]
-        for answer, found in zip(asked, await answers.neighbours(tx, wanted), strict=True):
+        last: dict[answers.Voice, Said] = {}
+        for answer in asked:
+            voice = (answers.place_of(state.number, state.series[series_of(answer)]), str(answer.respondent))
+            found = [said for of, said in await answers.neighbours(tx, [(voice, _said(answer))]) if of == voice]
             who = (series_of(answer), answer.respondent)
             others = [_said(a) for a in told if (series_of(a), a.respondent) == who and a.id != answer.id]
             assert neighbours(_said(answer), found) == neighbours(_said(answer), others)
             assert len(found) == sum(one is not None for one in neighbours(_said(answer), others))
+            last[voice] = max([_said(a) for a in told if (series_of(a), a.respondent) == who])
+        assert await answers.latest(tx, [*last, (answers.place_of(state.number, 0), "nobody")]) == last
 
 
 # ---- windows in memory

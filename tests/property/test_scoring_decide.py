@@ -18,6 +18,7 @@ from services.scoring.domain.counting import (
     WIDTH,
     Said,
     Series,
+    arrival,
     category_of,
     changes,
     hour_of,
@@ -70,9 +71,9 @@ class Watched:
             if said.respondent is not None and (series_of(a), a.respondent) == (series_of(said), said.respondent)
         ]
         previous, following = neighbours(said_of(said), earlier)
-        made = changes(said.kind, said_of(said), previous, following)
+        made = changes(arrival(said), previous, following)
         self.stored.append(said)
-        return self._keep(self.state.take(plan(self.rules), said, series_of(said), said_of(said), previous, made, now))
+        return self._keep(self.state.take(plan(self.rules), arrival(said), previous, made, now))
 
     def look(self, now: datetime, alert: Alert | None = None) -> list[Decision]:
         """Look at the alerts that are due, or at the given one."""

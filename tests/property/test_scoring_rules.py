@@ -13,7 +13,7 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from services.scoring.domain.counting import CATEGORIES, DAY, HOUR, WIDTH, category_of, changes, series_of
+from services.scoring.domain.counting import CATEGORIES, DAY, HOUR, WIDTH, arrival, category_of, changes
 from services.scoring.domain.customer import plan
 from services.scoring.domain.silence import Pulse
 from services.scoring.domain.windows import Measure
@@ -399,12 +399,10 @@ def test_the_window_before_takes_late_answers_in() -> None:
     state = watched.state
     late = answer(0, respondent="r-1", occurred_at=NOW - timedelta(hours=26))
     first, said = said_of(watched.stored[0]), said_of(late)
-    _ = state.take(plan([of]), late, series_of(late), said, first, changes("nps", said, first, None), NOW)
+    _ = state.take(plan([of]), arrival(late), first, changes(arrival(late), first, None), NOW)
     assert before.all == [1, 0, 0]
     today = answer(7, respondent="r-1")
-    _ = state.take(
-        plan([of]), today, series_of(today), said_of(today), said, changes("nps", said_of(today), said, None), NOW
-    )
+    _ = state.take(plan([of]), arrival(today), said, changes(arrival(today), said, None), NOW)
     assert before.all == [1, 0, 0]
 
 

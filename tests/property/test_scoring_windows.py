@@ -21,6 +21,7 @@ from services.scoring.domain.counting import (
     Change,
     Said,
     Series,
+    arrival,
     category_of,
     changes,
     hour_of,
@@ -148,7 +149,7 @@ class Memory:
     def take(self, arrived: FeedbackReceivedV1, now: datetime) -> None:
         self.move(now)
         series, said = series_of(arrived), said_of(arrived)
-        made = changes(arrived.kind, said, *self.around(arrived))
+        made = changes(arrival(arrived), *self.around(arrived))
         for change in made:
             self.keep(series, change)
         for window in (*self.hours.values(), *self.before.values(), *self.exact.values()):
@@ -377,7 +378,7 @@ def test_each_window_holds_the_latest_answer_within_it(
     memory, measure = Memory(), measure_of(answers[0])
     watched = {hours: HourWindow(*hours, of_touchpoints=True) for hours in combinations(range(AT - 1, AT + 10), 2)}
     for arrived in answers:
-        made = changes(kind, said_of(arrived), *memory.around(arrived))
+        made = changes(arrival(arrived), *memory.around(arrived))
         memory.stored.append(arrived)
         for change in made:
             memory.keep(series_of(arrived), change)
@@ -409,8 +410,8 @@ def test_what_was_replaced_does_not_depend_on_who_came_first(order: tuple[int, .
 
 def test_who_has_no_name_replaces_nobody() -> None:
     """Anonymous answers count each; nothing is said of when another came."""
-    assert changes("nps", Said(NOW, NOW, UUID(int=1), 3), None, None) == [Change(AT, 0, 1)]
-    assert changes("kpi", Said(NOW, NOW, UUID(int=1), 2.5), None, None) == [Change(AT, 0, 1, 2.5)]
+    assert changes(arrival(answer(3)), None, None) == [Change(AT, 0, 1)]
+    assert changes(arrival(answer(2.5, kind="kpi", metric="speed")), None, None) == [Change(AT, 0, 1, 2.5)]
 
 
 @given(
@@ -480,7 +481,7 @@ def test_two_metrics_are_two_sums() -> None:
     window = HourWindow(AT, of_touchpoints=True)
     for score, metric, audience in ((10, "speed", "customer"), (2.5, "speed", "customer"), (7, "price", "customer")):
         said = answer(score, kind="kpi", metric=metric, audience=audience)
-        _ = window.apply(series_of(said), changes("kpi", said_of(said), None, None))
+        _ = window.apply(series_of(said), changes(arrival(said), None, None))
     assert window.view(SPEED, None, of_touchpoint=False).all == [2, *[0] * 6, 12.5]
     assert window.view(SPEED._replace(metric="price"), None, of_touchpoint=False).all == [1, *[0] * 6, 7]
     assert window.view(SPEED._replace(audience="employee"), None, of_touchpoint=False).all == [0] * WIDTH

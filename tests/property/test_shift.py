@@ -370,6 +370,6 @@ def test_a_customer_with_millions_of_answers_is_counted_within_its_bits() -> Non
     for held in (detector, *detector._streams.values()):
         for name in ("_counts", "_mark") if held is detector else ("counts", "mark"):
             setattr(held, name, getattr(held, name) + more)
-    list(run(detector, stream(2, 3000, GOOD, 60_000, day + 2)))
+    list(run(detector, stream(2, 3000, GOOD, 120_000, day + 2)))
     assert _total(detector._counts) < 3 * 2**19
     assert stored(detector) == detector

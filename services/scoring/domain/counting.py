@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 from uuid import UUID
 
+import msgspec
+
 from shared.directory.rules.base import SUM
 from shared.events import Audience, FeedbackReceivedV1, Kind, Trust
 
@@ -70,7 +72,7 @@ def hour_time(hour: int) -> datetime:
     return datetime.fromtimestamp(hour * HOUR, UTC)
 
 
-class Said(NamedTuple):
+class Said(msgspec.Struct, frozen=True, order=True, gc=False):
     """One answer of a respondent; the later is the greater: by when it occurred, was received, then by id."""
 
     occurred_at: datetime
@@ -79,7 +81,26 @@ class Said(NamedTuple):
     score: float
 
 
-class Change(NamedTuple):
+class Arrival(msgspec.Struct, frozen=True, gc=False):
+    """An answer, with what is asked of it again and again."""
+
+    answer: FeedbackReceivedV1
+    series: Series
+    said: Said
+    at: float
+    """When it occurred, in seconds since 1970."""
+    category: int
+    """The place of its score in its kind's counts."""
+
+
+def arrival(answer: FeedbackReceivedV1, received_at: datetime | None = None) -> Arrival:
+    """Return an answer with what follows from it alone; `received_at`: as if it had been received then."""
+    said = Said(answer.occurred_at, received_at or answer.received_at, answer.id, answer.score)
+    at, category = answer.occurred_at.timestamp(), category_of(answer.kind, answer.score)
+    return Arrival(answer, series_of(answer), said, at, category)
+
+
+class Change(msgspec.Struct, frozen=True, gc=False):
     """What to add to one series in one hour: a category gains or loses answers, and their scores if they are summed."""
 
     hour: int
@@ -91,19 +112,19 @@ class Change(NamedTuple):
     and in none that ends now."""
 
 
-def changes(kind: Kind, new: Said, previous: Said | None, following: Said | None) -> list[Change]:
+def changes(new: Arrival, previous: Said | None, following: Said | None) -> list[Change]:
     """Return how the counts change when `new` arrives between a respondent's previous and following answer.
 
     A window holds of a respondent the latest answer within it. One that ends now therefore holds the latest of all; one
     that ended earlier still holds an answer that was replaced after its end.
     """
+    kind, said = new.series.kind, new.said
     if previous is None and following is None:
-        amount = new.score if kind == "kpi" else 0.0
-        return [Change(int(new.occurred_at.timestamp()) // HOUR, category_of(kind, new.score), 1, amount)]
-    found = [_place(kind, new, following, 1)]
+        return [Change(int(new.at) // HOUR, new.category, 1, said.score if kind == "kpi" else 0.0)]
+    found = [_place(kind, said, following, 1)]
     if previous is not None:
         found.append(_place(kind, previous, following, -1))
-        found.append(_place(kind, previous, new, 1))
+        found.append(_place(kind, previous, said, 1))
     return [change for change in found if change.until is None or change.until > change.hour]
 
 

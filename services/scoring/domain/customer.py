@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from itertools import chain
 from typing import NamedTuple, cast
 from uuid import UUID
 
 import msgspec
 
-from services.scoring.domain.counting import DAY, Change, Said, Series, category_of
+from services.scoring.domain.counting import DAY, Arrival, Change, Said, Series
 from services.scoring.domain.decide import (
     Alert,
     Decision,
@@ -20,22 +19,22 @@ from services.scoring.domain.decide import (
     age_of,
     capped,
     cleared,
-    decide_answer,
     decide_by_time,
     decide_window,
     dedup_key,
     is_cooling,
     next_look,
+    open_for_answer,
     opened,
     told,
 )
 from services.scoring.domain.shift import DEFAULT_PRIOR, Detector, Prior, Signal
 from services.scoring.domain.silence import Pulse
-from services.scoring.domain.windows import ExactWindow, Gain, HourWindow, Measure, View
+from services.scoring.domain.windows import ExactWindow, HourWindow, Measure, View
 from shared.directory.model import Rule, severity_rank
 from shared.directory.rules.base import OnAnswer, OnSequence, OnTime, OnWindow, Reason, length
 from shared.directory.rules.sequence import Shift
-from shared.events import Audience, FeedbackReceivedV1, Kind
+from shared.events import FeedbackReceivedV1
 
 NEWS_AFTER = timedelta(days=7)
 """A detector takes a respondent's answer again after so long: one loud person is not the customer's voice."""
@@ -75,16 +74,21 @@ def _planned(rule: Rule, when: OnWindow) -> Planned:
     return Planned(_watched(rule), when, when.seconds, of_touchpoint, Measure(when.kind, when.metric, rule.audience))
 
 
+class Concerned(NamedTuple):
+    """The rules that an answer of one series concerns, by what they look at."""
+
+    answers: tuple[tuple[Rule, OnAnswer], ...]
+    windows: tuple[Planned, ...]
+    sequences: tuple[Watched, ...]
+    silences: tuple[Watched, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A customer's rules, sorted by what they look at."""
+    """A customer's rules, and what follows from them."""
 
     rules: Mapping[str, Rule]
-    answers: Mapping[tuple[Kind, Audience], tuple[Rule, ...]]
-    windows: Mapping[tuple[Kind, str | None, Audience], tuple[Planned, ...]]
-    """By measure."""
-    sequences: Mapping[tuple[Kind, Audience], tuple[Watched, ...]]
-    silences: Mapping[Audience, tuple[Watched, ...]]
+    silences: tuple[Rule, ...]
     hour_lengths: Mapping[int, bool]
     """Windows of a day or more, in seconds, kept in whole hours: whether a rule judges touchpoints in it."""
     compared: tuple[int, ...]
@@ -93,38 +97,54 @@ class Plan:
     """Windows shorter than a day, kept to the second."""
     cooldown: int
     """The longest cooldown, in seconds."""
+    _concerned: dict[Series, Concerned] = field(default_factory=dict[Series, Concerned])
+
+    def concerned(self, series: Series) -> Concerned:
+        """Return the rules that look at an answer of a series."""
+        found = self._concerned.get(series)
+        if found is None:
+            found = self._concerned[series] = _concerned(self.rules.values(), series)
+        return found
+
+
+def _concerned(rules: Iterable[Rule], series: Series) -> Concerned:
+    measure = Measure(series.kind, series.metric, series.audience)
+    answers: list[tuple[Rule, OnAnswer]] = []
+    windows: list[Planned] = []
+    sequences: list[Watched] = []
+    silences: list[Watched] = []
+    for rule in rules:
+        when = rule.when
+        here = rule.touchpoint is None or rule.touchpoint == series.touchpoint
+        if not here or rule.audience != series.audience or series.kind not in when.kinds:
+            continue
+        if isinstance(when, OnWindow):
+            planned = _planned(rule, when)
+            if planned.measure == measure:
+                windows.append(planned)
+        elif isinstance(when, OnAnswer):
+            answers.append((rule, when))
+        elif isinstance(when, OnSequence):
+            sequences.append(_watched(rule))
+        else:
+            silences.append(_watched(rule))
+    return Concerned(tuple(answers), tuple(windows), tuple(sequences), tuple(silences))
 
 
 def plan(rules: Sequence[Rule]) -> Plan:
-    """Sort the rules in force."""
-    answers: dict[tuple[Kind, Audience], list[Rule]] = {}
-    windows: dict[tuple[Kind, str | None, Audience], list[Planned]] = {}
-    sequences: dict[tuple[Kind, Audience], list[Watched]] = {}
-    silences: dict[Audience, list[Watched]] = {}
+    """Prepare the rules in force."""
     lengths: dict[int, bool] = {}
     compared: set[int] = set()
     for rule in rules:
         when = rule.when
         if isinstance(when, OnWindow):
             planned = _planned(rule, when)
-            windows.setdefault(planned.measure, []).append(planned)
             lengths[planned.length] = lengths.get(planned.length, False) or planned.of_touchpoint
             if when.compares:
                 compared.add(planned.length)
-        elif isinstance(when, OnAnswer):
-            for kind in when.kinds:
-                answers.setdefault((kind, rule.audience), []).append(rule)
-        elif isinstance(when, OnSequence):
-            for kind in when.kinds:
-                sequences.setdefault((kind, rule.audience), []).append(_watched(rule))
-        else:
-            silences.setdefault(rule.audience, []).append(_watched(rule))
     return Plan(
         rules={rule.name: rule for rule in rules},
-        answers={key: tuple(found) for key, found in answers.items()},
-        windows={key: tuple(found) for key, found in windows.items()},
-        sequences={key: tuple(found) for key, found in sequences.items()},
-        silences={key: tuple(found) for key, found in silences.items()},
+        silences=tuple(rule for rule in rules if isinstance(rule.when, OnTime)),
         hour_lengths={length: of for length, of in lengths.items() if length >= DAY},
         compared=tuple(compared),
         exact_lengths=tuple(length for length in lengths if length < DAY),
@@ -206,49 +226,44 @@ class CustomerState:
     def take(
         self,
         rules: Plan,
-        answer: FeedbackReceivedV1,
-        series: Series,
-        said: Said,
+        new: Arrival,
         previous: Said | None,
         changes: Sequence[Change],
         now: datetime,
         prior: Prior = DEFAULT_PRIOR,
     ) -> list[Decision]:
         """Count an answer and decide what follows from it. `previous`: the same respondent's answer before it."""
+        answer, series = new.answer, new.series
         age = age_of(answer, now)
-        gains: dict[int, list[Gain]] = {}
-        for seconds, window in self.hours.items():
-            gains[seconds] = window.apply(series, changes)
+        gains = {seconds: window.apply(series, changes) for seconds, window in self.hours.items()}
         for seconds, window in self.exact.items():
-            gains[seconds] = window.add(series, answer.respondent, said)
+            gains[seconds] = window.add(series, answer.respondent, new.said)
         for window in self.before.values():
             window.apply(series, changes)
+        concerned = rules.concerned(series)
         decisions: list[Decision] = []
-        key = (answer.kind, answer.audience)
-        for rule in rules.answers.get(key, ()):
-            if rule.touchpoint is None or rule.touchpoint == answer.touchpoint:
-                self._keep(decisions, rule, decide_answer(rule, answer, age, now), now)
-        for planned in rules.windows.get((answer.kind, answer.metric, answer.audience), ()):
-            rule = planned.watched.rule
-            if rule.touchpoint is not None and rule.touchpoint != answer.touchpoint:
+        for rule, condition in concerned.answers:
+            if age <= rule.max_age and condition.fires(answer):
+                self._keep(decisions, rule, open_for_answer(rule, answer, now), now)
+        for planned in concerned.windows:
+            gained = gains[planned.length]
+            if not gained:
                 continue
-            gained = gains.get(planned.length)
-            if gained:
-                self._keep(decisions, rule, self._window(planned, answer, age, gained, now), now)
-        for watched in rules.sequences.get(key, ()):
-            rule = watched.rule
-            news = previous is None or said.occurred_at - previous.occurred_at >= NEWS_AFTER
-            here = rule.touchpoint is None or rule.touchpoint == answer.touchpoint
-            if not (news and here):
-                continue
-            if age <= rule.max_age:
-                self._keep(decisions, rule, self._sequence(watched, answer, prior, now), now)
-            else:
-                self._learn(watched, answer)
-        for watched in rules.silences.get(answer.audience, ()):
-            rule = watched.rule
-            if (rule.touchpoint is None or rule.touchpoint == answer.touchpoint) and age <= rule.max_age:
-                self._keep(decisions, rule, self._spoke(watched, answer, now), now)
+            watched, condition = planned.watched, planned.condition
+            alert = self.alerts.get(watched.key(self.name, series.touchpoint)) if self.alerts else None
+            if alert is None and len(gained) == 1 and gained[0][0] >= condition.harmless:
+                continue  # most answers: there is nothing to judge
+            seen = self._seen(planned, series.touchpoint)
+            self._keep(decisions, watched.rule, decide_window(watched.rule, new, age, gained, seen, alert, now), now)
+        if concerned.sequences and (previous is None or answer.occurred_at - previous.occurred_at >= NEWS_AFTER):
+            for watched in concerned.sequences:
+                if age <= watched.rule.max_age:
+                    self._keep(decisions, watched.rule, self._sequence(watched, new, prior, now), now)
+                else:
+                    self._learn(watched, new)
+        for watched in concerned.silences:
+            if age <= watched.rule.max_age:
+                self._keep(decisions, watched.rule, self._spoke(watched, new, now), now)
         return decisions
 
     def _keep(self, decisions: list[Decision], rule: Rule, decision: Decision | None, now: datetime) -> None:
@@ -258,16 +273,6 @@ class CustomerState:
             return
         self.remember(decision)
         decisions.append(decision)
-
-    def _window(
-        self, planned: Planned, answer: FeedbackReceivedV1, age: float, gains: Sequence[Gain], now: datetime
-    ) -> Decision | None:
-        watched = planned.watched
-        alert = self.alerts.get(watched.key(self.name, answer.touchpoint)) if self.alerts else None
-        if alert is None and len(gains) == 1 and gains[0][0] >= planned.condition.harmless:
-            return None  # most answers: nothing to judge
-        seen = self._seen(planned, answer.touchpoint)
-        return decide_window(watched.rule, answer, age, gains, seen, alert, now)
 
     def _seen(self, planned: Planned, touchpoint: str | None) -> Seen:
         _, _, length, of_touchpoint, measure = planned
@@ -290,18 +295,17 @@ class CustomerState:
             verified = self.detectors[key + _VERIFIED] = deepcopy(detector)
         return detector, verified
 
-    def _learn(self, watched: Watched, answer: FeedbackReceivedV1) -> None:
+    def _learn(self, watched: Watched, new: Arrival) -> None:
         """Take an answer that came too late to be news, or was imported, into what is usual."""
-        place, day = _third(answer), answer.occurred_at.timestamp() / DAY
+        answer, place, day = new.answer, _third(new), new.at / DAY
         detector, verified = self._detectors(watched, answer)
         detector.learn(place, answer.touchpoint, day)
         if verified is not None and answer.trust == "verified":
             verified.learn(place, answer.touchpoint, day)
 
-    def _sequence(self, watched: Watched, answer: FeedbackReceivedV1, prior: Prior, now: datetime) -> Decision | None:
-        rule, key = watched.rule, watched.key(self.name, answer.touchpoint)
+    def _sequence(self, watched: Watched, new: Arrival, prior: Prior, now: datetime) -> Decision | None:
+        rule, answer, place, day = watched.rule, new.answer, _third(new), new.at / DAY
         detector, verified = self._detectors(watched, answer)
-        place, day = _third(answer), answer.occurred_at.timestamp() / DAY
         budget = cast("Shift", rule.when).false_alarms_per_year
         signal = detector.take(place, answer.touchpoint, day, prior, budget)
         confirmed = None
@@ -309,14 +313,14 @@ class CustomerState:
             confirmed = verified.take(place, answer.touchpoint, day, prior, budget)
         if signal is None and confirmed is None:
             return None
-        alert = self.alerts.get(key)
+        alert = self.alerts.get(watched.key(self.name, answer.touchpoint))
         touchpoint = answer.touchpoint if rule.per_touchpoint else rule.touchpoint
         if signal is not None and signal.happening == "worse":
             if alert is not None:
                 return None
             trust = "verified" if verified is None or verified.is_shifted else "anonymous"
-            new = opened(rule, self.name, touchpoint, trust, answer.received_at, next_look(rule, now), now)
-            return Decision("opened", new, *told(rule, _reason(rule, signal, prior), touchpoint))
+            alarm = opened(rule, self.name, touchpoint, trust, answer.received_at, next_look(rule, now), now)
+            return Decision("opened", alarm, *told(rule, _reason(rule, signal, prior), touchpoint))
         if alert is None:
             return None
         if signal is not None:
@@ -330,14 +334,13 @@ class CustomerState:
 
     # ---- silence
 
-    def _spoke(self, watched: Watched, answer: FeedbackReceivedV1, now: datetime) -> Decision | None:
-        rule, key = watched.rule, watched.key(self.name, answer.touchpoint)
-        at = answer.occurred_at.timestamp()
+    def _spoke(self, watched: Watched, new: Arrival, now: datetime) -> Decision | None:
+        rule, key = watched.rule, watched.key(self.name, new.series.touchpoint)
         pulse = self.pulses.get(key)
         if pulse is None:
-            self.pulses[key] = pulse = Pulse(at)
+            self.pulses[key] = pulse = Pulse(new.at)
         else:
-            pulse.beat(at)
+            pulse.beat(new.at)
         breaks = pulse.breaks_at(cast("OnTime", rule.when)) if _is_fixed(rule) else None
         if breaks is not None and breaks < self.due_at:
             self.due_at = breaks
@@ -368,7 +371,7 @@ class CustomerState:
         """Decide by time alone whether the customer fell silent, or a new level has lasted, and when to ask again."""
         decisions: list[Decision] = []
         due = midnight_after(now)
-        for rule, _ in chain.from_iterable(rules.silences.values()):
+        for rule in rules.silences:
             condition = cast("OnTime", rule.when)
             for touchpoint in self._heard(rule):
                 key = dedup_key(self.name, rule, touchpoint)
@@ -482,10 +485,9 @@ def _is_fixed(rule: Rule) -> bool:
     return getattr(rule.when, "after", "auto") != "auto"
 
 
-def _third(answer: FeedbackReceivedV1) -> int:
+def _third(new: Arrival) -> int:
     """Return bad, middling or good: faces 1 and 2 are bad, 4 is good."""
-    category = category_of(answer.kind, answer.score)
-    return category if answer.kind == "nps" else max(0, category - 1)
+    return new.category if new.series.kind == "nps" else max(0, new.category - 1)
 
 
 _ENDS = {

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Literal, NamedTuple, cast
 from uuid import UUID
 
-from services.scoring.domain.counting import DAY, HOUR, category_of
+from services.scoring.domain.counting import DAY, HOUR, Arrival
 from services.scoring.domain.windows import Gain, View
 from shared.directory.model import Rule, severity_rank
 from shared.directory.rules.base import SUM, Counts, OnAnswer, OnWindow, Reason
@@ -132,11 +132,9 @@ def opened(
     )
 
 
-def decide_answer(rule: Rule, answer: FeedbackReceivedV1, age: float, now: datetime) -> Decision | None:
-    """Decide on a single answer: it opens an alert of its own, which clears after the rule's `max_age`."""
+def open_for_answer(rule: Rule, answer: FeedbackReceivedV1, now: datetime) -> Decision:
+    """Open an alert for a single answer that fires; it clears after the rule's `max_age`."""
     condition = cast("OnAnswer", rule.when)
-    if age > rule.max_age or not condition.fires(answer):
-        return None
     due = now + timedelta(seconds=rule.max_age)
     alert = opened(rule, answer.customer, answer.touchpoint, answer.trust, answer.received_at, due, now)
     alert = replace(alert, answer=answer.id)
@@ -165,7 +163,7 @@ def explained(rule: Rule, seen: Seen, touchpoint: str | None) -> tuple[Reason, s
 
 def decide_window(
     rule: Rule,
-    answer: FeedbackReceivedV1,
+    new: Arrival,
     age: float,
     gains: Sequence[Gain],
     seen: Seen,
@@ -178,15 +176,15 @@ def decide_window(
     verdict = condition.verdict(counts, before)
     if alert is None and not verdict.fires:
         return None
-    category = category_of(answer.kind, answer.score)
-    worse = age <= rule.max_age and condition.worsens(category, answer.score, _without(counts, gains), counts)
+    answer = new.answer
+    worse = age <= rule.max_age and condition.worsens(new.category, answer.score, _without(counts, gains), counts)
     if alert is None:
         if not worse:
             return None
         touchpoint = answer.touchpoint if rule.per_touchpoint else rule.touchpoint
         trust = _trust(condition, seen)
-        new = opened(rule, answer.customer, touchpoint, trust, answer.received_at, next_look(rule, now), now)
-        return Decision("opened", new, *explained(rule, seen, touchpoint))
+        started = opened(rule, answer.customer, touchpoint, trust, answer.received_at, next_look(rule, now), now)
+        return Decision("opened", started, *explained(rule, seen, touchpoint))
     if verdict.clears:
         return cleared(alert, *explained(rule, seen, alert.touchpoint), now)
     if not worse:

@@ -16,9 +16,9 @@ from services.scoring.domain.counting import (
     Change,
     Said,
     Series,
+    arrival,
     changes,
     neighbours,
-    series_of,
     window_start,
 )
 from services.scoring.domain.customer import CustomerState, Plan, midnight_after
@@ -63,17 +63,16 @@ class Replay:
         due = state.due_at <= now or state.alerts or self._single
         told = list(self.until(now)) if due else []
         self._move(now)
-        series = series_of(answer)
-        said = Said(now, now, answer.id, answer.score)
+        new = arrival(answer, now)
         previous = following = None
         if answer.respondent is not None:
-            others = self._said.setdefault((series, answer.respondent), [])
-            previous, following = neighbours(said, others)
-            others[:] = [said] if following is None else [*others, said]
-        made = changes(answer.kind, said, previous, following)
+            others = self._said.setdefault((new.series, answer.respondent), [])
+            previous, following = neighbours(new.said, others)
+            others[:] = [new.said] if following is None else [*others, new.said]
+        made = changes(new, previous, following)
         for change in made:
-            self._count(series, change)
-        for decision in state.take(self._rules, answer, series, said, previous, made, now, self._prior):
+            self._count(new.series, change)
+        for decision in state.take(self._rules, new, previous, made, now, self._prior):
             if decision.alert.answer is not None:
                 heapq.heappush(self._single, (decision.alert.due_at, len(self._single), decision.alert))
             told.append(Told(now, decision))
@@ -115,8 +114,8 @@ class Replay:
                 self._state.alerts[alert.dedup_key] = replace(alert, due_at=leaves)
 
     def _count(self, series: Series, change: Change) -> None:
-        hour, category, by, amount, until = change
-        if until is not None:
+        hour = change.hour
+        if change.until is not None:
             if self._rules.compared:
                 self._replaced.append((series, change))
             return
@@ -131,8 +130,8 @@ class Replay:
         counts = bucket.get(series)
         if counts is None:
             counts = bucket[series] = [0] * WIDTH
-        counts[category] += by
-        counts[-1] += amount
+        counts[change.category] += change.by
+        counts[-1] += change.amount
 
     def _start(self, length: int) -> int:
         return self._state.hours[length].start

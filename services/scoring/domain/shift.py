@@ -82,7 +82,7 @@ OWN_2, OWN_3 = 0.08, 0.92
 """The same for the two larger of THETAS in a touchpoint's own answers."""
 WHOLE_SHARE = 0.15
 """Share of the budget that the whole customer keeps at least beside its touchpoints."""
-LIMIT_ONE, LIMIT_SHARED = 0.75, 0.565
+LIMIT_ONE, LIMIT_SHARED = 0.80, 0.575
 """Limits of R for the whole customer alone and with a touchpoint; measured for 0.09 false alarms of a budget of 0.1."""
 HISTORY = 0.07
 """The limit goes with the answers learned to this power: a short history loses evidence, false as well as true."""
@@ -90,7 +90,7 @@ OVERSHOOT = -0.3
 """The limit goes with the largest likelihood ratio to this power: large steps overshoot more."""
 LEARN, LEARN_TOUCHPOINT, OWN_FROM = 20, 10, 20
 """Answers before a customer is watched, a further touchpoint counts, a touchpoint is also watched on its own."""
-REFRESH = 64
+REFRESH = 16
 """What was learned is used as soon as the history has grown by 1 / REFRESH."""
 POOL_MIN, POOL_MAX = 10.0, 1000.0
 """Bounds, in answers, of how strongly a touchpoint is shrunk to its customer."""

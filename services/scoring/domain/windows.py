@@ -83,10 +83,12 @@ class HourWindow:
         gains: list[Gain] = []
         end = self.end
         views, anonymous = self._views_of(series), series.trust == "anonymous"
-        for hour, category, by, amount, until in changes:
+        for change in changes:
+            hour, until = change.hour, change.until
             if hour >= self.start and (
                 until is None if end is None else hour < end and (until is None or until >= end)
             ):
+                category, by, amount = change.category, change.by, change.amount
                 for view in views:
                     view.gain(category, by, amount, anonymous=anonymous)
                 gains.append((category, by, amount))

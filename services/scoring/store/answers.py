@@ -9,11 +9,10 @@ from uuid import UUID
 
 import msgspec
 
-from services.scoring.domain.counting import Said, Series, series
+from services.scoring.domain.counting import Arrival, Said, Series, series
 from services.scoring.domain.customer import CustomerState, Memory
 from services.scoring.store.common import ints, text
 from shared.db import Connection
-from shared.events import FeedbackReceivedV1
 
 _CUSTOMERS = """
 SELECT name, number, partition, due_at, memory.body AS memory
@@ -41,6 +40,16 @@ SELECT id, customer FROM answer WHERE id = ANY($1::uuid[])
 """
 _SERIES = """
 SELECT customer, number, touchpoint, audience, kind, trust, metric FROM series WHERE customer = ANY($1::int[])
+"""
+_LATEST = """
+SELECT asked.number::int, said.occurred_at, said.received_at, said.id, said.score
+FROM unnest($1::text::bigint[], $2::text[]) WITH ORDINALITY AS asked(place, respondent, number)
+CROSS JOIN LATERAL (
+    SELECT occurred_at, received_at, id, score FROM answer
+    WHERE answer.customer = (asked.place >> 16)::int AND answer.series = (asked.place & 65535)::int
+        AND answer.respondent = asked.respondent
+    ORDER BY occurred_at DESC, received_at DESC, id DESC LIMIT 1
+) AS said
 """
 _NEIGHBOURS = """
 SELECT asked.place::int, said.occurred_at, said.received_at, said.id, said.score
@@ -151,28 +160,43 @@ async def add_series(tx: Connection, new: Sequence[tuple[int, int, Series]]) -> 
 
 # ---- answers
 
-Place = tuple[int, int]
-"""A customer's number and a series' number; as one integer the series is in the lower 16 bits."""
+Place = int
+"""A customer's number, and in the lower 16 bits a series' number."""
 
 
-async def neighbours(tx: Connection, asked: Sequence[tuple[Place, str, Said]]) -> list[list[Said]]:
-    """Return for each answer of a respondent in a series the stored ones right before and right after it."""
-    found: list[list[Said]] = [list[Said]() for _ in asked]
-    if asked:
-        rows = await tx.fetch(
-            _NEIGHBOURS,
-            ints(place[0] << 16 | place[1] for place, _, _ in asked),
-            [respondent for _, respondent, _ in asked],
-            [said.occurred_at for _, _, said in asked],
-            [said.received_at for _, _, said in asked],
-            [said.id for _, _, said in asked],
-        )
-        for place, *said in rows:
-            found[int(place) - 1].append(Said(*said))
-    return found
+def place_of(customer: int, series: int) -> Place:
+    """Return the place of a customer's series, by their numbers."""
+    return customer << 16 | series
 
 
-async def store_answers(tx: Connection, answers: Sequence[tuple[FeedbackReceivedV1, Place]]) -> None:
+Voice = tuple[Place, str]
+"""A respondent in a series."""
+
+
+async def latest(tx: Connection, voices: Sequence[Voice]) -> dict[Voice, Said]:
+    """Return the latest stored answer of those respondents who have one."""
+    if not voices:
+        return {}
+    rows = await tx.fetch(_LATEST, ints(place for place, _ in voices), [who for _, who in voices])
+    return {voices[number - 1]: Said(*said) for number, *said in rows}
+
+
+async def neighbours(tx: Connection, asked: Sequence[tuple[Voice, Said]]) -> list[tuple[Voice, Said]]:
+    """Return for answers of respondents the stored ones right before and right after them."""
+    if not asked:
+        return []
+    rows = await tx.fetch(
+        _NEIGHBOURS,
+        ints(place for (place, _), _ in asked),
+        [who for (_, who), _ in asked],
+        [said.occurred_at for _, said in asked],
+        [said.received_at for _, said in asked],
+        [said.id for _, said in asked],
+    )
+    return [(asked[number - 1][0], Said(*said)) for number, *said in rows]
+
+
+async def store_answers(tx: Connection, new: Sequence[Arrival], places: Sequence[Place]) -> None:
     """Store new answers. COPY costs half of an INSERT with unnest."""
     await tx.copy_records_to_table(
         "answer",
@@ -180,7 +204,8 @@ async def store_answers(tx: Connection, answers: Sequence[tuple[FeedbackReceived
         records=[
             (
                 a.id,
-                *place,
+                place >> 16,
+                place & 65535,
                 a.score,
                 a.occurred_at,
                 a.received_at,
@@ -193,6 +218,6 @@ async def store_answers(tx: Connection, answers: Sequence[tuple[FeedbackReceived
                 a.backfill,
                 a.follow_up,
             )
-            for a, place in answers
+            for a, place in zip([one.answer for one in new], places, strict=True)
         ],
     )

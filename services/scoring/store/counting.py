@@ -137,14 +137,17 @@ async def sum_hours(tx: Connection, asked: Sequence[Hours], *, replaced: bool = 
     return found
 
 
-async def count(tx: Connection, made: Sequence[tuple[Place, Change]]) -> None:
+Counted = tuple[Place, Change]
+
+
+async def count(tx: Connection, made: Sequence[Counted]) -> None:
     """Apply changes to the buckets of their series, and to what was replaced."""
     if made:
         now = [(place, change) for place, change in made if change.until is None]
         summed = any(change.amount for _, change in now)
         await tx.execute(
             _COUNT,
-            ints(place[0] << 16 | place[1] for place, _ in now),
+            ints(place for place, _ in now),
             ints(change.hour for _, change in now),
             ints((change.category + 1) * change.by for _, change in now),
             [change.amount for _, change in now] if summed else [],
@@ -153,8 +156,8 @@ async def count(tx: Connection, made: Sequence[tuple[Place, Change]]) -> None:
             then = [(place, change) for place, change in made if change.until is not None]
             await tx.execute(
                 _REPLACE,
-                [place[0] for place, _ in then],
-                [place[1] for place, _ in then],
+                [place >> 16 for place, _ in then],
+                [place & 65535 for place, _ in then],
                 [change.hour for _, change in then],
                 [change.until for _, change in then],
                 [change.category for _, change in then],
