@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import uvloop
 
 from bench.servers import Place, directory, place
 from services.scoring.consumer import Erasing, FeedbackHandler
@@ -31,7 +32,7 @@ from shared.ids import uuid7
 from shared.kafka import Kafka, Producer, Publisher, event_headers
 from shared.logs import new_traceparent
 from shared.parts import parts
-from shared.service import tune_memory
+from shared.service import Service, tune_memory
 from shared.topics import FEEDBACK, TOPICS
 
 ANSWERS = int(os.environ.get("BENCH_ANSWERS", "300000"))
@@ -119,17 +120,46 @@ class Case:
     rules: tuple[Rule, ...]
     history: bool = False
     """A year of buckets is there already, one each six hours."""
+    processes: int = 1
+    """That share the partitions."""
 
 
 DEFAULT = tuple(built_in_rules())
 CASES = [
     *(Case(f"{n:,} customers", n, DEFAULT) for n in (1_000, 10_000, 100_000)),
     *(Case(f"{n:,} customers, mood-one and nps-low alone", n, DEFAULT[:2]) for n in (1_000, 50_000)),
+    Case("1,000 customers, two processes", 1_000, DEFAULT, processes=2),
 ]
 WINDOWS = [
     Case(f"1,000 customers, a year's history, window of {days} d", 1_000, (*_but_nps_low(days),), history=True)
     for days in (1, 30, 365)
 ]
+
+
+def scoring(kafka: str, database_url: str, case: Case) -> Service:
+    """Return scoring as a process of its own has it."""
+    settings = ScoringSettings(kafka=kafka, database_url=database_url, topic_prefix="bench.")
+    shared = parts(settings, SystemClock(), ("scoring",))
+    shared.directory.current = revision_of(1, directory(case.customers, case.rules))
+    return build(settings, shared)
+
+
+def started(service: Service) -> list[asyncio.Task[None]]:
+    """Return a service's tasks, running."""
+    return [asyncio.create_task(task()) for task in service.tasks.values()]  # pyright: ignore[reportArgumentType]
+
+
+def another(kafka: str, database_url: str, case: Case) -> None:
+    """Be a further process, until it is ended."""
+    tune_memory()
+
+    async def run() -> None:
+        service = scoring(kafka, database_url, case)
+        for resource_ in service.resources:
+            await resource_.__aenter__()
+        await asyncio.gather(*started(service))
+
+    uvloop.run(run())
 
 
 async def measure(at: Place, case: Case, answers: int) -> dict[str, Any]:
@@ -141,11 +171,8 @@ async def measure(at: Place, case: Case, answers: int) -> dict[str, Any]:
     kafka = Kafka(at.kafka, "bench.")
     await kafka.ensure_topics(TOPICS)
     await preload(kafka, case.customers, answers)
-    settings = ScoringSettings(kafka=at.kafka, database_url=at.database_url, topic_prefix=kafka.prefix)
-    shared = parts(settings, SystemClock(), ("scoring",))
-    shared.directory.current = revision_of(1, directory(case.customers, case.rules))
+    service = scoring(at.kafka, at.database_url, case)
     admin = Database(at.database_url, "public")
-    service = build(settings, shared)
     for resource_ in service.resources:
         await resource_.__aenter__()
     if case.history:
@@ -153,7 +180,13 @@ async def measure(at: Place, case: Case, answers: int) -> dict[str, Any]:
             await tx.execute(HISTORY, case.customers)
             await tx.execute(HISTORY_SERIES)
             await tx.execute(HISTORY_BUCKETS)
-    tasks = [asyncio.create_task(task()) for task in service.tasks.values()]  # pyright: ignore[reportArgumentType]
+    others = [
+        get_context("spawn").Process(target=another, args=(at.kafka, at.database_url, case), daemon=True)
+        for _ in range(case.processes - 1)
+    ]
+    for other in others:
+        other.start()
+    tasks = started(service)
     done, begun, cpu, first = 0, 0.0, 0.0, 0
     while done < before + answers:
         await asyncio.sleep(0.02)
@@ -165,6 +198,8 @@ async def measure(at: Place, case: Case, answers: int) -> dict[str, Any]:
         if not begun and done >= before:
             begun, cpu, first = time.perf_counter(), time.process_time(), done
     seconds, cpu = time.perf_counter() - begun, time.process_time() - cpu
+    for other in others:
+        other.terminate()
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
@@ -241,7 +276,7 @@ async def one(case: Case, answers: int, *, beside: bool) -> tuple[dict[str, Any]
 
 def alone(case: Case, answers: int, beside: bool) -> tuple[dict[str, Any], dict[str, float]]:
     """Measure in this process, which nothing was measured in before."""
-    return asyncio.run(one(case, answers, beside=beside))
+    return uvloop.run(one(case, answers, beside=beside))
 
 
 async def idle() -> tuple[int, float, float]:
@@ -266,7 +301,7 @@ def main() -> None:
             for name, per_second in beside.items():
                 peer = f"{name}, rolling NPS alone"
                 print(f"    {peer:<54}{per_second:>8,.0f} answers/s  ours is {ours / per_second:.2f} times")
-    many, nothing, day = asyncio.run(idle())
+    many, nothing, day = uvloop.run(idle())
     print(f"  {many:,} customers: a minute of sweeps with nothing to do {nothing:.2f} s, the end of a day {day:.1f} s")
 
 

@@ -49,7 +49,7 @@ from services.scoring.store import alerts, answers, counting, reads
 from services.ticketing.domain.ticket import Outcome
 from services.ticketing.store import tickets
 from shared.db import SHARED_MIGRATIONS, Connection, Database
-from shared.directory.model import NpsBelow, NpsDrop
+from shared.directory.model import MoodBelow, NpsBelow, NpsDrop
 from shared.directory.rules.base import SUM
 from shared.events import RATINGS, FeedbackReceivedV1
 from shared.ids import uuid7
@@ -517,7 +517,8 @@ async def test_neighbours_are_those_of_the_same_respondent_and_series(of: Any) -
 
 def _plan(*, per_touchpoint: bool) -> Plan:
     when = NpsDrop(20, 24 * 3600), NpsBelow(0, 3 * 3600)
-    return plan([build.rule(w, name=f"r-{n}", per_touchpoint=per_touchpoint) for n, w in enumerate(when)])
+    of = (False, True) if per_touchpoint else (False,)
+    return plan([build.rule(w, name=f"r-{n}-{own}", per_touchpoint=own) for n, w in enumerate(when) for own in of])
 
 
 async def test_windows_are_read_and_moved(of: Any) -> None:
@@ -572,6 +573,19 @@ async def test_a_rule_that_comes_to_judge_touchpoints_finds_them_counted(of: Any
         await counting.move_windows(tx, [(state, _plan(per_touchpoint=False))], build.NOW)
         await counting.move_windows(tx, [(state, _plan(per_touchpoint=True))], build.NOW)
     assert state.hours[24 * 3600].view(NPS, "support", of_touchpoint=True).all == [1, 0, 0]
+
+
+async def test_a_rule_that_comes_to_judge_another_kind_finds_it_counted(of: Any) -> None:
+    """A window holds what rules look at; a rule that is added finds what was said before it."""
+    database = await of("scoring")
+    mood = build.rule(MoodBelow(2.5, 24 * 3600), name="mood")
+    async with database.transaction() as tx:
+        (state,) = await answers.customers(tx, {"acme": 0}, build.NOW)
+        await _tell(tx, state, [build.answer(0), build.answer(1, kind="mood")])
+        for rules in (_plan(per_touchpoint=False), plan([*_plan(per_touchpoint=False).rules.values(), mood])):
+            await counting.move_windows(tx, [(state, rules)], build.NOW)
+    view = state.hours[24 * 3600].view(Measure("mood", None, "customer"), None, of_touchpoint=False)
+    assert view.all == [1, 0, 0, 0]
 
 
 # ---- from revision 0001

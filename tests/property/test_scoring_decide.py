@@ -96,13 +96,13 @@ class Watched:
         state = self.state = CustomerState("acme", 0, 1, old.due_at, alerts=old.alerts, cleared=old.cleared)
         state.recall(msgspec.msgpack.decode(msgspec.msgpack.encode(old.memory()), type=Memory))
         planned = plan(self.rules)
-        for length, of_touchpoints in planned.hour_lengths.items():
+        for length, judged in planned.hour_lengths.items():
             start = hour_of(since_of(length, now))
-            state.hours[length] = HourWindow(start, of_touchpoints=of_touchpoints)
+            state.hours[length] = HourWindow(judged, start)
             for series, counts in counts_of(self.inside(length, now)).items():
                 state.hours[length].add(series, counts, 1)
             if length in planned.compared:
-                before = state.before[length] = HourWindow(start - length // 3600, start, of_touchpoints=of_touchpoints)
+                before = state.before[length] = HourWindow(judged, start - length // 3600, start)
                 for series, counts in counts_of(self.inside_before(length, now)).items():
                     before.add(series, counts, 1)
         for length in planned.exact_lengths:

@@ -31,7 +31,7 @@ from services.scoring.domain.counting import (
     window_start,
 )
 from services.scoring.domain.report import goals_of, metric_scores, mood_score, nps_score, touchpoint_scores
-from services.scoring.domain.windows import ExactWindow, Gain, HourWindow, Measure, view_of
+from services.scoring.domain.windows import ExactWindow, Gain, HourWindow, Judged, Measure, view_of
 from shared.directory.rules.base import SUM
 from shared.directory.rules.figures import mood_of, nps_of
 from shared.events import RATINGS, Audience, FeedbackReceivedV1, Kind
@@ -43,6 +43,20 @@ EXACT = (60, 900, 2 * 3600)
 TOUCHPOINTS = ("support", "billing", None)
 SPEED = Measure("kpi", "speed", "customer")
 NPS = Measure("nps", None, "customer")
+_ASKED: list[tuple[Kind, str | None]] = [
+    *((kind, None) for kind in RATINGS),
+    *(("kpi", metric) for metric in ("speed", "price", "resolved")),
+]
+MEASURES = [
+    Measure(kind, metric, audience)
+    for kind, metric in _ASKED
+    for audience in get_args(Audience)
+]
+
+
+def judged(*, of_touchpoints: bool) -> frozenset[Judged]:
+    """Return that rules look at everything."""
+    return frozenset(Judged(measure, of) for measure in MEASURES for of in {False, of_touchpoints})
 
 
 # ---- the plain recount
@@ -129,13 +143,13 @@ class Memory:
             start = window_start(now, length)
             window = self.hours.get(length)
             if window is None:
-                window = self.hours[length] = HourWindow(start, of_touchpoints=of_touchpoints)
+                window = self.hours[length] = HourWindow(judged(of_touchpoints=of_touchpoints), start)
                 self.add(window, start, math.inf, 1)
             self.add(window, window.start, start, -1)
             window.start = start
             first = start - length // 3600
             if length not in self.before or self.before[length].start != first:
-                self.before[length] = HourWindow(first, start, of_touchpoints=of_touchpoints)
+                self.before[length] = HourWindow(judged(of_touchpoints=of_touchpoints), first, start)
                 self.add(self.before[length], first, start, 1, replaced=True)
         for length in EXACT:
             since = now - timedelta(seconds=length)
@@ -376,7 +390,8 @@ def test_each_window_holds_the_latest_answer_within_it(
     """Whoever compares a month with the month before compares what people thought in each, not what they say now."""
     answers = of_one([(at, id_, score) for (at, id_), score in zip(told, scores, strict=False)], kind)
     memory, measure = Memory(), measure_of(answers[0])
-    watched = {hours: HourWindow(*hours, of_touchpoints=True) for hours in combinations(range(AT - 1, AT + 10), 2)}
+    every = judged(of_touchpoints=True)
+    watched = {hours: HourWindow(every, *hours) for hours in combinations(range(AT - 1, AT + 10), 2)}
     for arrived in answers:
         made = changes(arrival(arrived), *memory.around(arrived))
         memory.stored.append(arrived)
@@ -384,7 +399,7 @@ def test_each_window_holds_the_latest_answer_within_it(
             memory.keep(series_of(arrived), change)
         for (first, after), window in watched.items():
             _ = window.apply(series_of(arrived), made)
-            loaded = HourWindow(first, after, of_touchpoints=True)
+            loaded = HourWindow(every, first, after)
             memory.add(loaded, first, after, 1, replaced=True)
             wanted = recount(memory.stored, measure, "support", hour_time(first), hour_time(after))
             assert list(window.view(measure, "support", of_touchpoint=True).all) == wanted, (first - AT, after - AT)
@@ -478,13 +493,27 @@ def test_the_window_before_keeps_what_was_said_then() -> None:
 
 def test_two_metrics_are_two_sums() -> None:
     """Seconds and euros are never added up, nor customers' and employees'."""
-    window = HourWindow(AT, of_touchpoints=True)
+    window = HourWindow(judged(of_touchpoints=True), AT)
     for score, metric, audience in ((10, "speed", "customer"), (2.5, "speed", "customer"), (7, "price", "customer")):
         said = answer(score, kind="kpi", metric=metric, audience=audience)
         _ = window.apply(series_of(said), changes(arrival(said), None, None))
     assert window.view(SPEED, None, of_touchpoint=False).all == [2, *[0] * 6, 12.5]
     assert window.view(SPEED._replace(metric="price"), None, of_touchpoint=False).all == [1, *[0] * 6, 7]
     assert window.view(SPEED._replace(audience="employee"), None, of_touchpoint=False).all == [0] * WIDTH
+
+
+@given(st.sets(st.sampled_from(MEASURES)), st.lists(arrivals(), max_size=6, unique_by=lambda a: a[0].id))
+def test_a_window_counts_what_rules_look_at_and_nothing_else(
+    looked_at: set[Measure], told: list[tuple[FeedbackReceivedV1, int]]
+) -> None:
+    """What no rule asks for costs nothing, and tells rules nothing."""
+    window = HourWindow(frozenset(Judged(measure, False) for measure in looked_at), 0)
+    for said, _ in told:
+        gains = window.apply(series_of(said), changes(arrival(said), None, None))
+        assert bool(gains) == (measure_of(said) in looked_at)
+    for measure in MEASURES:
+        mine = [said for said, _ in told if measure_of(said) == measure and measure in looked_at]
+        assert sum(window.view(measure, None, of_touchpoint=False).all[:SUM]) == len(mine)
 
 
 @pytest.mark.parametrize("turned", [False, True])

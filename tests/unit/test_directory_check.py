@@ -93,7 +93,7 @@ def test_least_directory_has_the_built_in_rules_and_utc() -> None:
     assert (directory.timezone, directory.language, directory.schedules) == ("UTC", "en", {})
     assert directory.rules == (
         model.Rule("mood-one", model.MoodAtMost(1), "critical"),
-        model.Rule("nps-low", model.NpsBelow(0, 30 * 86400, 10, "strict", confidence=0.995), "high"),
+        model.Rule("nps-low", model.NpsBelow(0, 30 * 86400, 10, "strict", confidence=0.999), "high"),
         model.Rule("shift", model.Shift(0.1, "nps"), "high"),
         model.Rule("silence", model.NoFeedbackFor("auto"), "low"),
         model.Rule("good-experience", model.MoodAtLeast(4, with_comment=True), "info"),

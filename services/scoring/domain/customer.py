@@ -30,7 +30,7 @@ from services.scoring.domain.decide import (
 )
 from services.scoring.domain.shift import DEFAULT_PRIOR, Detector, Prior, Signal
 from services.scoring.domain.silence import Pulse
-from services.scoring.domain.windows import ExactWindow, HourWindow, Measure, View
+from services.scoring.domain.windows import ExactWindow, HourWindow, Judged, Measure, View
 from shared.directory.model import Rule, severity_rank
 from shared.directory.rules.base import OnAnswer, OnSequence, OnTime, OnWindow, Reason, length
 from shared.directory.rules.sequence import Shift
@@ -63,15 +63,14 @@ class Planned(NamedTuple):
     condition: OnWindow
     length: int
     """Of its window, in seconds."""
-    of_touchpoint: bool
-    """It judges one touchpoint by itself."""
-    measure: Measure
+    judged: Judged
 
 
 def _planned(rule: Rule, when: OnWindow) -> Planned:
     assert when.kind is not None
     of_touchpoint = rule.per_touchpoint or rule.touchpoint is not None
-    return Planned(_watched(rule), when, when.seconds, of_touchpoint, Measure(when.kind, when.metric, rule.audience))
+    judged = Judged(Measure(when.kind, when.metric, rule.audience), of_touchpoint)
+    return Planned(_watched(rule), when, when.seconds, judged)
 
 
 class Concerned(NamedTuple):
@@ -89,8 +88,8 @@ class Plan:
 
     rules: Mapping[str, Rule]
     silences: tuple[Rule, ...]
-    hour_lengths: Mapping[int, bool]
-    """Windows of a day or more, in seconds, kept in whole hours: whether a rule judges touchpoints in it."""
+    hour_lengths: Mapping[int, frozenset[Judged]]
+    """Windows of a day or more, in seconds, kept in whole hours: what rules look at in each."""
     compared: tuple[int, ...]
     """Windows of which the one before is needed too."""
     exact_lengths: tuple[int, ...]
@@ -120,7 +119,7 @@ def _concerned(rules: Iterable[Rule], series: Series) -> Concerned:
             continue
         if isinstance(when, OnWindow):
             planned = _planned(rule, when)
-            if planned.measure == measure:
+            if planned.judged.measure == measure:
                 windows.append(planned)
         elif isinstance(when, OnAnswer):
             answers.append((rule, when))
@@ -133,19 +132,19 @@ def _concerned(rules: Iterable[Rule], series: Series) -> Concerned:
 
 def plan(rules: Sequence[Rule]) -> Plan:
     """Prepare the rules in force."""
-    lengths: dict[int, bool] = {}
+    lengths: dict[int, set[Judged]] = {}
     compared: set[int] = set()
     for rule in rules:
         when = rule.when
         if isinstance(when, OnWindow):
             planned = _planned(rule, when)
-            lengths[planned.length] = lengths.get(planned.length, False) or planned.of_touchpoint
+            lengths.setdefault(planned.length, set()).add(planned.judged)
             if when.compares:
                 compared.add(planned.length)
     return Plan(
         rules={rule.name: rule for rule in rules},
         silences=tuple(rule for rule in rules if isinstance(rule.when, OnTime)),
-        hour_lengths={length: of for length, of in lengths.items() if length >= DAY},
+        hour_lengths={length: frozenset(judged) for length, judged in lengths.items() if length >= DAY},
         compared=tuple(compared),
         exact_lengths=tuple(length for length in lengths if length < DAY),
         cooldown=max((rule.cooldown for rule in rules), default=0),
@@ -275,7 +274,7 @@ class CustomerState:
         decisions.append(decision)
 
     def _seen(self, planned: Planned, touchpoint: str | None) -> Seen:
-        _, _, length, of_touchpoint, measure = planned
+        _, _, length, (measure, of_touchpoint) = planned
         window = self.hours.get(length) or self.exact.get(length)
         before = self.before.get(length)
         now = View(measure.kind) if window is None else window.view(measure, touchpoint, of_touchpoint=of_touchpoint)

@@ -24,7 +24,7 @@ from services.scoring.domain.counting import (
 from services.scoring.domain.customer import CustomerState, Plan, midnight_after
 from services.scoring.domain.decide import Alert, Decision
 from services.scoring.domain.shift import DEFAULT_PRIOR, Prior
-from services.scoring.domain.windows import ExactWindow, HourWindow
+from services.scoring.domain.windows import ExactWindow, HourWindow, Judged
 from shared.directory.rules.base import OnWindow
 from shared.events import FeedbackReceivedV1
 
@@ -151,11 +151,11 @@ class Replay:
             return
         self._hour = hour
         hours = self._hours
-        for length, of_touchpoints in rules.hour_lengths.items():
+        for length, judged in rules.hour_lengths.items():
             start = (seconds - length) // HOUR
             window = state.hours.get(length)
             if window is None:
-                window = state.hours[length] = HourWindow(start, of_touchpoints=of_touchpoints)
+                window = state.hours[length] = HourWindow(judged, start)
                 self._next[length] = 0
             place = self._next[length]
             while place < len(hours) and hours[place] < start:
@@ -166,11 +166,11 @@ class Replay:
             window.start = start
         for length in rules.compared:
             after = window_start(now, length)
-            state.before[length] = self._before(after - length // HOUR, after, rules.hour_lengths[length])
+            state.before[length] = self._before(rules.hour_lengths[length], after - length // HOUR, after)
         self._drop()
 
-    def _before(self, first: int, after: int, of_touchpoints: bool) -> HourWindow:
-        window = HourWindow(first, after, of_touchpoints=of_touchpoints)
+    def _before(self, judged: frozenset[Judged], first: int, after: int) -> HourWindow:
+        window = HourWindow(judged, first, after)
         for hour in self._hours[bisect_left(self._hours, first) : bisect_left(self._hours, after)]:
             for series, counts in self._buckets[hour].items():
                 window.add(series, counts, 1)

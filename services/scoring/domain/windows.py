@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import NamedTuple, cast
 
 from services.scoring.domain.counting import CATEGORIES, WIDTH, Change, Said, Series, category_of
@@ -21,6 +22,24 @@ class Measure(NamedTuple):
     kind: Kind
     metric: str | None
     audience: Audience
+
+
+class Judged(NamedTuple):
+    """What a rule looks at in a window."""
+
+    measure: Measure
+    of_touchpoint: bool
+    """Each touchpoint by itself."""
+
+
+_Key = tuple[Judged, str | None]
+
+
+@lru_cache(maxsize=65_536)
+def _keys(judged: frozenset[Judged], series: Series) -> tuple[_Key, ...]:
+    """Return the views that a series is part of. There are few: customers share rules and touchpoints."""
+    measure = Measure(series.kind, series.metric, series.audience)
+    return tuple((of, series.touchpoint if of.of_touchpoint else None) for of in judged if of.measure == measure)
 
 
 class View:
@@ -66,23 +85,25 @@ class View:
 
 
 class HourWindow:
-    """Counts over whole hours, of the customer and, where a rule asks, of each touchpoint."""
+    """Counts over whole hours, of what rules look at and nothing else."""
 
-    __slots__ = ("_of_series", "_views", "end", "of_touchpoints", "start")
+    __slots__ = ("_views", "end", "judged", "start")
 
-    def __init__(self, start: int, end: int | None = None, *, of_touchpoints: bool) -> None:
+    def __init__(self, judged: frozenset[Judged], start: int, end: int | None = None) -> None:
         """`start` is the first hour inside, `end` the first after it; None: it ends now."""
+        self.judged = judged
         self.start = start
         self.end = end
-        self.of_touchpoints = of_touchpoints
-        self._views: dict[tuple[Measure, str | None, bool], View] = {}
-        self._of_series: dict[Series, tuple[View, ...]] = {}
+        self._views: dict[_Key, View] = {}
 
     def apply(self, series: Series, changes: Iterable[Change]) -> list[Gain]:
         """Count changes that lie inside, and return what they did to the counts."""
         gains: list[Gain] = []
+        keys = _keys(self.judged, series)
+        if not keys:
+            return gains
         end = self.end
-        views, anonymous = self._views_of(series), series.trust == "anonymous"
+        views, anonymous = [self._view(key) for key in keys], series.trust == "anonymous"
         for change in changes:
             hour, until = change.hour, change.until
             if hour >= self.start and (
@@ -96,26 +117,17 @@ class HourWindow:
 
     def add(self, series: Series, counts: Sequence[float], sign: int) -> None:
         """Add the counts of hours that came in (sign 1), or take away those of hours that are now outside (-1)."""
-        for view in self._views_of(series):
-            view.add(counts, sign, anonymous=series.trust == "anonymous")
+        for key in _keys(self.judged, series):
+            self._view(key).add(counts, sign, anonymous=series.trust == "anonymous")
 
     def view(self, measure: Measure, touchpoint: str | None, *, of_touchpoint: bool) -> View:
         """Return the counts of the customer, or of one touchpoint (None: of answers that named none)."""
-        key = (measure, touchpoint if of_touchpoint else None, of_touchpoint)
+        return self._view((Judged(measure, of_touchpoint), touchpoint if of_touchpoint else None))
+
+    def _view(self, key: _Key) -> View:
         found = self._views.get(key)
         if found is None:
-            found = self._views[key] = View(measure.kind)
-        return found
-
-    def _views_of(self, series: Series) -> tuple[View, ...]:
-        found = self._of_series.get(series)
-        if found is None:
-            touchpoint, audience, kind, _, metric = series
-            measure = Measure(kind, metric, audience)
-            found = (self.view(measure, None, of_touchpoint=False),)
-            if self.of_touchpoints:
-                found += (self.view(measure, touchpoint, of_touchpoint=True),)
-            self._of_series[series] = found
+            found = self._views[key] = View(key[0].measure.kind)
         return found
 
 

@@ -218,16 +218,16 @@ async def _move_hours(tx: Connection, planned: Sequence[tuple[CustomerState, Pla
     for state, plan in planned:
         if len(state.hours) > len(plan.hour_lengths):
             state.hours = {length: window for length, window in state.hours.items() if length in plan.hour_lengths}
-        for length, of_touchpoints in plan.hour_lengths.items():
+        for length, judged in plan.hour_lengths.items():
             start = starts.get(length)
             if start is None:
                 start = starts[length] = window_start(now, length)
             window = state.hours.get(length)
-            if window is not None and window.start >= start and window.of_touchpoints >= of_touchpoints:
+            if window is not None and window.start >= start and window.judged >= judged:
                 continue
             sign, first, after = 1, start, _FAR
-            if window is None or window.of_touchpoints < of_touchpoints:
-                window = state.hours[length] = HourWindow(start, of_touchpoints=of_touchpoints)
+            if window is None or not window.judged >= judged:
+                window = state.hours[length] = HourWindow(judged, start)
             else:
                 sign, first, after = -1, window.start, start
                 window.start = start
@@ -247,8 +247,9 @@ async def _move_compared(tx: Connection, planned: Sequence[tuple[CustomerState, 
             after = window_start(now, length)
             first = after - length // HOUR
             window = state.before.get(length)
-            if window is None or window.start != first or window.of_touchpoints < plan.hour_lengths[length]:
-                window = HourWindow(first, after, of_touchpoints=plan.hour_lengths[length])
+            judged = plan.hour_lengths[length]
+            if window is None or window.start != first or not window.judged >= judged:
+                window = HourWindow(judged, first, after)
                 state.before[length] = window
                 asked.append((state.number, first, after))
                 then.append((state, window))

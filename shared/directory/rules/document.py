@@ -40,7 +40,7 @@ def built_in_rules() -> list[model.Rule]:
     return [
         model.Rule("mood-one", model.MoodAtMost(1), "critical"),
         # At 0.95, asked again with each answer, it alone would use the false alarms of all where NPS is usually +20.
-        model.Rule("nps-low", model.NpsBelow(0, 30 * DAY, confidence=0.995), "high"),
+        model.Rule("nps-low", model.NpsBelow(0, 30 * DAY, confidence=0.999), "high"),
         model.Rule("shift", model.Shift(), "high"),
         model.Rule("silence", model.NoFeedbackFor("auto"), "low"),
         model.Rule("good-experience", model.MoodAtLeast(4, with_comment=True), "info"),
