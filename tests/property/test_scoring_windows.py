@@ -47,11 +47,7 @@ _ASKED: list[tuple[Kind, str | None]] = [
     *((kind, None) for kind in RATINGS),
     *(("kpi", metric) for metric in ("speed", "price", "resolved")),
 ]
-MEASURES = [
-    Measure(kind, metric, audience)
-    for kind, metric in _ASKED
-    for audience in get_args(Audience)
-]
+MEASURES = [Measure(kind, metric, audience) for kind, metric in _ASKED for audience in get_args(Audience)]
 
 
 def judged(*, of_touchpoints: bool) -> frozenset[Judged]:
