@@ -107,8 +107,10 @@ class AlertHandler(Memoryless):
             elif opens_nothing(alert):
                 continue
             else:
-                earlier = previous.get(alert.dedup_key, ())
-                outcome = open_ticket(alert, Opening(numbers.pop(), self._architect(alert.customer), earlier), now)
+                known = self._directory.customer(alert.customer)
+                architect, name = (None, None) if known is None else (known.architect, known.name)
+                opening = Opening(numbers.pop(), architect, previous.get(alert.dedup_key, ()), name)
+                outcome = open_ticket(alert, opening, now)
             if outcome is not None:
                 outcome = self._ledger.timed(current, outcome)
                 happened.append(Happened(outcome, record.traceparent))
@@ -145,10 +147,6 @@ class AlertHandler(Memoryless):
 
     def _takes(self, ticket: TicketV1, now: datetime) -> bool:
         return ticket.state in ACTIVE or may_reopen(ticket, now, self._reopen_within)
-
-    def _architect(self, customer: str) -> str | None:
-        known = self._directory.customer(customer)
-        return None if known is None else known.architect
 
     # ---- scores, against which improvement actions are measured
 

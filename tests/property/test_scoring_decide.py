@@ -28,7 +28,16 @@ from services.scoring.domain.counting import (
 from services.scoring.domain.customer import CustomerState, Memory, midnight_after, plan
 from services.scoring.domain.decide import Alert, Decision, dedup_key
 from services.scoring.domain.windows import ExactWindow, HourWindow
-from shared.directory.model import SEVERITIES, MoodAtMost, NpsBelow, Rule, UnhappyShareAbove, severity_rank
+from shared.directory.model import (
+    SEVERITIES,
+    DetractorsAtLeast,
+    MoodAtMost,
+    MoodBelow,
+    NpsBelow,
+    Rule,
+    UnhappyShareAbove,
+    severity_rank,
+)
 from shared.directory.rules.base import SUM
 from shared.directory.rules.figures import nps_of
 from shared.events import FeedbackReceivedV1
@@ -535,3 +544,18 @@ def test_a_rule_for_one_touchpoint_ignores_the_others() -> None:
     (opened,) = pages(watched.told, "opened")
     assert opened.alert.touchpoint == "billing"
     assert opened.reason["responses"] == 5
+
+
+def test_a_rule_that_comes_into_force_in_the_middle_of_a_batch_waits_for_its_window() -> None:
+    """The directory changes while a batch is in the database: what is new is judged from the next batch on."""
+    old, new = rule(NpsBelow(0, 30 * DAY), name="old"), rule(DetractorsAtLeast(1, 60 * DAY), name="new")
+    faces = rule(MoodBelow(2.5, 30 * DAY, min_responses=1), name="faces")
+    watched = Watched([old])
+    _ = watched.take(answer(9), NOW)
+    now = NOW + SECOND
+    for said in (answer(0, id=UUID(int=8)), answer(1, kind="mood", id=UUID(int=9))):
+        made = changes(arrival(said), None, None)
+        assert watched.state.take(plan([old, new, faces]), arrival(said), None, made, now) == []
+    watched.rules = [old, new, faces]
+    (decision,) = pages(watched.take(answer(0, id=UUID(int=10), occurred_at=now, received_at=now), now), "opened")
+    assert decision.alert.rule == "new"

@@ -93,6 +93,13 @@ def opened(of: AlertV1) -> TicketV1:
 # ---- alerts
 
 
+def test_a_title_says_the_customers_name() -> None:
+    """People know Acme Oy, not the slug; a customer that has left the directory keeps the slug."""
+    told = alert(customer="acme", summary="Mood 1 of 4")
+    assert open_ticket(told, Opening(1, None, (), "Acme Oy"), NOW).ticket.title == "Acme Oy: Mood 1 of 4"
+    assert open_ticket(told, Opening(1, None), NOW).ticket.title == "acme: Mood 1 of 4"
+
+
 def test_a_new_problem_is_a_ticket_for_the_architect() -> None:
     """Who is responsible for the customer sees what was said, and where the customer stands."""
     told = alert(evidence=[evidence(language="fi", channel="widget", contact="r17@example.test")])

@@ -245,9 +245,9 @@ class CustomerState:
             if age <= rule.max_age and condition.fires(answer):
                 self._keep(decisions, rule, open_for_answer(rule, answer, now), now)
         for planned in concerned.windows:
-            gained = gains[planned.length]
+            gained = gains.get(planned.length)
             if not gained:
-                continue
+                continue  # nor is there a window yet for a rule that came into force in the middle of a batch
             watched, condition = planned.watched, planned.condition
             alert = self.alerts.get(watched.key(self.name, series.touchpoint)) if self.alerts else None
             if alert is None and len(gained) == 1 and gained[0][0] >= condition.harmless:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from functools import lru_cache
+from functools import cache
 from typing import NamedTuple, cast
 
 from services.scoring.domain.counting import CATEGORIES, WIDTH, Change, Said, Series, category_of
@@ -32,14 +32,17 @@ class Judged(NamedTuple):
     """Each touchpoint by itself."""
 
 
-_Key = tuple[Judged, str | None]
+@cache
+def _key(judged: Judged, touchpoint: str | None) -> str:
+    """Return the name of a view: a text knows its hash, a tuple asks all of its parts each time."""
+    return repr((judged, touchpoint if judged.of_touchpoint else None))
 
 
-@lru_cache(maxsize=65_536)
-def _keys(judged: frozenset[Judged], series: Series) -> tuple[_Key, ...]:
-    """Return the views that a series is part of. There are few: customers share rules and touchpoints."""
+@cache
+def _keys(judged: frozenset[Judged], series: Series) -> tuple[str, ...]:
+    """Return the names of the views that a series is part of. There are few: customers share rules and touchpoints."""
     measure = Measure(series.kind, series.metric, series.audience)
-    return tuple((of, series.touchpoint if of.of_touchpoint else None) for of in judged if of.measure == measure)
+    return tuple(_key(of, series.touchpoint) for of in judged if of.measure == measure)
 
 
 class View:
@@ -94,7 +97,7 @@ class HourWindow:
         self.judged = judged
         self.start = start
         self.end = end
-        self._views: dict[_Key, View] = {}
+        self._views: dict[str, View] = {}
 
     def apply(self, series: Series, changes: Iterable[Change]) -> list[Gain]:
         """Count changes that lie inside, and return what they did to the counts."""
@@ -102,32 +105,33 @@ class HourWindow:
         keys = _keys(self.judged, series)
         if not keys:
             return gains
-        end = self.end
-        views, anonymous = [self._view(key) for key in keys], series.trust == "anonymous"
+        end, views, anonymous = self.end, self._views, series.trust == "anonymous"
         for change in changes:
             hour, until = change.hour, change.until
             if hour >= self.start and (
                 until is None if end is None else hour < end and (until is None or until >= end)
             ):
                 category, by, amount = change.category, change.by, change.amount
-                for view in views:
-                    view.gain(category, by, amount, anonymous=anonymous)
+                for key in keys:
+                    (views.get(key) or self._view(key, series.kind)).gain(category, by, amount, anonymous=anonymous)
                 gains.append((category, by, amount))
         return gains
 
     def add(self, series: Series, counts: Sequence[float], sign: int) -> None:
         """Add the counts of hours that came in (sign 1), or take away those of hours that are now outside (-1)."""
         for key in _keys(self.judged, series):
-            self._view(key).add(counts, sign, anonymous=series.trust == "anonymous")
+            (self._views.get(key) or self._view(key, series.kind)).add(
+                counts, sign, anonymous=series.trust == "anonymous"
+            )
 
     def view(self, measure: Measure, touchpoint: str | None, *, of_touchpoint: bool) -> View:
         """Return the counts of the customer, or of one touchpoint (None: of answers that named none)."""
-        return self._view((Judged(measure, of_touchpoint), touchpoint if of_touchpoint else None))
+        return self._view(_key(Judged(measure, of_touchpoint), touchpoint), measure.kind)
 
-    def _view(self, key: _Key) -> View:
+    def _view(self, key: str, kind: Kind) -> View:
         found = self._views.get(key)
         if found is None:
-            found = self._views[key] = View(key[0].measure.kind)
+            found = self._views[key] = View(kind)
         return found
 
 

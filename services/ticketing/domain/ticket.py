@@ -101,6 +101,8 @@ class Opening:
     architect: str | None
     previous: Sequence[TicketV1] = ()
     """Earlier tickets of the problem, newest first."""
+    name: str | None = None
+    """What people call the customer."""
 
 
 def opens_nothing(alert: AlertV1) -> bool:
@@ -116,7 +118,7 @@ def open_ticket(alert: AlertV1, opening: Opening, now: datetime) -> Outcome:
         number=opening.number,
         customer=alert.customer,
         touchpoint=alert.touchpoint,
-        title=f"{alert.customer}: {alert.summary}"[:200],
+        title=f"{opening.name or alert.customer}: {alert.summary}"[:200],
         severity=alert.severity,
         state="open",
         assignee=opening.architect,
