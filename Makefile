@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 ARGS ?=
+DECISIONS := tests/property tests/unit
 
 .DEFAULT_GOAL := help
 .PHONY: help demo setup test check fmt chaos rt bench lock schemas clean
@@ -30,7 +31,15 @@ check: $(STAMP) ## style, types, import rules
 	@$(BIN)/basedpyright --level error
 
 test: check ## checks and every test, with real Kafka and PostgreSQL; narrow it: make test ARGS=tests/unit
+ifneq ($(strip $(ARGS)),)
 	@$(BIN)/python -m pytest $(ARGS)
+else
+	@# Decisions need no server: one processor tests them while the other waits for servers. Told when both are done.
+	@$(BIN)/python -m pytest $(DECISIONS) --basetemp=$(VENV)/decisions >$(VENV)/decisions.log 2>&1 & decisions=$$!; \
+	trap 'kill $$decisions 2>/dev/null' INT TERM; \
+	$(BIN)/python -m pytest $(addprefix --ignore=,$(DECISIONS)); code=$$?; \
+	wait $$decisions || code=1; cat $(VENV)/decisions.log; exit $$code
+endif
 
 chaos: $(STAMP) ## the long form of the tests that kill processes
 	@FIILIS_CHAOS=full $(BIN)/python -m pytest tests/chaos $(ARGS)

@@ -16,7 +16,7 @@ import time
 import zlib
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from copy import copy, deepcopy
 from multiprocessing import Pool
 from typing import Any, NamedTuple
@@ -41,6 +41,7 @@ SHARES = {
     0: (0.35, 0.30, 0.35),
     -10: (0.40, 0.30, 0.30),
     -20: (0.45, 0.30, 0.25),
+    -40: (0.55, 0.30, 0.15),
     -60: (0.70, 0.20, 0.10),
 }
 """NPS: shares of detractors, passives, promoters."""
@@ -55,6 +56,8 @@ YEARS = 2.0
 FALSE_CUSTOMERS = {6: 5000, 20: 4000, 60: 2000, 300: 800, 3000: 160}
 RUNS = {6: 4000, 20: 4000, 60: 2500, 300: 900, 3000: 160}
 BAR_MEAN, BAR_WORST, BAR_FALSE = 1.15, 1.6, 0.15
+LOWS = (-20, -40, -60)
+CONFIDENCES = (0.95, 0.995, 0.999, 0.9999)
 SILENCE = NoFeedbackFor("auto")
 LOW = next(rule.when for rule in built_in_rules() if isinstance(rule.when, NpsBelow))
 LOW_Z = quantile(LOW.confidence)
@@ -95,7 +98,9 @@ class DefaultRules:
 
     names = ("shift", "nps-low", "silence")
 
-    def __init__(self) -> None:
+    def __init__(self, low_z: float = LOW_Z) -> None:
+        """`low_z`: the quantile of nps-low's confidence."""
+        self.low_z = low_z
         self.detector = Detector()
         self.window: deque[tuple[float, int]] = deque()
         self.counts = [0, 0, 0]
@@ -104,7 +109,7 @@ class DefaultRules:
 
     def fork(self) -> DefaultRules:
         """Return a copy that goes its own way."""
-        other = DefaultRules()
+        other = DefaultRules(self.low_z)
         other.detector = deepcopy(self.detector)
         other.window, other.counts, other.low = deque(self.window), list(self.counts), self.low
         other.pulse = None if self.pulse is None else copy(self.pulse)
@@ -119,7 +124,11 @@ class DefaultRules:
         counts[category] += 1
         while window[0][0] <= day - 30:
             counts[window.popleft()[1]] -= 1
-        low = counts[2] < counts[0] and len(window) >= LOW.min_responses and nps_of(counts).high(LOW_Z) < LOW.threshold
+        low = (
+            counts[2] < counts[0]
+            and len(window) >= LOW.min_responses
+            and nps_of(counts).high(self.low_z) < LOW.threshold
+        )
         if low and not self.low:
             alarms = (*alarms, "nps-low")
         if self.fell_silent(day * 86400):
@@ -377,6 +386,29 @@ def work(task: tuple[Any, ...]) -> tuple[tuple[Any, ...], Any]:
     return task, {"oracle": measure_oracle, "false": measure_false, "delay": measure_delays}[what](*rest)
 
 
+def nps_low(confidence: float, part: float) -> str:
+    """Return a line of the table of `nps-low`: what a confidence costs and brings, with 20 answers a month."""
+    rate, end = 20, 20_000 + YEARS * YEAR
+    customers = max(2, int(1_500 * part))
+    stable = (answers(chance("nps-low", n), rate, 0, 1, 20_000, end) for n in range(customers))
+    row = [f"{confidence}", f"{sum(len(list(told_low(confidence, said))) for said in stable) / customers / YEARS:.2f}"]
+    for low in LOWS:
+        firsts = [
+            next(told_low(confidence, answers(chance("low", low, n), rate, low, 1, 20_000, end)), math.inf)
+            for n in range(max(2, int(300 * part)))
+        ]
+        row.append(days(statistics.median(firsts) - 20_000))
+    return "".join(f"{cell:>12}" for cell in row)
+
+
+def told_low(confidence: float, said: Iterable[tuple[float, int, str | None]]) -> Iterator[float]:
+    """Yield the days on which nps-low opens an alert."""
+    rules = DefaultRules(quantile(confidence))
+    for day, score, touchpoint in said:
+        if "nps-low" in rules.answer(day, score, touchpoint):
+            yield day
+
+
 def tasks(part: float) -> list[tuple[Any, ...]]:
     """Return what there is to do, the longest first."""
     pasts: dict[tuple[int, int, float], list[Scenario]] = {}
@@ -422,7 +454,12 @@ def main() -> None:
                     into = delays.setdefault((name, task[2]), {rule: [] for rule in lists})
                     for rule, values in lists.items():
                         into[rule] += values
+        lows = pool.starmap(nps_low, [(confidence, part) for confidence in CONFIDENCES])
     report(oracles, false, delays)
+    print("nps-low by its confidence, 20 answers a month: false alarms a year at NPS 0, its threshold,")
+    print("and the median days until it tells of a customer that always was so low (-: not in half of the cases)")
+    print("".join(f"{head:>12}" for head in ("confidence", "NPS 0", *(f"NPS {low}" for low in LOWS))))
+    print("\n".join(lows))
     print(f"{time.perf_counter() - began:.0f} s")
 
 
