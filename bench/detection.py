@@ -90,51 +90,67 @@ SCENARIOS = (
 )
 
 
+class NpsLow:
+    """`nps-low`: 30 days; its numbers are the built-in rule's."""
+
+    def __init__(self, z: float = LOW_Z) -> None:
+        """`z`: the quantile of its confidence."""
+        self.z = z
+        self.window: deque[tuple[float, int]] = deque()
+        self.counts = [0, 0, 0]
+        self.open = False
+
+    def fork(self) -> NpsLow:
+        """Return a copy that goes its own way."""
+        other = NpsLow(self.z)
+        other.window, other.counts, other.open = deque(self.window), list(self.counts), self.open
+        return other
+
+    def opens(self, day: float, category: int) -> bool:
+        """Take an answer; tell whether it opens an alert."""
+        counts, window = self.counts, self.window
+        window.append((day, category))
+        counts[category] += 1
+        while window[0][0] <= day - 30:
+            counts[window.popleft()[1]] -= 1
+        enough = counts[2] < counts[0] and len(window) >= LOW.min_responses
+        low = enough and nps_of(counts).high(self.z) < LOW.threshold
+        opens = low and not self.open
+        if low or (self.open and 100 * (counts[2] - counts[0]) >= LOW.clear_margin * len(window)):
+            self.open = low
+        return opens
+
+
 class DefaultRules:
     """The rules that a company has without choosing any, for one customer that is asked for NPS only.
 
-    `nps-low` (30 days; its numbers are the built-in rule's), `shift` and `silence`.
+    `nps-low`, `shift` and `silence`.
     """
 
     names = ("shift", "nps-low", "silence")
 
-    def __init__(self, low_z: float = LOW_Z) -> None:
-        """`low_z`: the quantile of nps-low's confidence."""
-        self.low_z = low_z
+    def __init__(self) -> None:
         self.detector = Detector()
-        self.window: deque[tuple[float, int]] = deque()
-        self.counts = [0, 0, 0]
-        self.low = False
+        self.low = NpsLow()
         self.pulse: Pulse | None = None
 
     def fork(self) -> DefaultRules:
         """Return a copy that goes its own way."""
-        other = DefaultRules(self.low_z)
+        other = DefaultRules()
         other.detector = deepcopy(self.detector)
-        other.window, other.counts, other.low = deque(self.window), list(self.counts), self.low
+        other.low = self.low.fork()
         other.pulse = None if self.pulse is None else copy(self.pulse)
         return other
 
     def answer(self, day: float, score: int, touchpoint: str | None) -> tuple[str, ...]:
         """Take an answer; return the names of the rules that alarm now."""
-        category, counts, window = CATEGORY[score], self.counts, self.window
+        category = CATEGORY[score]
         signal = self.detector.take(category, touchpoint, day, DEFAULT_PRIOR, BUDGET)
         alarms = ("shift",) if signal is not None and signal.happening == "worse" else ()
-        window.append((day, category))
-        counts[category] += 1
-        while window[0][0] <= day - 30:
-            counts[window.popleft()[1]] -= 1
-        low = (
-            counts[2] < counts[0]
-            and len(window) >= LOW.min_responses
-            and nps_of(counts).high(self.low_z) < LOW.threshold
-        )
-        if low and not self.low:
+        if self.low.opens(day, category):
             alarms = (*alarms, "nps-low")
         if self.fell_silent(day * 86400):
             alarms = (*alarms, "silence")
-        if low or (self.low and 100 * (counts[2] - counts[0]) >= LOW.clear_margin * len(window)):
-            self.low = low
         return alarms
 
     def fell_silent(self, at: float) -> bool:
@@ -403,9 +419,9 @@ def nps_low(confidence: float, part: float) -> str:
 
 def told_low(confidence: float, said: Iterable[tuple[float, int, str | None]]) -> Iterator[float]:
     """Yield the days on which nps-low opens an alert."""
-    rules = DefaultRules(quantile(confidence))
-    for day, score, touchpoint in said:
-        if "nps-low" in rules.answer(day, score, touchpoint):
+    rule = NpsLow(quantile(confidence))
+    for day, score, _ in said:
+        if rule.opens(day, CATEGORY[score]):
             yield day
 
 

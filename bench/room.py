@@ -51,6 +51,10 @@ class Room:
         tasks = [cast("Any", task)() for task in self.service.tasks.values()]
         self._tasks = [asyncio.create_task(task) for task in tasks]
 
+    async def wait(self) -> None:
+        """Work until a task fails, and raise that."""
+        await asyncio.gather(*self._tasks)
+
     async def ask(self, statement: str) -> Any:
         """Return one value of the database."""
         for task in self._tasks:

@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 import uvloop
 
+from bench.room import Room
 from bench.servers import Place, directory, place
 from services.scoring.consumer import Erasing, FeedbackHandler
 from services.scoring.main import MIGRATIONS, build
@@ -32,8 +33,8 @@ from shared.ids import uuid7
 from shared.kafka import Kafka, Producer, Publisher, event_headers
 from shared.logs import new_traceparent
 from shared.parts import parts
-from shared.service import Service, tune_memory
-from shared.topics import FEEDBACK, TOPICS
+from shared.service import tune_memory
+from shared.topics import FEEDBACK
 
 ANSWERS = int(os.environ.get("BENCH_ANSWERS", "300000"))
 RESPONDENT_SHARE = 0.5
@@ -136,17 +137,11 @@ WINDOWS = [
 ]
 
 
-def scoring(kafka: str, database_url: str, case: Case) -> Service:
+def room(kafka: str, database_url: str, case: Case) -> Room:
     """Return scoring as a process of its own has it."""
     settings = ScoringSettings(kafka=kafka, database_url=database_url, topic_prefix="bench.")
-    shared = parts(settings, SystemClock(), ("scoring",))
-    shared.directory.current = revision_of(1, directory(case.customers, case.rules))
-    return build(settings, shared)
-
-
-def started(service: Service) -> list[asyncio.Task[None]]:
-    """Return a service's tasks, running."""
-    return [asyncio.create_task(task()) for task in service.tasks.values()]  # pyright: ignore[reportArgumentType]
+    known = directory(case.customers, case.rules)
+    return Room("scoring", settings, known, lambda settings, shared, _: build(settings, shared))
 
 
 def another(kafka: str, database_url: str, case: Case) -> None:
@@ -154,10 +149,10 @@ def another(kafka: str, database_url: str, case: Case) -> None:
     tune_memory()
 
     async def run() -> None:
-        service = scoring(kafka, database_url, case)
-        for resource_ in service.resources:
-            await resource_.__aenter__()
-        await asyncio.gather(*started(service))
+        ours = room(kafka, database_url, case)
+        await ours.open()
+        ours.start()
+        await ours.wait()
 
     uvloop.run(run())
 
@@ -168,15 +163,11 @@ async def measure(at: Place, case: Case, answers: int) -> dict[str, Any]:
     The first answer of each costs more, once: rows of its own are made.
     """
     before = len(FIRST) * case.customers
-    kafka = Kafka(at.kafka, "bench.")
-    await kafka.ensure_topics(TOPICS)
-    await preload(kafka, case.customers, answers)
-    service = scoring(at.kafka, at.database_url, case)
-    admin = Database(at.database_url, "public")
-    for resource_ in service.resources:
-        await resource_.__aenter__()
+    ours = room(at.kafka, at.database_url, case)
+    await ours.open()
+    await preload(ours.kafka, case.customers, answers)
     if case.history:
-        async with admin.transaction() as tx:
+        async with ours.admin.transaction() as tx:
             await tx.execute(HISTORY, case.customers)
             await tx.execute(HISTORY_SERIES)
             await tx.execute(HISTORY_BUCKETS)
@@ -186,26 +177,19 @@ async def measure(at: Place, case: Case, answers: int) -> dict[str, Any]:
     ]
     for other in others:
         other.start()
-    tasks = started(service)
+    ours.start()
     done, begun, cpu, first = 0, 0.0, 0.0, 0
     while done < before + answers:
         await asyncio.sleep(0.02)
-        for task in tasks:
-            if task.done():
-                task.result()
-        async with admin.transaction() as tx:
-            done = await tx.fetchval("SELECT coalesce(sum(next), 0)::bigint FROM scoring.consumer_offset")
+        done = await ours.ask("SELECT coalesce(sum(next), 0)::bigint FROM consumer_offset")
         if not begun and done >= before:
             begun, cpu, first = time.perf_counter(), time.process_time(), done
     seconds, cpu = time.perf_counter() - begun, time.process_time() - cpu
     for other in others:
         other.terminate()
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks)
-    async with admin.transaction() as tx:
-        stored = await tx.fetchval("SELECT count(*) FROM scoring.answer")
-    await admin.close()
+        other.join()
+    stored = await ours.ask("SELECT count(*) FROM answer")
+    await ours.close()
     assert stored == done == before + answers, (stored, done, answers)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     return {"per_second": (done - first) / seconds, "cpu": cpu / (done - first), "peak_mb": peak}

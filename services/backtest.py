@@ -240,8 +240,7 @@ def of_csv(test: Backtest, file: Path, directory: Directory, progress: Progress)
                 _err.print(found, markup=False)
         else:
             answers[found.customer].append(_as_live(found))
-            if found.occurred_at > newest:
-                newest = found.occurred_at
+            newest = max(newest, found.occurred_at)
         if count % 5_000 == 0:
             progress.update(reading, completed=count)
     progress.update(reading, total=1, completed=1)

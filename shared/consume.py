@@ -161,7 +161,6 @@ class Consumer(ConsumerRebalanceListener):
         self._service = database.schema
         self._name = kafka.prefix + topic.name
         self._decoder = Decoder(topic)
-        self._types = {name.encode(): name for name in topic.messages}
         self._others = topic.messages.keys() - (topic.messages if handler.takes is None else handler.takes)
         self._places: dict[int, _Place] = {}
         self._busy = asyncio.Lock()
@@ -276,13 +275,8 @@ class Consumer(ConsumerRebalanceListener):
         share = _Share(generation, raw[0].offset, raw[-1].offset + 1, raw)
         decode, others = self._decoder.decode, self._others
         for record in raw:
-            named, trace = b"", None
-            for name, value in record.headers:
-                if name == "ce_type":
-                    named = value
-                elif name == "traceparent":
-                    trace = value
-            ce_type = self._types.get(named) or (named or b"").decode("utf-8", "replace")
+            headers = dict(record.headers)
+            ce_type = (headers.get("ce_type") or b"").decode("utf-8", "replace")
             if ce_type in others:
                 continue
             try:
@@ -290,6 +284,7 @@ class Consumer(ConsumerRebalanceListener):
             except Undecodable as error:
                 share.letters.append(_Letter(record, "undecodable", str(error)))
                 continue
+            trace = headers.get("traceparent")
             share.records.append(Record(message, ce_type, record.partition, record.offset, trace))
         return share
 

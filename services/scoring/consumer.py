@@ -133,7 +133,7 @@ class FeedbackHandler:
                 counted.append((place, change))  # noqa: PERF401 (usually one: a comprehension costs more)
             state = touched[answer.customer] = states[answer.customer]
             prior = self.priors.get(answer.kind, DEFAULT_PRIOR)
-            decisions = state.take(state.rules or self._plan(state), one, previous, made, now, prior)
+            decisions = state.take(self._plan(state), one, previous, made, now, prior)
             if decisions:
                 told += [(decision, record.traceparent) for decision in decisions]
         await counting.count(tx, counted)

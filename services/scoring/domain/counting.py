@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import cache
 from typing import NamedTuple
 from uuid import UUID
 
@@ -33,16 +34,10 @@ class Series(NamedTuple):
     metric: str | None = None
 
 
-_seen: dict[tuple[str | None, ...], Series] = {}
-
-
+@cache
 def series(touchpoint: str | None, audience: Audience, kind: Kind, trust: Trust, metric: str | None) -> Series:
     """Return a series; there are few, and all customers share the objects."""
-    key = (touchpoint, audience, kind, trust, metric)
-    found = _seen.get(key)
-    if found is None:
-        found = _seen[key] = Series(touchpoint, audience, kind, trust, metric)
-    return found
+    return Series(touchpoint, audience, kind, trust, metric)
 
 
 def series_of(answer: FeedbackReceivedV1) -> Series:

@@ -32,17 +32,14 @@ class Judged(NamedTuple):
     """Each touchpoint by itself."""
 
 
-@cache
-def _key(judged: Judged, touchpoint: str | None) -> str:
-    """Return the name of a view: a text knows its hash, a tuple asks all of its parts each time."""
-    return repr((judged, touchpoint if judged.of_touchpoint else None))
+_Key = tuple[Judged, str | None]
 
 
 @cache
-def _keys(judged: frozenset[Judged], series: Series) -> tuple[str, ...]:
-    """Return the names of the views that a series is part of. There are few: customers share rules and touchpoints."""
+def _keys(judged: frozenset[Judged], series: Series) -> tuple[_Key, ...]:
+    """Return the views that a series is part of. There are few: customers share rules and touchpoints."""
     measure = Measure(series.kind, series.metric, series.audience)
-    return tuple(_key(of, series.touchpoint) for of in judged if of.measure == measure)
+    return tuple((of, series.touchpoint if of.of_touchpoint else None) for of in judged if of.measure == measure)
 
 
 class View:
@@ -97,7 +94,7 @@ class HourWindow:
         self.judged = judged
         self.start = start
         self.end = end
-        self._views: dict[str, View] = {}
+        self._views: dict[_Key, View] = {}
 
     def apply(self, series: Series, changes: Iterable[Change]) -> list[Gain]:
         """Count changes that lie inside, and return what they did to the counts."""
@@ -105,7 +102,7 @@ class HourWindow:
         keys = _keys(self.judged, series)
         if not keys:
             return gains
-        end, views, anonymous = self.end, self._views, series.trust == "anonymous"
+        end, anonymous = self.end, series.trust == "anonymous"
         for change in changes:
             hour, until = change.hour, change.until
             if hour >= self.start and (
@@ -113,25 +110,23 @@ class HourWindow:
             ):
                 category, by, amount = change.category, change.by, change.amount
                 for key in keys:
-                    (views.get(key) or self._view(key, series.kind)).gain(category, by, amount, anonymous=anonymous)
+                    self._view(key).gain(category, by, amount, anonymous=anonymous)
                 gains.append((category, by, amount))
         return gains
 
     def add(self, series: Series, counts: Sequence[float], sign: int) -> None:
         """Add the counts of hours that came in (sign 1), or take away those of hours that are now outside (-1)."""
         for key in _keys(self.judged, series):
-            (self._views.get(key) or self._view(key, series.kind)).add(
-                counts, sign, anonymous=series.trust == "anonymous"
-            )
+            self._view(key).add(counts, sign, anonymous=series.trust == "anonymous")
 
     def view(self, measure: Measure, touchpoint: str | None, *, of_touchpoint: bool) -> View:
         """Return the counts of the customer, or of one touchpoint (None: of answers that named none)."""
-        return self._view(_key(Judged(measure, of_touchpoint), touchpoint), measure.kind)
+        return self._view((Judged(measure, of_touchpoint), touchpoint if of_touchpoint else None))
 
-    def _view(self, key: str, kind: Kind) -> View:
+    def _view(self, key: _Key) -> View:
         found = self._views.get(key)
         if found is None:
-            found = self._views[key] = View(kind)
+            found = self._views[key] = View(key[0].measure.kind)
         return found
 
 

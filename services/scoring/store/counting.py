@@ -138,6 +138,7 @@ async def sum_hours(tx: Connection, asked: Sequence[Hours], *, replaced: bool = 
 
 
 Counted = tuple[Place, Change]
+"""What an answer changes, and where."""
 
 
 async def count(tx: Connection, made: Sequence[Counted]) -> None:
