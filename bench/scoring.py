@@ -129,6 +129,7 @@ DEFAULT = tuple(built_in_rules())
 CASES = [
     *(Case(f"{n:,} customers", n, DEFAULT) for n in (1_000, 10_000, 100_000)),
     *(Case(f"{n:,} customers, mood-one and nps-low alone", n, DEFAULT[:2]) for n in (1_000, 50_000)),
+    *(Case(f"{n:,} customers, no rules: the answers are stored and counted alone", n, ()) for n in (1_000, 100_000)),
     Case("1,000 customers, two processes", 1_000, DEFAULT, processes=2),
 ]
 WINDOWS = [
@@ -278,13 +279,13 @@ def main() -> None:
             found, beside = fresh.submit(alone, case, ANSWERS, case is CASES[0] and bool(FIRST)).result()
             ours = found["per_second"]
             print(
-                f"  {case.name:<56}{ours:>8,.0f} answers/s  "
+                f"  {case.name:<68}{ours:>8,.0f} answers/s  "
                 f"{found['cpu'] * 1e6:5.1f} us of our processor each, peak {found['peak_mb']} MB",
                 flush=True,
             )
             for name, per_second in beside.items():
                 peer = f"{name}, rolling NPS alone"
-                print(f"    {peer:<54}{per_second:>8,.0f} answers/s  ours is {ours / per_second:.2f} times")
+                print(f"    {peer:<66}{per_second:>8,.0f} answers/s  ours is {ours / per_second:.2f} times")
     many, nothing, day = uvloop.run(idle())
     print(f"  {many:,} customers: a minute of sweeps with nothing to do {nothing:.2f} s, the end of a day {day:.1f} s")
 
