@@ -11,6 +11,7 @@ import os
 import random
 import statistics
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,8 @@ from typing import Any
 import uvloop
 
 from bench.load import Load, post, run_load
-from bench.servers import directory, place
+from bench.servers import Place, directory, place
+from shared.db import Database
 from shared.directory.follower import publish
 from shared.directory.model import Key
 from shared.ids import uuid7
@@ -98,8 +100,32 @@ async def start(name: str, port: int, command: list[str], environment: dict[str,
     return Server(name, port, process)
 
 
-async def compare(connections: int) -> list[dict[str, Any]]:
-    """Return the figures of both servers, loaded in turns."""
+async def away(at: Place, server: Server, prepared: Callable[[], Iterator[bytes]], connections: int) -> str:
+    """Return what happens while Kafka is away, and when it is back."""
+    database = Database(at.database_url, "ingest", pool=1)
+    await at.servers.kafka.kill()
+    first = await run_load("127.0.0.1", server.port, prepared, connections=connections, seconds=0.1)
+    load = await run_load("127.0.0.1", server.port, prepared, connections=connections, seconds=SECONDS)
+    assert set(first.statuses + load.statuses) == {b"202"}, (first.statuses, load.statuses)
+    await at.servers.kafka.start()
+    begun = time.perf_counter()
+    while True:
+        async with database.transaction() as tx:
+            if not await tx.fetchval("SELECT count(*) FROM outbox"):
+                break
+        await asyncio.sleep(0.1)
+    seconds = time.perf_counter() - begun
+    await database.close()
+    taken = sum((first.statuses + load.statuses).values())
+    return (
+        f"Kafka away: the first wait {max(first.times):.1f} s, then {load.per_second:,.0f} requests/s into the spool, "
+        f"p50 {load.percentile(0.50):.1f} ms  p99 {load.percentile(0.99):.1f} ms; back: {taken:,} forwarded in "
+        f"{seconds:.1f} s"
+    )
+
+
+async def compare(connections: int) -> tuple[list[dict[str, Any]], str]:
+    """Return the figures of both servers, loaded in turns, and what ours does while Kafka is away."""
     text = new_key("secret")
     key = Key(id="bench", kind="secret", sha256=key_hash(text), scopes=("feedback",))
     async with place() as at:
@@ -120,12 +146,13 @@ async def compare(connections: int) -> list[dict[str, Any]]:
                     assert set(load.statuses) == {b"202"}, load.statuses
                     if round_:  # the first warms up
                         loads[server.name].append(load)
+            told = await away(at, servers[1], prepared, connections)
         finally:
             for server in servers:
                 server.process.terminate()
                 await server.process.wait()
     ratios = [ours.per_second / peer.per_second for peer, ours in zip(*loads.values(), strict=True)]
-    return [
+    rows = [
         {
             "name": name,
             "per_second": statistics.median(load.per_second for load in found),
@@ -135,17 +162,20 @@ async def compare(connections: int) -> list[dict[str, Any]]:
         }
         for index, (name, found) in enumerate(loads.items())
     ]
+    return rows, told
 
 
 async def main() -> None:
     """Print the table."""
     for connections in (32,) if os.environ.get("BENCH_SHORT") else (32, 128):
         print(f"ingest, one core, {connections} connections:")
-        for row in await compare(connections):
+        rows, told = await compare(connections)
+        for row in rows:
             print(
                 f"  {row['name']:<24} {row['per_second']:>8,.0f} requests/s  ratio {row['ratio']:.2f}  "
                 f"p50 {row['p50']:.1f} ms  p99 {row['p99']:.1f} ms"
             )
+        print(f"  {told}")
 
 
 if __name__ == "__main__":

@@ -253,10 +253,10 @@ def migrate() -> int:
     url = given.database_url
 
     async def body() -> int:
-        for name, migrations in run.MIGRATIONS.items():
+        for name in run.NAMES:
             database = Database(url, name)
             try:
-                for revision in await database.migrate(migrations):
+                for revision in await database.migrate(run.MIGRATIONS.get(name)):
                     _out.print(f"applied {revision}", markup=False)
             finally:
                 await database.close()

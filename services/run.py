@@ -43,6 +43,7 @@ MIGRATIONS: dict[ServiceName, Path] = {
     "ticketing": services.ticketing.main.MIGRATIONS,
     "notify": services.notify.main.MIGRATIONS,
 }
+"""Ingest has no tables of its own."""
 
 
 class Address:
@@ -105,7 +106,7 @@ async def run_services(
     shared_parts.directory.admit(local_keys)
     built = [build(name, settings, shared_parts, address) for name in names]
     await service.run(
-        [outside(shared_parts, stores=any(name in MIGRATIONS for name in names)), *built, *besides(shared_parts)],
+        [outside(shared_parts, either=tuple(names) == ("ingest",)), *built, *besides(shared_parts)],
         host=settings.host,
         port=port,
         ops_port=settings.ops_port,

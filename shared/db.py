@@ -178,8 +178,11 @@ class Database:
                 await lent.invalidate()
             await asyncio.shield(lent.close())
 
-    async def migrate(self, migrations: Path) -> list[str]:
-        """Bring the schema to the newest revision; return what was applied. Safe to run twice at once."""
+    async def migrate(self, migrations: Path | None) -> list[str]:
+        """Bring the schema to the newest revision; return what was applied. Safe to run twice at once.
+
+        Without migrations of its own the schema has the tables that every service has.
+        """
         applied: list[str] = []
         with self._errors():
             async with self._engine.begin() as connection:
@@ -202,12 +205,14 @@ async def _driver(lent: AsyncConnection) -> Connection:
     return cast("Connection", pooled.driver_connection)
 
 
-def _migrate(connection: sa.Connection, schema: str, migrations: Path, applied: list[str]) -> None:
+def _migrate(connection: sa.Connection, schema: str, migrations: Path | None, applied: list[str]) -> None:
     # Serialises every migration of the installation; released with the transaction.
     connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtext('fiilis.migrate'))"))
     connection.execute(sa.text(f'CREATE SCHEMA IF NOT EXISTS "{schema}"'))
     connection.execute(sa.text("SET LOCAL lock_timeout = '30s'"))
     for folder, version_table in ((SHARED_MIGRATIONS, "shared_version"), (migrations, "version")):
+        if folder is None:
+            continue
         script = ScriptDirectory(str(folder), version_locations=[str(folder)])
 
         def upgrade(revision: Any, _: Any, script: ScriptDirectory = script) -> Any:

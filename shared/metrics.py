@@ -34,6 +34,7 @@ class ConsumerFigures:
         CONSUMER_OLDEST.labels(*self._labels).set(max(oldest for _, oldest in told.values()))
 
 
+SPOOL_RECORDS = Gauge("fiilis_spool_records", "Accepted answers that wait in PostgreSQL while Kafka is away.")
 OUTBOX_RECORDS = Gauge("fiilis_outbox_records", "Messages not yet acknowledged by Kafka.", ["service"])
 OUTBOX_OLDEST = Gauge("fiilis_outbox_oldest_seconds", "Age of the oldest of them.", ["service"])
 

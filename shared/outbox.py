@@ -35,7 +35,13 @@ _NOTIFY = "SELECT pg_notify('fiilis_outbox_' || current_schema(), '')"
 _LOCK = "SELECT pg_try_advisory_lock(hashtext('fiilis.outbox'), hashtext(current_schema()))"
 _NEXT = "SELECT id, topic, key, value, headers, created_at FROM outbox ORDER BY id LIMIT $1"
 _DELETE = "DELETE FROM outbox WHERE id = ANY($1::bigint[])"
-_WAITING = "SELECT count(*), min(created_at) FROM (SELECT created_at FROM outbox ORDER BY id LIMIT 10000) AS waiting"
+_COUNTED = 10_000
+_WAITING = f"""
+SELECT CASE WHEN count(*) < {_COUNTED} THEN count(*) ELSE (SELECT max(id) FROM outbox) - min(id) + 1 END,
+    min(created_at)
+FROM (SELECT id, created_at FROM outbox ORDER BY id LIMIT {_COUNTED}) AS waiting
+"""
+"""How many rows there are, and the oldest; of very many the ids tell, so that asking costs no more than of few."""
 
 
 async def add(tx: Connection, messages: Sequence[Outgoing]) -> None:
@@ -58,6 +64,8 @@ class Relay:
     def __init__(self, database: Database, producer: Producer) -> None:
         self._database = database
         self._producer = producer
+        self.waiting = 0
+        """Messages not yet acknowledged, as far as this relay has looked."""
         self._wake = asyncio.Event()
         self._failures = 0
         """In a row."""
@@ -86,6 +94,8 @@ class Relay:
             self._wake.clear()
             rows = await connection.fetch(_NEXT, _BATCH)
             if rows:
+                if self._failures:
+                    await self._measure(connection)  # a broker that refuses at once leaves no time for it below
                 # Keeping the session busy while Kafka takes its time: see _IDLE_SESSION.
                 await self._send(rows, connection)
                 if len(rows) == _BATCH:
@@ -111,6 +121,7 @@ class Relay:
 
     async def _measure(self, connection: Connection) -> None:
         row: Any = await connection.fetchrow(_WAITING)
+        self.waiting = row[0]
         self._records.set(row[0])
         self._oldest.set(0 if row[1] is None else (datetime.now(UTC) - row[1]).total_seconds())
 

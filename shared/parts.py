@@ -72,22 +72,27 @@ def outbound(settings: Settings) -> Outbound:
     return Outbound(Guard(settings.allow_private_targets))
 
 
-def outside(parts: Parts, *, stores: bool) -> Service:
+def outside(parts: Parts, *, either: bool) -> Service:
     """Return the part of the process that follows the directory and asks whether Kafka and PostgreSQL are there.
 
-    Once for all services of the process; `stores`: one of them needs PostgreSQL.
+    Once for all services of the process; `either`: one of the two is enough for their work.
     """
     kafka = Reachable("Kafka", partial(_kafka, parts.kafka))
-    tasks = {"follower": parts.directory.run, "kafka": kafka.run}
-    checks = {"directory": parts.directory.ready, "kafka": kafka.missing}
-    if stores:
-        postgres = Reachable("PostgreSQL", partial(_postgres, parts.database_url))
-        tasks["postgresql"], checks["postgresql"] = postgres.run, postgres.missing
+    postgres = Reachable("PostgreSQL", partial(_postgres, parts.database_url))
+    asked = {"kafka": kafka.missing, "postgresql": postgres.missing}
+
+    def away() -> dict[str, str]:
+        return {name: why for name, missing in asked.items() if (why := missing()) is not None}
+
+    def nothing() -> str | None:
+        return ", ".join(away().values()) if len(away()) == len(asked) else None
+
     return Service(
         name="outside",
         resources=[opened(lambda: patiently("Kafka", lambda: parts.kafka.ensure_topics(TOPICS)), _nothing)],
-        tasks=tasks,
-        checks=checks,
+        tasks={"follower": parts.directory.run, "kafka": kafka.run, "postgresql": postgres.run},
+        checks={"directory": parts.directory.ready, **({"kafka or postgresql": nothing} if either else asked)},
+        notes=away if either else dict,
     )
 
 

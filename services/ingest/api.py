@@ -27,9 +27,9 @@ from shared.directory.model import Key
 from shared.errors import FieldError, Problem, invalid_fields
 from shared.events import FeedbackReceivedV1, RespondentErasedV1
 from shared.ids import uuid7
-from shared.kafka import Publisher, event_headers
+from shared.kafka import Outgoing, event_headers
 from shared.logs import Log, new_traceparent, parse_traceparent
-from shared.topics import ERASED
+from shared.topics import ERASED, FEEDBACK
 from shared.web import BODY_LIMIT, caller_with, json_response
 
 log = Log("ingest")
@@ -82,7 +82,7 @@ def described() -> dict[str, Any]:
     }
 
 
-def build_router(access: Access, publisher: Publisher, clock: Clock) -> APIRouter:
+def build_router(access: Access, publishing: Publishing, clock: Clock) -> APIRouter:
     """Return what ingest serves through the framework, since nobody asks for it often."""
     router = APIRouter(tags=["ingest"])
 
@@ -99,7 +99,8 @@ def build_router(access: Access, publisher: Publisher, clock: Clock) -> APIRoute
         )
         trace = new_traceparent(erasure.erasure.hex)
         headers = event_headers(ERASED, str(erasure.erasure), "ingest", erasure.before.isoformat(), trace)
-        await publisher.publish(query.customer.encode(), _encoder.encode(erasure), headers)
+        message = Outgoing(FEEDBACK.name, query.customer.encode(), _encoder.encode(erasure), headers)
+        await publishing.send([message])
         log.info("erasure accepted", erasure=erasure.erasure)
         return json_response({"erasure": erasure.erasure}, 202)
 
@@ -113,7 +114,7 @@ class ErasureQuery(Asked):
 
 
 class FeedbackEndpoint:
-    """Takes answers: 202 when Kafka has them, never before."""
+    """Takes answers: 202 when they are durable, never before."""
 
     def __init__(self, access: Access, publishing: Publishing, clock: Clock, status_url: StatusUrl) -> None:
         """`status_url` returns where the respondent of an answer sees what happens to it, if anywhere."""

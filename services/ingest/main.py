@@ -9,6 +9,8 @@ from services.ingest import survey
 from services.ingest.api import FeedbackEndpoint, build_router, described
 from services.ingest.publishing import Publishing
 from services.ingest.settings import IngestSettings
+from services.ingest.spool import Spool
+from shared.db import Database
 from shared.events import FeedbackReceivedV1
 from shared.kafka import Producer, Publisher
 from shared.parts import Parts, patiently
@@ -22,9 +24,16 @@ def build(settings: IngestSettings, parts: Parts, public_url: Callable[[], str])
     # A broker answers one request of a connection at a time: while one waits for Kafka, another takes the next round.
     producers = [Producer(parts.kafka) for _ in range(settings.ingest_connections)]
     publisher = Publisher(producers, FEEDBACK, wait=settings.ingest_wait_seconds, limit=settings.ingest_waiting)
-    publishing = Publishing(publisher)
+    forwarder = Producer(parts.kafka)
+    spool = Spool(
+        Database(parts.database_url, "ingest", pool=2),
+        forwarder,
+        wait=settings.ingest_wait_seconds,
+        limit=settings.ingest_waiting,
+    )
+    publishing = Publishing(publisher, spool)
     signs = Signer(settings.secrets) if settings.secrets else None
-    router = build_router(parts.access, publisher, parts.clock)
+    router = build_router(parts.access, publishing, parts.clock)
 
     def status_url(answer: FeedbackReceivedV1) -> str | None:
         """Return the page of an answer's respondent; without a secret there is none."""
@@ -42,8 +51,8 @@ def build(settings: IngestSettings, parts: Parts, public_url: Callable[[], str])
         hot={"/v1/feedback": FeedbackEndpoint(parts.access, publishing, parts.clock, status_url)},
         described={"/v1/feedback": described()},
         resources=[
-            *(opened(None, producer.close) for producer in producers),
+            *(opened(None, close) for close in (spool.close, forwarder.close, *(p.close for p in producers))),
             opened(lambda: patiently("Kafka", publisher.prepare), publisher.close),
         ],
-        tasks={"publisher": publisher.run},
+        tasks={"publisher": publisher.run, "spool": spool.run},
     )

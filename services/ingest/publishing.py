@@ -1,4 +1,4 @@
-"""Accepted answers into Kafka: durable, or the 503 that says that they are not."""
+"""Accepted answers into Kafka, or while it is away into the spool: durable, or the 503 that says that they are not."""
 
 from __future__ import annotations
 
@@ -7,52 +7,98 @@ from collections.abc import Sequence
 
 import msgspec
 
+from services.ingest.spool import Spool
 from shared import metrics
 from shared.errors import Problem, Transient
 from shared.events import FeedbackReceivedV1
-from shared.kafka import Headers, Publisher, event_headers
+from shared.kafka import Headers, Outgoing, Publisher, event_headers
 from shared.logs import Log, new_traceparent
 from shared.topics import FEEDBACK
 
 log = Log("ingest")
 
 _RETRY_AFTER = "2"
+_ASK_EVERY = 1.0
+"""Seconds before Kafka is asked again whether it is back; nobody waits for it meanwhile."""
 _RECEIVED = {kind: metrics.FEEDBACK.labels(kind, "accepted") for kind in ("nps", "mood", "csat", "ces", "kpi")}
 _UNAVAILABLE = metrics.FEEDBACK.labels("unknown", "unavailable")
 _encoder = msgspec.json.Encoder()
 
 
 class Publishing:
-    """Takes answers to feedback.v1."""
+    """Takes answers, and erasures, to feedback.v1."""
 
-    def __init__(self, publisher: Publisher) -> None:
+    def __init__(self, publisher: Publisher, spool: Spool) -> None:
         self._publisher = publisher
+        self._spool = spool
+        self._ask_at: float | None = None
+        """While Kafka is away: when to ask it again, in the loop's time."""
+        self._asking: asyncio.Task[Sequence[Outgoing]] | None = None
 
     async def publish(self, answers: Sequence[FeedbackReceivedV1], traceparent: str | None) -> None:
         """Return when all are durable. Raises the 503."""
         try:
-            waiting = [
-                self._publisher.publish(a.customer.encode(), _encoder.encode(a), _headers(a, traceparent))
-                for a in answers
-            ]
-            if len(waiting) == 1:
-                await waiting[0]
-            else:
-                failures = [f for f in await asyncio.gather(*waiting, return_exceptions=True) if f is not None]
-                for failure in failures:
-                    raise failure
-        except Transient as error:
+            await self.send(
+                [
+                    Outgoing(FEEDBACK.name, a.customer.encode(), _encoder.encode(a), _headers(a, traceparent))
+                    for a in answers
+                ]
+            )
+        except Problem:
             _UNAVAILABLE.inc(len(answers))
-            log.warning("answers refused", why=str(error), answers=len(answers))
+            raise
+        for answer in answers:
+            _RECEIVED[answer.kind].inc()
+
+    async def send(self, messages: Sequence[Outgoing]) -> None:
+        """Return when all are durable. Raises the 503."""
+        if self._ask_at is None:
+            messages = await self._to_kafka(messages)
+        else:
+            self._ask(messages[0])
+        if not messages:
+            return
+        try:
+            await self._spool.add(messages)
+        except Transient as error:
+            log.warning("refused", why=str(error), messages=len(messages))
             raise Problem(
                 503,
                 "not-durable",
-                "The answer could not be made durable",
-                "Kafka did not confirm it in time. Send it again with the same id; it is counted once.",
+                "It could not be made durable",
+                "Neither Kafka nor PostgreSQL confirmed it in time. Send it again with the same id: it counts once.",
                 headers={"Retry-After": _RETRY_AFTER},
             ) from None
-        for answer in answers:
-            _RECEIVED[answer.kind].inc()
+
+    def _ask(self, message: Outgoing) -> None:
+        """Find out now and then whether Kafka is back, by a message that goes to the spool too: it counts once."""
+        now = asyncio.get_running_loop().time()
+        if self._ask_at is not None and now >= self._ask_at and (self._asking is None or self._asking.done()):
+            self._asking = asyncio.create_task(self._to_kafka([message]))
+
+    async def _to_kafka(self, messages: Sequence[Outgoing]) -> Sequence[Outgoing]:
+        """Return what Kafka did not confirm."""
+        waiting = [self._publisher.publish(m.key or b"", m.value or b"", m.headers) for m in messages]
+        left: list[Outgoing] = []
+        why: Transient | None = None
+        for message, acknowledged in zip(messages, waiting, strict=True):
+            try:
+                await acknowledged
+            except Transient as error:
+                left.append(message)
+                why = error
+        self._know(why)
+        return left
+
+    def _know(self, why: Transient | None) -> None:
+        if why is None:
+            if self._ask_at is not None:
+                log.info("Kafka takes answers again")
+            self._ask_at = None
+            return
+        if self._ask_at is None:
+            log.warning("Kafka takes no answers: they go to the spool", why=str(why))
+        self._ask_at = asyncio.get_running_loop().time() + _ASK_EVERY
 
 
 def _headers(answer: FeedbackReceivedV1, traceparent: str | None) -> Headers:

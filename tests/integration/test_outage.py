@@ -63,48 +63,100 @@ async def settle(kafka: Kafka) -> str:
 # ---- Kafka is away
 
 
-async def test_kafka_dies_while_answers_come(tmp_path: Path, database_url: str) -> None:
-    """While nothing durable can take an answer its sender is told so, soon; afterwards everything is counted, once."""
-    server = EmbeddedKafka(tmp_path / "kafka")
-    await server.start()
-    try:
-        kafka = Kafka(server.bootstrap)
-        key = await settle(kafka)
-        async with processes(environment(kafka, database_url), tmp_path, "ingest", "scoring") as running:
-            ingest, scoring = (
-                httpx.AsyncClient(
-                    base_url=running[name].address, timeout=20, headers={"Authorization": f"Bearer {key}"}
-                )
-                for name in ("ingest", "scoring")
-            )
-            async with ingest, scoring:
-                before = [_answer() for _ in range(20)]
-                for answer in before:
-                    assert (await ingest.post("/v1/feedback", json=answer)).status_code == 202
-                await server.kill()
-                during = [_answer() for _ in range(5)]
-                for response, seconds in await asyncio.gather(*(_timed(ingest, answer) for answer in during)):
-                    assert response.status_code == 503
-                    assert response.json()["code"] == "not-durable"
-                    assert int(response.headers["retry-after"]) > 0
-                    assert seconds < 7
-                assert (await ingest.get("/healthz")).status_code == 200
-                for client in (ingest, scoring):
-                    assert await until(lambda client=client: _missing(client)) == {"outside: kafka"}
-                await server.start()
-                for answer in during:
-                    await until(lambda answer=answer: _accepted(ingest, answer), every=0.2)
-                after = [_answer() for _ in range(20)]
-                for answer in after:
-                    assert (await ingest.post("/v1/feedback", json=answer)).status_code == 202
-                total = len(before) + len(during) + len(after)
-                await until(lambda: _counted(scoring, total), seconds=30, every=0.1)
-                assert await _counted(scoring, total)
-                for client in (ingest, scoring):
-                    await until(lambda client=client: _is_ready(client))
-            assert all(process.alive for process in running.values())
-    finally:
-        await server.stop()
+@pytest.fixture
+async def own_kafka(tmp_path: Path) -> AsyncIterator[EmbeddedKafka]:
+    made = EmbeddedKafka(tmp_path / "kafka")
+    await made.start()
+    yield made
+    await made.stop()
+
+
+async def test_answers_are_taken_while_kafka_is_away(
+    tmp_path: Path, own_kafka: EmbeddedKafka, postgres: EmbeddedPostgres
+) -> None:
+    """They go to the spool, nobody waits for Kafka twice; with PostgreSQL away too the sender is told so; in the end
+    every accepted answer is counted, once."""
+    kafka = Kafka(own_kafka.bootstrap)
+    key = await settle(kafka)
+    async with processes(environment(kafka, postgres.url), tmp_path, "ingest", "scoring") as running:
+        ingest, scoring = (
+            httpx.AsyncClient(base_url=running[name].address, timeout=20, headers=_bearer(key))
+            for name in ("ingest", "scoring")
+        )
+        async with ingest, scoring:
+            accepted = [_answer() for _ in range(20)]
+            for answer in accepted:
+                assert (await ingest.post("/v1/feedback", json=answer)).status_code == 202
+            await own_kafka.kill()
+
+            first = [_answer() for _ in range(5)]
+            for response, seconds in await asyncio.gather(*(_timed(ingest, answer) for answer in first)):
+                assert response.status_code == 202
+                assert seconds < 7
+            accepted += first
+            for answer in (*first, *(then := [_answer() for _ in range(20)])):
+                response, seconds = await _timed(ingest, answer)
+                assert response.status_code == 202
+                assert seconds < 2, "Kafka is known to be away"
+            accepted += then
+            array = [_answer() for _ in range(200)]
+            response = await ingest.post("/v1/feedback", json=array)
+            assert response.json()["accepted"] == 200
+            accepted += array
+            erased = await ingest.delete("/v1/respondents/r-1", params={"customer": "acme"})
+            assert erased.status_code == 202
+            await until(lambda: _spooled(ingest, 20 + 2 * len(first) + len(array) + 1))
+            assert await until(lambda: _missing(scoring)) == {"outside: kafka"}
+            ready = await ingest.get("/readyz")
+            assert (ready.status_code, ready.json()["notes"]) == (200, {"outside: kafka": "Kafka does not answer"})
+
+            await postgres.kill()
+            lost = _answer()
+            response, seconds = await _timed(ingest, lost)
+            assert response.status_code == 503
+            assert response.json()["code"] == "not-durable"
+            assert int(response.headers["retry-after"]) > 0
+            assert seconds < 7
+            assert (await ingest.get("/healthz")).status_code == 200
+            assert await until(lambda: _missing(ingest)) == {"outside: kafka or postgresql"}
+
+            await postgres.start()
+            await until(lambda: _accepted(ingest, lost), every=0.2)
+            await own_kafka.start()
+            await until(lambda: _spooled(ingest, 0), seconds=30)
+            after = [_answer() for _ in range(20)]
+            for answer in after:
+                assert (await ingest.post("/v1/feedback", json=answer)).status_code == 202
+            accepted += [lost, *after]
+            await until(lambda: _counted(scoring, len(accepted)), seconds=30, every=0.1)
+            for client in (ingest, scoring):
+                await until(lambda client=client: _is_ready(client))
+        assert all(process.alive for process in running.values())
+        assert "Traceback" not in running["ingest"].log()
+
+
+async def _spooled(client: httpx.AsyncClient, count: int) -> bool:
+    return f"fiilis_spool_records {float(count)}\n" in (await client.get("/metrics")).text
+
+
+async def test_ingest_starts_without_postgres(
+    tmp_path: Path, own_kafka: EmbeddedKafka, postgres: EmbeddedPostgres
+) -> None:
+    """While Kafka is there it needs no spool; there is one as soon as PostgreSQL is there."""
+    kafka = Kafka(own_kafka.bootstrap)
+    key = await settle(kafka)
+    await postgres.kill()
+    async with (
+        processes(environment(kafka, postgres.url), tmp_path, "ingest") as running,
+        httpx.AsyncClient(base_url=running["ingest"].address, timeout=20, headers=_bearer(key)) as client,
+    ):
+        assert (await client.post("/v1/feedback", json=_answer())).status_code == 202
+        await own_kafka.kill()
+        response, seconds = await _timed(client, _answer())
+        assert (response.status_code, response.json()["code"]) == (503, "not-durable")
+        assert seconds < 7
+        await postgres.start()
+        await until(lambda: _accepted(client, _answer()), seconds=20, every=0.2)
 
 
 async def _missing(client: httpx.AsyncClient) -> set[str]:

@@ -1,0 +1,93 @@
+"""What Kafka could not take: kept in PostgreSQL, and forwarded in order once Kafka is back.
+
+It is the outbox that every service has, with one difference: nothing else is stored in the transaction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from itertools import chain
+
+from shared import metrics, outbox
+from shared.db import Database
+from shared.errors import Transient
+from shared.kafka import Outgoing, Producer
+from shared.logs import Log
+from shared.outbox import Relay
+from shared.parts import patiently
+
+log = Log("ingest")
+
+_Waiting = list[tuple[Sequence[Outgoing], asyncio.Future[None]]]
+
+
+class Spool:
+    """Writes what many requests leave at the same moment in one transaction."""
+
+    def __init__(self, database: Database, producer: Producer, *, wait: float, limit: int) -> None:
+        """`wait`: seconds that a transaction may take; `limit`: messages that may wait for one."""
+        self._database = database
+        self._relay = Relay(database, producer)
+        self._wait = wait
+        self._limit = limit
+        self._open = False
+        self._waiting: _Waiting = []
+        self._count = 0
+        """Messages in `_waiting`."""
+        self._writing: asyncio.Task[None] | None = None
+
+    async def run(self) -> None:
+        """Open it once PostgreSQL is there, then forward for as long as the service lives.
+
+        In the background: while Kafka is there, ingest needs no PostgreSQL, not even to start.
+        """
+        for revision in await patiently("PostgreSQL", lambda: self._database.migrate(None)):
+            log.info("migrated", revision=revision)
+        self._open = True
+        metrics.SPOOL_RECORDS.set_function(lambda: self._relay.waiting)
+        await self._relay.run()
+
+    async def close(self) -> None:
+        """Wait for what is being written, and close the pool."""
+        if self._writing is not None:
+            await asyncio.wait([self._writing])
+        await self._database.close()
+
+    async def add(self, messages: Sequence[Outgoing]) -> None:
+        """Return when they are durable. Raises Transient; then they may be, or not."""
+        if not self._open:
+            raise Transient("database: the spool is not open yet")
+        if self._count >= self._limit:
+            raise Transient("database: too many messages wait")
+        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((messages, written))
+        self._count += len(messages)
+        if self._writing is None:
+            self._writing = asyncio.create_task(self._write())
+        await written
+
+    async def _write(self) -> None:
+        try:
+            while self._waiting:
+                some, self._waiting, self._count = self._waiting, [], 0
+                failure = await self._written(some)
+                for _, written in some:
+                    if written.done():
+                        continue  # whoever waited for it has gone
+                    if failure is None:
+                        written.set_result(None)
+                    else:
+                        written.set_exception(failure)
+        finally:
+            self._writing = None
+
+    async def _written(self, some: _Waiting) -> Transient | None:
+        try:
+            async with asyncio.timeout(self._wait), self._database.transaction() as tx:
+                await outbox.add(tx, list(chain.from_iterable(messages for messages, _ in some)))
+        except TimeoutError:
+            return Transient(f"database: no commit within {self._wait:g} s")
+        except Transient as error:
+            return error
+        return None
