@@ -21,6 +21,8 @@ app = typer.Typer(
 )
 keys = typer.Typer(help="API keys.")
 app.add_typer(keys, name="keys")
+letters = typer.Typer(help="What services refused for ever: `<topic>.dead`.")
+app.add_typer(letters, name="dead-letters")
 
 _err = Console(stderr=True, highlight=False)
 
@@ -93,6 +95,22 @@ def new_key(
 ) -> None:
     """Print a new key once, and the YAML with its hash for the directory."""
     sys.exit(commands.new_key(kind, customer=customer, scopes=scope or [], name=name))
+
+
+@letters.command("list")
+def list_letters(
+    topic: str,
+    again: Annotated[bool, typer.Option("--all", help="Also those that were sent again.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One line each, with the record itself.")] = False,
+) -> None:
+    """Show what was refused and not sent again, the oldest first, and why."""
+    sys.exit(commands.dead_letters(topic, again=again, as_json=as_json))
+
+
+@letters.command()
+def replay(topic: str) -> None:
+    """Send again what was refused, as it was; records that had their effect have none again."""
+    sys.exit(commands.replay_dead_letters(topic))
 
 
 @app.command()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import msgspec
 import yaml
 from pydantic import ValidationError
 from rich.console import Console
@@ -21,6 +22,7 @@ from services.scoring.store import counting
 from shared import logs, security
 from shared.clock import SystemClock
 from shared.db import Database
+from shared.dead_letters import DeadLetters
 from shared.directory import check as checking
 from shared.directory.difference import difference, render
 from shared.directory.follower import publish, read_newest
@@ -30,7 +32,7 @@ from shared.errors import Misconfigured
 from shared.kafka import Kafka
 from shared.parts import signer
 from shared.service import Settings, run_process
-from shared.topics import TOPICS
+from shared.topics import DEAD, TOPICS, Topic
 
 _out = Console(highlight=False, soft_wrap=True)
 _err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -237,6 +239,57 @@ def rebuild() -> int:
         return DONE
 
     return asyncio.run(body())
+
+
+def dead_letters(topic: str, *, again: bool, as_json: bool) -> int:
+    """Show what was refused of a topic."""
+    kafka, of = _kafka(), _with_dead_letters(topic)
+    if of is None:
+        return WRONG
+
+    async def body() -> int:
+        await kafka.ensure_topics([of])
+        count = 0
+        async for letter in DeadLetters(kafka, of).letters(again=again):
+            count += 1
+            if as_json:
+                _out.print(msgspec.json.encode(letter._asdict()).decode(), markup=False)
+            else:
+                at = letter.refused_at.isoformat(timespec="seconds")
+                what = f"{at}  {letter.service}  {letter.source}  {letter.type}  {letter.key}: {letter.reason}"
+                _out.print(f"{letter.offset}  {what}", markup=False)
+        if not as_json:
+            _out.print(f"{count} dead letters of {of.name}" + ("" if again else " that were not sent again"))
+        return DONE
+
+    return asyncio.run(body())
+
+
+def replay_dead_letters(topic: str) -> int:
+    """Send again what was refused of a topic."""
+    kafka, of = _kafka(), _with_dead_letters(topic)
+    if of is None:
+        return WRONG
+
+    async def body() -> int:
+        await kafka.ensure_topics([of])
+        with Progress(console=_err, transient=True, disable=not _err.is_terminal) as progress:
+            sending = progress.add_task("sending", total=None)
+            sent = await DeadLetters(kafka, of).replay(
+                lambda done, total: progress.update(sending, completed=done, total=total)
+            )
+        _out.print(f"{sent} sent again to {of.name}; what is refused again is in {of.dead} again")
+        return DONE
+
+    return asyncio.run(body())
+
+
+def _with_dead_letters(name: str) -> Topic | None:
+    known = {topic.name: topic for topic in TOPICS if topic.messages}
+    found = known.get(name.removesuffix(DEAD))
+    if found is None:
+        _err.print(f"{name!r}: must be one of {', '.join(known)}", style="red", markup=False)
+    return found
 
 
 def webhook_secret(url: str) -> int:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 import re
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,7 @@ from services.run import NAMES
 from shared.directory.follower import read_newest
 from shared.kafka import Kafka
 from tests.support.phone import Phone
-from tests.support.processes import processes
+from tests.support.processes import Done, command, processes
 from tests.support.wait import until
 
 DIRECTORY = """\
@@ -44,34 +42,6 @@ channels:
 keys:
 {keys}
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """A command that ended."""
-
-    code: int
-    out: str
-    err: str
-
-
-async def command(*arguments: str, **variables: str) -> Done:
-    """Run `python -m services ARGUMENTS` with these settings and no others."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("FIILIS_")}
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "services", *arguments),
-        env={**environment, **variables},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        out, err = await asyncio.wait_for(process.communicate(), 40)
-    except TimeoutError:
-        process.kill()
-        await process.wait()
-        raise
-    assert process.returncode is not None
-    return Done(process.returncode, out.decode(), err.decode())
 
 
 Typed = Callable[..., Done]

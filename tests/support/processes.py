@@ -7,6 +7,7 @@ import contextlib
 import os
 import sys
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 _READY_SECONDS = 60
@@ -84,3 +85,31 @@ async def processes(
         yield made
     finally:
         await asyncio.gather(*(process.kill() for process in made.values() if process.alive))
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A command that ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+async def command(*arguments: str, **variables: str) -> Done:
+    """Run `python -m services ARGUMENTS` with these settings and no others."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("FIILIS_")}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "services", *arguments),
+        env={**environment, **variables},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        out, err = await asyncio.wait_for(process.communicate(), 40)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        raise
+    assert process.returncode is not None
+    return Done(process.returncode, out.decode(), err.decode())

@@ -1,0 +1,119 @@
+"""What was refused for ever: it lies in `<topic>.dead`, and can be sent again once its fault is mended.
+
+How far it was sent again is the offset of a consumer group, so that lag tools show what waits. (A broker forgets it a
+week after the last replay; what is then sent a second time has no second effect.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing, asynccontextmanager
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+
+from shared.kafka import Kafka, Outgoing, Producer, kafka_errors
+from shared.topics import Topic
+
+_BATCH = 500
+_WAIT_SECONDS = 30
+_ADDED = "dead_"
+
+
+class DeadLetter(NamedTuple):
+    """A record that a service could not use."""
+
+    offset: int
+    """In the topic of dead letters."""
+    refused_at: datetime
+    service: str
+    """Who refused it."""
+    reason: str
+    source: str
+    """`topic/partition/offset` where it was read."""
+    type: str
+    key: str
+    value: str
+
+
+class DeadLetters:
+    """The dead letters of one topic."""
+
+    def __init__(self, kafka: Kafka, topic: Topic) -> None:
+        self._kafka = kafka
+        self._topic = topic
+        self._partition = TopicPartition(kafka.prefix + topic.dead, 0)
+
+    async def letters(self, *, again: bool = False) -> AsyncGenerator[DeadLetter]:
+        """Yield what waits, the oldest first; `again`: also what was sent again before. Raises Transient."""
+        async with self._reading() as (consumer, first, waiting, end):
+            async for record in self._records(consumer, first if again else waiting, end):
+                yield _letter(record)
+
+    async def replay(self, told: Callable[[int, int], None]) -> int:
+        """Send again what waits, and return how many; `told` gets how many were sent, and of how many.
+
+        Raises Transient. What failed in the middle goes on where it stood: a record may be sent twice, and has its
+        effect once.
+        """
+        producer = Producer(self._kafka)
+        sent = 0
+        try:
+            await producer.start()
+            async with self._reading() as (consumer, _, waiting, end):
+                while waiting + sent < end:
+                    after = min(waiting + sent + _BATCH, end)
+                    async with aclosing(self._records(consumer, waiting + sent, after)) as records:
+                        await producer.send_all([self._as_it_was(record) async for record in records])
+                    await consumer.commit({self._partition: after})
+                    sent = after - waiting
+                    told(sent, end - waiting)
+        finally:
+            await producer.close()
+        return sent
+
+    @asynccontextmanager
+    async def _reading(self) -> AsyncGenerator[tuple[AIOKafkaConsumer, int, int, int]]:
+        """Lend a reader with the first offset of the log, that of what waits, and the one after the last."""
+        consumer = self._kafka.consumer(group=f"fiilis.dead-letters.{self._topic.name}")
+        with kafka_errors():
+            try:
+                await consumer.start()
+                consumer.assign([self._partition])
+                first = (await consumer.beginning_offsets([self._partition]))[self._partition]
+                end = (await consumer.end_offsets([self._partition]))[self._partition]
+                replayed = await consumer.committed(self._partition)
+                yield consumer, first, max(first, replayed or 0), end
+            finally:
+                await consumer.stop()
+
+    async def _records(
+        self, consumer: AIOKafkaConsumer, start: int, end: int
+    ) -> AsyncGenerator[ConsumerRecord[bytes, bytes]]:
+        consumer.seek(self._partition, start)
+        while start < end:
+            async with asyncio.timeout(_WAIT_SECONDS):
+                record = await consumer.getone()
+            start = record.offset + 1
+            if record.offset < end:
+                yield record
+
+    def _as_it_was(self, record: ConsumerRecord[bytes, bytes]) -> Outgoing:
+        headers = [(name, value or b"") for name, value in record.headers if not name.startswith(_ADDED)]
+        return Outgoing(self._topic.name, record.key, record.value, headers)
+
+
+def _letter(record: ConsumerRecord[bytes, bytes]) -> DeadLetter:
+    headers = {name: (value or b"").decode("utf-8", "replace") for name, value in record.headers}
+    return DeadLetter(
+        offset=record.offset,
+        refused_at=datetime.fromtimestamp(record.timestamp / 1000, UTC),
+        service=headers.get(f"{_ADDED}service", ""),
+        reason=headers.get(f"{_ADDED}reason", ""),
+        source="/".join(headers.get(f"{_ADDED}{part}", "") for part in ("topic", "partition", "offset")),
+        type=headers.get("ce_type", ""),
+        key=(record.key or b"").decode("utf-8", "replace"),
+        value=(record.value or b"").decode("utf-8", "replace"),
+    )
