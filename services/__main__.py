@@ -28,6 +28,7 @@ _err = Console(stderr=True, highlight=False)
 
 Host = Annotated[str | None, typer.Option(help="Address to listen on; default 127.0.0.1.")]
 Port = Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")]
+Data = Annotated[Path, typer.Option(help="Where embedded Kafka and PostgreSQL keep their data, and the secret.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -35,7 +36,7 @@ def everything(
     context: typer.Context,
     host: Host = None,
     port: Port = None,
-    data: Annotated[Path, typer.Option(help="Where embedded Kafka and PostgreSQL keep their data.")] = Path(".data"),
+    data: Data = Path(".data"),
     directory: Annotated[Path | None, typer.Option(help="A directory.yaml to apply at the start.")] = None,
     simulate: Annotated[str | None, typer.Option(help="Simulated answers, such as 5/s.")] = None,
 ) -> None:
@@ -134,6 +135,21 @@ def backtest(
 def rebuild() -> None:
     """Count all stored answers afresh (needs FIILIS_DATABASE_URL); tells where the kept counts were different."""
     sys.exit(commands.rebuild())
+
+
+@app.command()
+def link(
+    customer: Annotated[str, typer.Option(help="Whose customer the respondent is.")],
+    respondent: Annotated[str, typer.Option(help="Who is asked, by the name that you know them by.")],
+    touchpoint: Annotated[str | None, typer.Option(help="What they are asked about.")] = None,
+    expires: Annotated[str, typer.Option(help="How long the link is good.")] = "30d",
+    data: Data = Path(".data"),
+) -> None:
+    """Print a signed survey link for one person: it takes one answer, which is theirs (needs FIILIS_SECRET).
+
+    It starts with FIILIS_PUBLIC_URL, by default http://HOST:PORT of everything in one process.
+    """
+    sys.exit(commands.link(customer, respondent, touchpoint, expires=expires, data=data))
 
 
 @app.command("webhook-secret")

@@ -7,6 +7,7 @@ import gc
 import getpass
 import re
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -25,10 +26,12 @@ from shared.db import Database
 from shared.dead_letters import DeadLetters
 from shared.directory import check as checking
 from shared.directory.difference import difference, render
+from shared.directory.fields import duration_seconds
 from shared.directory.follower import publish, read_newest
 from shared.directory.model import Directory, Scope
 from shared.directory.record import RecordTooLarge
 from shared.errors import Misconfigured
+from shared.ids import uuid7
 from shared.kafka import Kafka
 from shared.parts import signer
 from shared.service import Settings, run_process
@@ -290,6 +293,55 @@ def _with_dead_letters(name: str) -> Topic | None:
     if found is None:
         _err.print(f"{name!r}: must be one of {', '.join(known)}", style="red", markup=False)
     return found
+
+
+def link(customer: str, respondent: str, touchpoint: str | None, *, expires: str, data: Path) -> int:
+    """Print a signed survey link for one person: one answer, theirs."""
+    given = _with_kept_secret(data)
+    problem = _survey_problem(customer, respondent, touchpoint) or _unknown(given, customer, touchpoint)
+    try:
+        seconds = duration_seconds(expires)
+    except ValueError as error:
+        seconds, problem = 0, problem or f"--expires: {error}"
+    if problem is not None:
+        _err.print(problem, style="red", markup=False)
+        return WRONG
+    facts = {"customer": customer, "respondent": respondent, "touchpoint": touchpoint, "answer": str(uuid7())}
+    token = signer(given).sign("survey", facts, expires=SystemClock().now() + timedelta(seconds=seconds))
+    _out.print(f"{run.public_address(given)}/s/{token}", markup=False)
+    return DONE
+
+
+def _with_kept_secret(data: Path) -> Settings:
+    """Return the settings; without FIILIS_SECRET with the one that everything in one process made for itself."""
+    given, kept = settings(), run.secret_file(data)
+    if not given.secret and kept.exists():
+        return given.model_copy(update={"secret": kept.read_text().strip()})
+    return given
+
+
+def _survey_problem(customer: str, respondent: str, touchpoint: str | None) -> str | None:
+    for option, slug in (("--customer", customer), ("--touchpoint", touchpoint)):
+        if slug is not None and not _SLUG.fullmatch(slug):
+            return f"{option}: {slug!r} is not a slug (a-z, 0-9 and -, at most 63)"
+    if not 1 <= len(respondent) <= 200 or "\0" in respondent:
+        return "--respondent: must have 1 to 200 characters"
+    return None
+
+
+def _unknown(given: Settings, customer: str, touchpoint: str | None) -> str | None:
+    """Return what the published directory does not know, where there is one to ask."""
+    if given.kafka is None:
+        return None
+    newest = asyncio.run(read_newest(Kafka(given.kafka, given.topic_prefix)))
+    if newest is None:
+        return None
+    known = newest.directory.customers.get(customer)
+    if known is None:
+        return f"--customer: unknown customer {customer!r}"
+    if touchpoint is not None and touchpoint not in newest.directory.touchpoints_of(known):
+        return f"--touchpoint: {customer} has no touchpoint {touchpoint!r}"
+    return None
 
 
 def webhook_secret(url: str) -> int:

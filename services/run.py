@@ -174,13 +174,24 @@ async def _servers(how: Everything, settings: Settings) -> AsyncGenerator[tuple[
         if postgres is not None:
             found["database_url"] = postgres.url
         if embedded and not settings.secret:
-            found["secret"] = _kept_secret(how.data / "secret")
+            found["secret"] = _kept_secret(secret_file(how.data))
         # The services read their own settings; what was found here is theirs too.
         complete = settings.model_copy(update=found)
         tasks = {type(server).__name__: server.watch for server in embedded}
         yield complete, [Service(name="embedded", tasks=tasks)] if embedded else []
     finally:
         await asyncio.gather(*(server.stop() for server in embedded))
+
+
+def secret_file(data: Path) -> Path:
+    """Return where a data directory keeps its secret."""
+    return data / "secret"
+
+
+def public_address(settings: Settings) -> str:
+    """Return what starts every link of everything in one process, without asking it."""
+    port = ALL_PORT if settings.port is None else settings.port
+    return (settings.public_url or f"http://{settings.host}:{port}").rstrip("/")
 
 
 def _kept_secret(file: Path) -> str:

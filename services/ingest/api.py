@@ -9,26 +9,30 @@ import time
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Annotated, Any
 from urllib.parse import parse_qs
 from uuid import UUID
 
 import msgspec
 from fastapi import APIRouter, Path, Query, Response
+from pydantic import Field
 from starlette.types import Receive, Scope, Send
 
-from services.ingest.domain import Let, Posted, accept, not_json, parse
+from services.ingest.domain import Let, Posted, Vouched, accept, not_json, parse
 from services.ingest.publishing import Publishing
 from shared import metrics
 from shared.asked import Asked
 from shared.clock import Clock
 from shared.directory.access import Access, Caller, find_key, known_key
+from shared.directory.fields import Duration
 from shared.directory.model import Key
 from shared.errors import FieldError, Problem, invalid_fields
 from shared.events import FeedbackReceivedV1, RespondentErasedV1
 from shared.ids import uuid7
 from shared.kafka import Outgoing, event_headers
 from shared.logs import Log, new_traceparent, parse_traceparent
+from shared.security import Signer
 from shared.topics import ERASED, FEEDBACK
 from shared.web import BODY_LIMIT, caller_with, json_response
 
@@ -82,9 +86,24 @@ def described() -> dict[str, Any]:
     }
 
 
-def build_router(access: Access, publishing: Publishing, clock: Clock) -> APIRouter:
+def build_router(access: Access, publishing: Publishing, clock: Clock, signer: Signer | None) -> APIRouter:
     """Return what ingest serves through the framework, since nobody asks for it often."""
     router = APIRouter(tags=["ingest"])
+
+    @router.post("/v1/respondents", status_code=201)
+    async def vouch(  # pyright: ignore[reportUnusedFunction]
+        asked: TokenAsked, caller: Caller = caller_with(access, "feedback")
+    ) -> Response:
+        """Sign a respondent token: an answer that brings it is this respondent's, also with a publishable key."""
+        known = caller.customer(asked.customer)
+        if signer is None:
+            raise Problem(503, "no-secret", "Nothing can be signed", "FIILIS_SECRET is not set.")
+        if asked.touchpoint is not None and asked.touchpoint not in caller.directory.touchpoints_of(known):
+            raise invalid_fields(FieldError("touchpoint", f"{asked.customer} has no touchpoint {asked.touchpoint!r}"))
+        expires = clock.now() + timedelta(seconds=asked.expires)
+        facts = Vouched(asked.customer, asked.respondent, asked.touchpoint).facts()
+        token = signer.sign("respondent", facts, expires=expires)
+        return json_response({"respondent_token": token, "expires_at": expires}, 201)
 
     @router.delete("/v1/respondents/{respondent:path}", status_code=202)
     async def erase(  # pyright: ignore[reportUnusedFunction]
@@ -107,6 +126,15 @@ def build_router(access: Access, publishing: Publishing, clock: Clock) -> APIRou
     return router
 
 
+class TokenAsked(Asked):
+    """Whom an application vouches for, and how long."""
+
+    customer: str
+    respondent: Annotated[str, Field(min_length=1, max_length=200)]
+    touchpoint: str | None = None
+    expires: Duration = 86_400
+
+
 class ErasureQuery(Asked):
     """Whose respondent."""
 
@@ -116,11 +144,14 @@ class ErasureQuery(Asked):
 class FeedbackEndpoint:
     """Takes answers: 202 when they are durable, never before."""
 
-    def __init__(self, access: Access, publishing: Publishing, clock: Clock, status_url: StatusUrl) -> None:
+    def __init__(
+        self, access: Access, publishing: Publishing, clock: Clock, signer: Signer | None, status_url: StatusUrl
+    ) -> None:
         """`status_url` returns where the respondent of an answer sees what happens to it, if anywhere."""
         self._access = access
         self._publishing = publishing
         self._clock = clock
+        self._signer = signer
         self._status_url = status_url
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -182,7 +213,7 @@ class FeedbackEndpoint:
         return _Answer(204, b"", headers=(*_cors(origin), *allow))
 
     async def _take(self, body: bytes, key: Key, headers: dict[bytes, bytes]) -> _Answer:
-        let = Let(key, self._access.revision.directory, self._clock.now())
+        let = Let(key, self._access.revision.directory, self._clock.now(), self._signer)
         traceparent = parse_traceparent(headers.get(b"traceparent", b"").decode("latin-1"))
         if body.lstrip()[:1] == b"[":
             return await self._take_array(body, let, traceparent)

@@ -14,6 +14,7 @@ from shared.directory.model import Directory, Key
 from shared.errors import FieldError, Problem, invalid_fields
 from shared.events import RATINGS, Audience, Channel, FeedbackReceivedV1, Kind, Trust
 from shared.ids import uuid7
+from shared.security import BadToken, ExpiredToken, Signer
 
 AHEAD = timedelta(minutes=5)
 PUBLISHABLE_AGE = timedelta(days=7)
@@ -90,16 +91,32 @@ class Let(NamedTuple):
     key: Key
     directory: Directory
     now: datetime
+    signer: Signer | None = None
+    """Knows our respondent tokens; without a secret there are none."""
+
+
+class Vouched(NamedTuple):
+    """What a respondent token says: whose answer it is, and about what."""
+
+    customer: str
+    respondent: str
+    touchpoint: str | None
+    """None: about anything."""
+
+    def facts(self) -> dict[str, str | None]:
+        """Return what is signed."""
+        return self._asdict()
 
 
 def accept(posted: Posted, let: Let) -> FeedbackReceivedV1:
     """Return the answer as it is published. Raises the 403, or the 422 that names every bad field."""
     customer = _customer(posted, let)
     errors = _errors(posted, let, customer)
+    vouched = None if posted.respondent_token is None else _vouched(errors, posted, let, customer)
     if errors:
         raise invalid_fields(*errors)
     occurred_at = let.now if posted.occurred_at is None else posted.occurred_at.astimezone(UTC)
-    trust: Trust = "verified" if let.key.kind == "secret" else "anonymous"
+    trust: Trust = "anonymous" if vouched is None and let.key.kind == "publishable" else "verified"
     return FeedbackReceivedV1(
         id=posted.id or uuid7(),
         customer=customer,
@@ -108,8 +125,8 @@ def accept(posted: Posted, let: Let) -> FeedbackReceivedV1:
         occurred_at=occurred_at,
         received_at=let.now,
         trust=trust,
-        touchpoint=posted.touchpoint,
-        respondent=posted.respondent,
+        touchpoint=posted.touchpoint if vouched is None else posted.touchpoint or vouched.touchpoint,
+        respondent=posted.respondent if vouched is None else vouched.respondent,
         metric=posted.metric,
         comment=posted.comment or None,
         channel=posted.channel,
@@ -144,7 +161,7 @@ def _errors(posted: Posted, let: Let, customer: str) -> list[FieldError]:
     known = let.directory.customers.get(customer)
     if known is None:
         found.append(FieldError("customer", f"unknown customer {customer[:63]!r}"))
-    elif posted.touchpoint is not None and posted.touchpoint not in (known.touchpoints or let.directory.touchpoints):
+    elif posted.touchpoint is not None and posted.touchpoint not in let.directory.touchpoints_of(known):
         found.append(FieldError("touchpoint", f"{customer} has no touchpoint {posted.touchpoint[:63]!r}"))
     _time_errors(found, posted, let)
     if posted.comment is not None:
@@ -165,9 +182,32 @@ def _errors(posted: Posted, let: Let, customer: str) -> list[FieldError]:
             found.append(FieldError("backfill", "needs a secret key"))
         if posted.contact is not None:
             found.append(FieldError("contact", "needs a secret key"))
-    if posted.respondent_token is not None:
-        found.append(FieldError("respondent_token", "is not valid"))
     return found
+
+
+def _vouched(found: list[FieldError], posted: Posted, let: Let, customer: str) -> Vouched | None:
+    """Return what the token vouches for, if it does so for this answer."""
+    assert posted.respondent_token is not None
+
+    def wrong(detail: str) -> None:
+        found.append(FieldError("respondent_token", detail))
+
+    if let.signer is None:
+        return wrong("is not valid")
+    try:
+        facts = let.signer.verify("respondent", posted.respondent_token, now=let.now)
+    except ExpiredToken:
+        return wrong("has expired")
+    except BadToken:
+        return wrong("is not valid")
+    vouched = Vouched(facts["customer"], facts["respondent"], facts.get("touchpoint"))
+    if vouched.customer != customer:
+        return wrong("is for another customer")
+    if posted.respondent not in (None, vouched.respondent):
+        return wrong("is for another respondent")
+    if posted.touchpoint is not None and vouched.touchpoint not in (None, posted.touchpoint):
+        return wrong("is for another touchpoint")
+    return vouched
 
 
 def _score_errors(found: list[FieldError], posted: Posted, directory: Directory) -> None:

@@ -33,7 +33,7 @@ def build(settings: IngestSettings, parts: Parts, public_url: Callable[[], str])
     )
     publishing = Publishing(publisher, spool)
     signs = Signer(settings.secrets) if settings.secrets else None
-    router = build_router(parts.access, publishing, parts.clock)
+    router = build_router(parts.access, publishing, parts.clock, signs)
 
     def status_url(answer: FeedbackReceivedV1) -> str | None:
         """Return the page of an answer's respondent; without a secret there is none."""
@@ -48,7 +48,7 @@ def build(settings: IngestSettings, parts: Parts, public_url: Callable[[], str])
     return Service(
         name="ingest",
         router=router,
-        hot={"/v1/feedback": FeedbackEndpoint(parts.access, publishing, parts.clock, status_url)},
+        hot={"/v1/feedback": FeedbackEndpoint(parts.access, publishing, parts.clock, signs, status_url)},
         described={"/v1/feedback": described()},
         resources=[
             *(opened(None, close) for close in (spool.close, forwarder.close, *(p.close for p in producers))),

@@ -315,7 +315,7 @@ async def _channels(
 
 
 def _touchpoint(caller: Caller, known: Customer, touchpoint: str | None) -> None:
-    if touchpoint is not None and touchpoint not in (known.touchpoints or caller.directory.touchpoints):
+    if touchpoint is not None and touchpoint not in caller.directory.touchpoints_of(known):
         raise invalid_fields(FieldError("touchpoint", f"{known.id} has no touchpoint {touchpoint[:63]!r}"))
 
 

@@ -326,6 +326,10 @@ class Directory(_Fact, frozen=True):
     team: tuple[str, ...] = ()
     """Who reads of good experiences, besides the customer's architect and deputy."""
 
+    def touchpoints_of(self, customer: Customer) -> tuple[str, ...]:
+        """Return the touchpoints at which a customer is asked: by default all."""
+        return customer.touchpoints or self.touchpoints
+
     def rules_of(self, customer: Customer) -> tuple[Rule, ...]:
         """Return the rules in force for a customer: its own replace the company's of the same name."""
         if not customer.rules:

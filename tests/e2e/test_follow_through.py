@@ -18,6 +18,7 @@ from shared.directory.model import Desk, FollowUpAtMost, Rule, Sla, Smtp, Webhoo
 from shared.security import Signer
 from tests.support.desks.zendesk import fake_zendesk
 from tests.support.house import RULES, SECRET, House
+from tests.support.processes import Done, command
 from tests.support.relay import MailRelay, mail_relay
 from tests.support.wait import until
 
@@ -95,6 +96,69 @@ async def test_a_respondent_is_asked_and_a_bad_answer_reopens(fiilis: House, rel
 
 async def _mails(relay: MailRelay, count: int) -> list[Any]:
     return relay.mails if len(relay.mails) >= count else []
+
+
+async def said(fiilis: House, count: int) -> list[dict[str, Any]]:
+    items = await fiilis.items("/v1/customers/acme/feedback")
+    return items if len(items) == count else []
+
+
+async def test_a_survey_link_for_one_person(fiilis: House) -> None:
+    """`link` prints it; looking records nothing, and it takes one answer, the person's own."""
+
+    async def link(*options: str) -> Done:
+        return await command(
+            *("link", "--customer", "acme", "--respondent", "r-17", *options),
+            FIILIS_KAFKA=fiilis.kafka.bootstrap,
+            FIILIS_TOPIC_PREFIX=fiilis.kafka.prefix,
+            FIILIS_SECRET=SECRET,
+            FIILIS_PUBLIC_URL=fiilis.address,
+        )
+
+    wrong = await link("--touchpoint", "garden")
+    assert (wrong.code, wrong.err) == (2, "--touchpoint: acme has no touchpoint 'garden'\n")
+    url = (await link("--touchpoint", "support")).out.strip()
+    assert (await fiilis.client.get(url)).status_code == 200
+    for score in (4, 1):
+        assert (await fiilis.client.post(url, data={"score": str(score)})).status_code == 200
+    await fiilis.post({"kind": "nps", "score": 9, "customer": "acme"})
+    last, first = await until(lambda: said(fiilis, 2))
+    assert (last["kind"], first["kind"], first["score"]) == ("nps", "mood", 4), "one link, one answer"
+    assert (first["respondent"], first["touchpoint"], first["trust"]) == ("r-17", "support", "verified")
+
+
+async def test_an_application_vouches_for_its_users(fiilis: House) -> None:
+    """Its server asks for a token, its page posts with the public key: the answer is the person's, and pages."""
+    asked = {"customer": "acme", "respondent": "r-17", "touchpoint": "support", "expires": "1h"}
+    made = await fiilis.send("POST", "/v1/respondents", asked, status=201)
+    assert made["expires_at"].startswith((fiilis.clock.now() + timedelta(hours=1)).isoformat()[:16])
+    answer = {"kind": "mood", "score": 1, "respondent_token": made["respondent_token"]}
+    assert (await fiilis.post(answer, key=fiilis.public_key)).status_code == 202
+    await until(lambda: fiilis.items("/v1/pages", state="sent"))
+    [stored] = await until(lambda: said(fiilis, 1))
+    assert (stored["respondent"], stored["touchpoint"], stored["trust"]) == ("r-17", "support", "verified")
+    fiilis.move(hours=2)
+    late = await fiilis.post(answer, key=fiilis.public_key)
+    assert late.json()["errors"] == [{"path": "respondent_token", "detail": "has expired"}]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "status", "path"),
+    [
+        ({"customer": "nobody"}, 404, None),
+        ({"touchpoint": "garden"}, 422, "touchpoint"),
+        ({"respondent": ""}, 422, "respondent"),
+        ({"expires": "soon"}, 422, "expires"),
+        ({"colour": "red"}, 422, "colour"),
+    ],
+)
+async def test_whom_nobody_can_vouch_for(fiilis: House, wrong: dict[str, str], status: int, path: str | None) -> None:
+    asked = {"customer": "acme", "respondent": "r-17", **wrong}
+    told = await fiilis.send("POST", "/v1/respondents", asked, status=status)
+    assert [error["path"] for error in told.get("errors", [])] == ([] if path is None else [path])
+    public = {"Authorization": f"Bearer {fiilis.public_key}"}
+    refused = await fiilis.client.post("/v1/respondents", json={"customer": "acme", "respondent": "r"}, headers=public)
+    assert refused.status_code == 403
 
 
 async def test_a_link_that_is_none(fiilis: House) -> None:

@@ -8,6 +8,7 @@ import re
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from services.__main__ import main
 from services.run import NAMES
 from shared.directory.follower import read_newest
 from shared.kafka import Kafka
+from shared.security import ExpiredToken, Signer
 from tests.support.phone import Phone
 from tests.support.processes import Done, command, processes
 from tests.support.wait import until
@@ -51,10 +53,13 @@ Typed = Callable[..., Done]
 def typed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Typed:
     """Run `python -m services ARGUMENTS` in this process, which is enough where nothing is started."""
 
-    def run(*arguments: str) -> Done:
-        monkeypatch.setattr(sys, "argv", ["services", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
+    def run(*arguments: str, **variables: str) -> Done:
+        with monkeypatch.context() as patched:
+            patched.setattr(sys, "argv", ["services", *arguments])
+            for name, value in variables.items():
+                patched.setenv(name, value)
+            with pytest.raises(SystemExit) as ended:
+                main()
         out, err = capsys.readouterr()
         return Done(int(ended.value.code or 0), out, err)
 
@@ -143,6 +148,43 @@ async def test_from_nothing_to_an_answered_page(
 
 
 # ---- keys
+
+
+LINK = ("link", "--customer", "acme", "--respondent", "r-17")
+
+
+def test_a_link(typed: Typed, tmp_path: Path) -> None:
+    """It needs a secret: of the environment, or the one that everything in one process keeps."""
+    options = (*LINK, "--touchpoint", "support", "--data", str(tmp_path))
+    refused = typed(*options)
+    assert (refused.code, refused.out) == (2, "")
+    assert "FIILIS_SECRET is not set" in refused.err
+    (tmp_path / "secret").write_text("kept")
+    made = typed(*options, "--expires", "2d", FIILIS_PUBLIC_URL="https://voice.example.test/")
+    assert made.code == 0, made.err
+    start, _, token = made.out.strip().rpartition("/")
+    assert start == "https://voice.example.test/s"
+    facts = Signer(["kept"]).verify("survey", token, now=datetime.now(UTC) + timedelta(hours=47))
+    assert (facts["customer"], facts["respondent"], facts["touchpoint"]) == ("acme", "r-17", "support")
+    with pytest.raises(ExpiredToken):
+        _ = Signer(["kept"]).verify("survey", token, now=datetime.now(UTC) + timedelta(hours=49))
+    assert typed(*options).out.startswith("http://127.0.0.1:8080/s/")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        (("--customer", "Acme Oy"), "--customer: 'Acme Oy' is not a slug"),
+        (("--touchpoint", "Support!"), "--touchpoint: 'Support!' is not a slug"),
+        (("--respondent", ""), "--respondent: must have 1 to 200 characters"),
+        (("--respondent", "r" * 201), "--respondent: must have 1 to 200 characters"),
+        (("--expires", "soon"), "--expires: must be a duration such as 90s, 15m, 12h or 30d"),
+    ],
+)
+def test_a_link_that_cannot_be(typed: Typed, wrong: tuple[str, ...], named: str) -> None:
+    done = typed(*LINK, *wrong, FIILIS_SECRET="s")
+    assert (done.code, done.out) == (2, "")
+    assert named in done.err
 
 
 def test_new_keys(typed: Typed) -> None:

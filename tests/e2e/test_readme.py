@@ -89,7 +89,11 @@ async def test_every_command_of_the_readme_runs(root: Path, tmp_path: Path, kafk
             assert code == 0, f"{command}\n{output}"
     for command in [c for c in left if c.startswith(".venv/bin/python ")]:
         words = [sys.executable, *shlex.split(command)[1:]]
-        environment = {"FIILIS_KAFKA": kafka.bootstrap, "FIILIS_TOPIC_PREFIX": kafka.prefix}
+        environment = {
+            "FIILIS_KAFKA": kafka.bootstrap,
+            "FIILIS_TOPIC_PREFIX": kafka.prefix,
+            "FIILIS_SECRET": "a-test-secret",
+        }
         code, output = await run(words, root, **environment)
         assert code == 0, f"{command}\n{output}"
     makefile = (root / "Makefile").read_text()

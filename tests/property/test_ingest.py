@@ -18,6 +18,7 @@ from services.ingest.domain import Let, Posted, accept, parse
 from shared.errors import Problem
 from shared.events import RATINGS, Audience, Channel, FeedbackReceivedV1, Kind
 from shared.ids import uuid7_at
+from shared.security import Purpose, Signer
 from shared.topics import FEEDBACK, Decoder
 from tests.support.build import NOW, ago, customer, directory, key
 
@@ -229,6 +230,74 @@ def test_a_web_page_speaks_for_nobody_else(wrong: dict[str, object], path: str) 
     problem = refused({**GOOD, **wrong}, PUBLIC)
     assert (problem.status, paths(problem)) == (422, [path])
     assert posted({**GOOD, **wrong})
+
+
+# ---- whom a token vouches for
+
+SIGNER = Signer(["a secret"])
+VOUCHED = Let(WIDGET, KNOWN, NOW, SIGNER)
+
+
+def signed(purpose: Purpose = "respondent", **facts: Any) -> str:
+    said = {"customer": "acme", "respondent": "r-17", "touchpoint": None, **facts}
+    return SIGNER.sign(purpose, said, expires=said.pop("expires", NOW + timedelta(days=1)))
+
+
+@given(
+    st.sampled_from(["acme", "beta"]),
+    st.sampled_from([None, "support", "billing"]),
+    st.sampled_from([None, "support", "billing"]),
+    st.sampled_from([None, "r-17", "r-18"]),
+    st.sampled_from([-60, 0, 60]),
+)
+def test_a_token_vouches_for_one_respondent(
+    customer: str, of: str | None, touchpoint: str | None, respondent: str | None, seconds: int
+) -> None:
+    """What it says agrees with the answer, or the answer is refused; never is it somebody else's."""
+    expires = NOW + timedelta(seconds=seconds)
+    item = {
+        "kind": "nps",
+        "score": 7,
+        "respondent_token": signed(customer=customer, touchpoint=of, expires=expires),
+        **({} if touchpoint is None else {"touchpoint": touchpoint}),
+        **({} if respondent is None else {"respondent": respondent}),
+    }
+    agrees = customer == "acme" and respondent != "r-18" and (None in (of, touchpoint) or of == touchpoint)
+    if not agrees or seconds < 0:
+        assert paths(refused(item, VOUCHED)) == ["respondent_token"]
+        return
+    found = posted(item, VOUCHED)
+    assert (found.customer, found.respondent, found.trust) == ("acme", "r-17", "verified")
+    assert found.touchpoint == (touchpoint or of)
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        signed("survey"),
+        signed("status"),
+        signed()[:-1],
+        "x" + signed(),
+        Signer(["another secret"]).sign("respondent", {"customer": "acme", "respondent": "r"}, expires=NOW),
+        "",
+        ".",
+    ],
+    ids=["of a survey", "of a status page", "cut", "changed", "of somebody else", "empty", "a dot"],
+)
+def test_a_token_that_vouches_for_nobody(token: str) -> None:
+    for let in (VOUCHED, PUBLIC, Let(OPS, KNOWN, NOW, SIGNER), SECRET):
+        problem = refused({**GOOD, "respondent_token": token}, let)
+        assert (problem.status, paths(problem)) == (422, ["respondent_token"])
+
+
+def test_a_token_beside_other_faults() -> None:
+    """What is wrong besides is told too; and a token makes nobody an administrator."""
+    item = {**GOOD, "score": 11, "backfill": True, "respondent_token": signed(customer="beta")}
+    assert paths(refused(item, VOUCHED)) == ["score", "backfill", "respondent_token"]
+    assert posted({**GOOD, "respondent_token": signed()}, Let(OPS, KNOWN, NOW, SIGNER)).respondent == "r-17"
+
+
+# ---- whose key it is
 
 
 def test_a_key_is_for_its_customers() -> None:
