@@ -70,10 +70,10 @@ async def read_newest(kafka: Kafka) -> Revision | None:
         try:
             await consumer.start()
             async with asyncio.timeout(_WAIT_SECONDS):
-                newest = await _newest(consumer, _partition(kafka))
+                tp = _partition(kafka)
+                return await _newest(consumer, tp) if tp.topic in await consumer.topics() else None
         finally:
             await consumer.stop()
-    return newest
 
 
 def _partition(kafka: Kafka) -> TopicPartition:
