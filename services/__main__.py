@@ -80,9 +80,10 @@ def apply(
     file: Path,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would change.")] = False,
     by: Annotated[str | None, typer.Option(help="Who changes it, for the audit; default: this shell's user.")] = None,
+    data: Data = Path(".data"),
 ) -> None:
     """Validate a directory, print what changes, and publish it."""
-    sys.exit(commands.apply(file, dry_run=dry_run, author=by or commands.user()))
+    sys.exit(commands.apply(file, dry_run=dry_run, author=by or commands.user(), data=data))
 
 
 @keys.command("new")
@@ -103,15 +104,35 @@ def list_letters(
     topic: str,
     again: Annotated[bool, typer.Option("--all", help="Also those that were sent again.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One line each, with the record itself.")] = False,
+    data: Data = Path(".data"),
 ) -> None:
     """Show what was refused and not sent again, the oldest first, and why."""
-    sys.exit(commands.dead_letters(topic, again=again, as_json=as_json))
+    sys.exit(commands.dead_letters(topic, again=again, as_json=as_json, data=data))
 
 
 @letters.command()
-def replay(topic: str) -> None:
+def replay(topic: str, data: Data = Path(".data")) -> None:
     """Send again what was refused, as it was; records that had their effect have none again."""
-    sys.exit(commands.replay_dead_letters(topic))
+    sys.exit(commands.replay_dead_letters(topic, data=data))
+
+
+@app.command("import")
+def import_answers(
+    file: Path,
+    mapped: Annotated[
+        str | None, typer.Option("--map", help="Another tool's columns: a YAML file, or the name of a known one.")
+    ] = None,
+    given: Annotated[
+        list[str] | None, typer.Option("--set", help="FIELD=VALUE where a row says nothing; repeatable.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be refused.")] = False,
+    data: Data = Path(".data"),
+) -> None:
+    """Import past answers from a CSV file: counted where they belong in time, and nobody is paged.
+
+    Columns are the fields of an answer. A file that is imported again counts once.
+    """
+    sys.exit(commands.import_answers(file, mapped=mapped, given=given or [], dry_run=dry_run, data=data))
 
 
 @app.command()

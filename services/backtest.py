@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 from pathlib import Path
-from sys import intern
-from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -19,7 +16,8 @@ from msgspec.structs import replace
 from rich.console import Console
 from rich.progress import Progress
 
-from services.ingest.domain import Let, Posted, accept
+from services.answers_csv import SHOWN_FAULTS, Cells, Take, WrongFile, posted, read_csv
+from services.ingest.domain import Let, accept
 from services.scoring.domain.counting import category_of
 from services.scoring.domain.customer import plan
 from services.scoring.domain.replay import Replay, Told
@@ -27,13 +25,11 @@ from services.scoring.domain.shift import DEFAULT_PRIOR, Prior
 from services.scoring.store import company, reads
 from shared.db import Database
 from shared.directory.model import Customer, Directory, Key, severity_rank
-from shared.errors import Problem
 from shared.events import FeedbackReceivedV1
 
 _out = Console(highlight=False, soft_wrap=True)
 _err = Console(stderr=True, highlight=False, soft_wrap=True)
 
-SHOWN_FAULTS = 20
 SHOWN_CUSTOMERS = 20
 ONE_TICKET = timedelta(days=7)
 """A problem that comes again so soon reopens its ticket."""
@@ -41,56 +37,20 @@ PAGES = severity_rank("high")
 """From this severity on a ticket pages somebody."""
 
 _KEY = Key("backtest", "secret", "", scopes=("feedback",))
-_ALSO = frozenset({"trust", "received_at"})
-"""Columns of an export that nobody can post."""
-_REPEATED = frozenset({"customer", "touchpoint", "respondent"})
-"""Columns whose texts are kept once for all rows."""
 
 
-class WrongFile(Exception):
-    """The file as a whole cannot be read."""
+def taking(directory: Directory) -> Take:
+    """Return what makes an answer of a row, judged as on its day: what is old now was new then."""
 
+    def take(cells: Cells, line: int) -> FeedbackReceivedV1:
+        item, anonymous = posted(cells)
+        if item.id is None:
+            msgspec.structs.force_setattr(item, "id", UUID(int=line))
+        at = item.occurred_at
+        accepted = accept(item, Let(_KEY, directory, datetime.now(UTC) if at is None or at.tzinfo is None else at))
+        return replace(accepted, trust="anonymous") if anonymous else accepted
 
-def read_csv(file: Path, directory: Directory) -> Iterator[FeedbackReceivedV1 | str]:
-    """Yield each row's answer, or what is wrong with it as `FILE:LINE: column: what`. Raises WrongFile, OSError."""
-    allowed = {*Posted.__struct_fields__, *_ALSO}
-    with file.open(newline="", encoding="utf-8", errors="replace") as lines:
-        rows = csv.reader(lines)
-        columns = next(rows, list[str]())
-        unknown = [column for column in columns if column not in allowed]
-        missing = [column for column in ("kind", "score", "customer", "occurred_at") if column not in columns]
-        if unknown or missing:
-            wrong = [f"unknown column {c!r}" for c in unknown] + [f"no column {c!r}" for c in missing]
-            raise WrongFile(f"{file}:1: {', '.join(wrong)}; columns are {', '.join(sorted(allowed))}")
-        repeated = [column in _REPEATED for column in columns]
-        for row in rows:
-            if not row:
-                continue
-            if len(row) != len(columns):
-                yield f"{file}:{rows.line_num}: row: has {len(row)} cells and the header {len(columns)}"
-                continue
-            cells = {c: intern(v) if again else v for c, again, v in zip(columns, repeated, row, strict=True) if v}
-            try:
-                yield _answer(cells, directory, rows.line_num)
-            except Problem as problem:
-                wrong = "; ".join(f"{error.path}: {error.detail}" for error in problem.errors) or problem.title
-                yield f"{file}:{rows.line_num}: {wrong}"
-            except (msgspec.ValidationError, msgspec.DecodeError) as error:
-                yield f"{file}:{rows.line_num}: {error}"
-
-
-def _answer(cells: dict[str, Any], directory: Directory, line: int) -> FeedbackReceivedV1:
-    trust = cells.pop("trust", "verified")
-    _ = cells.pop("received_at", None)
-    if "context" in cells:
-        cells["context"] = msgspec.json.decode(cells["context"])
-    posted = msgspec.convert(cells, Posted, strict=False)
-    if posted.id is None:
-        msgspec.structs.force_setattr(posted, "id", UUID(int=line))
-    # Judged as on the day: what is old now was new then.
-    at = posted.occurred_at
-    accepted = accept(posted, Let(_KEY, directory, datetime.now(UTC) if at is None or at.tzinfo is None else at))
-    return replace(accepted, trust="anonymous") if trust == "anonymous" else accepted
+    return take
 
 
 @dataclass(slots=True)
@@ -233,7 +193,11 @@ def of_csv(test: Backtest, file: Path, directory: Directory, progress: Progress)
     answers: dict[str, list[FeedbackReceivedV1]] = defaultdict(list)
     newest, faults = datetime.min.replace(tzinfo=UTC), 0
     reading = progress.add_task("reading", total=None)
-    for count, found in enumerate(read_csv(file, directory), 1):
+
+    def told(done: int, total: int) -> None:
+        progress.update(reading, completed=done, total=total)
+
+    for found in read_csv(file, taking(directory), told=told):
         if isinstance(found, str):
             faults += 1
             if faults <= SHOWN_FAULTS:
@@ -241,8 +205,6 @@ def of_csv(test: Backtest, file: Path, directory: Directory, progress: Progress)
         else:
             answers[found.customer].append(_as_live(found))
             newest = max(newest, found.occurred_at)
-        if count % 5_000 == 0:
-            progress.update(reading, completed=count)
     progress.update(reading, total=1, completed=1)
     if faults > SHOWN_FAULTS:
         _err.print(f"... and {faults - SHOWN_FAULTS} more rows that do not parse", markup=False)

@@ -17,8 +17,8 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import Progress
 
+from services import answers_csv, importing, run
 from services import backtest as backtesting
-from services import run
 from services.scoring.store import counting
 from shared import logs, security
 from shared.clock import SystemClock
@@ -114,12 +114,12 @@ def user() -> str:
         return "apply"
 
 
-def apply(file: Path, *, dry_run: bool, author: str) -> int:
+def apply(file: Path, *, dry_run: bool, author: str, data: Path) -> int:
     """Validate a directory, print what changes, and publish it."""
     directory = _read(file)
     if isinstance(directory, int):
         return directory
-    kafka = _kafka()
+    kafka = _kafka(data)
 
     async def body() -> int:
         await kafka.ensure_topics(TOPICS)
@@ -142,11 +142,13 @@ def apply(file: Path, *, dry_run: bool, author: str) -> int:
     return asyncio.run(body())
 
 
-def _kafka() -> Kafka:
+def _kafka(data: Path) -> Kafka:
+    """Return the Kafka of the settings, or the one that everything in one process keeps in its data directory."""
     given = settings()
-    if given.kafka is None:
+    bootstrap = given.kafka or run.kept_kafka(data)
+    if bootstrap is None:
         raise Misconfigured("FIILIS_KAFKA is not set: the bootstrap servers of Kafka, such as kafka:9092")
-    return Kafka(given.kafka, given.topic_prefix)
+    return Kafka(bootstrap, given.topic_prefix)
 
 
 def new_key(
@@ -210,11 +212,49 @@ def backtest(file: Path, *, feedback: Path | None, days: int, as_json: bool, aga
                 asyncio.run(backtesting.of_database(test, given.database_url, SystemClock().now(), progress))
             else:
                 raise Misconfigured("give answers with --feedback FILE.csv, or set FIILIS_DATABASE_URL")
-        except (OSError, backtesting.WrongFile) as error:
+        except (OSError, answers_csv.WrongFile) as error:
             _err.print(str(error), markup=False)
             return WRONG
     test.report()
     return DONE
+
+
+def import_answers(file: Path, *, mapped: str | None, given: Sequence[str], dry_run: bool, data: Path) -> int:
+    """Import past answers from a CSV file."""
+    kafka = _kafka(data)
+    newest = asyncio.run(read_newest(kafka))
+    if newest is None:
+        _err.print("no directory was applied yet: python -m services apply FILE", style="red")
+        return WRONG
+    faults = 0
+
+    def refused(fault: str) -> None:
+        nonlocal faults
+        faults += 1
+        if faults <= answers_csv.SHOWN_FAULTS:
+            _err.print(fault, markup=False)
+
+    try:
+        columns = answers_csv.Map() if mapped is None else answers_csv.read_map(mapped)
+        columns = columns.with_given(given)
+        with Progress(console=_err, transient=True, disable=not _err.is_terminal) as progress:
+            reading = progress.add_task("checking" if dry_run else "importing", total=None)
+            rows = answers_csv.read_csv(
+                file,
+                importing.taking(newest.directory, SystemClock().now()),
+                columns,
+                lambda done, total: progress.update(reading, completed=done, total=total),
+            )
+            count = importing.check(rows, refused) if dry_run else asyncio.run(importing.send(kafka, rows, refused))
+    except (OSError, answers_csv.WrongFile) as error:
+        _err.print(str(error), style="red", markup=False)
+        return WRONG
+    if faults > answers_csv.SHOWN_FAULTS:
+        _err.print(f"... and {faults - answers_csv.SHOWN_FAULTS} more rows that were refused", markup=False)
+    _out.print(f"{count} answers {'could be imported' if dry_run else 'imported'}, {faults} rows refused")
+    if faults:
+        _out.print("mend them where they stand and import the file again: what was imported counts once")
+    return FAILED if faults else DONE
 
 
 def rebuild() -> int:
@@ -244,9 +284,9 @@ def rebuild() -> int:
     return asyncio.run(body())
 
 
-def dead_letters(topic: str, *, again: bool, as_json: bool) -> int:
+def dead_letters(topic: str, *, again: bool, as_json: bool, data: Path) -> int:
     """Show what was refused of a topic."""
-    kafka, of = _kafka(), _with_dead_letters(topic)
+    kafka, of = _kafka(data), _with_dead_letters(topic)
     if of is None:
         return WRONG
 
@@ -268,9 +308,9 @@ def dead_letters(topic: str, *, again: bool, as_json: bool) -> int:
     return asyncio.run(body())
 
 
-def replay_dead_letters(topic: str) -> int:
+def replay_dead_letters(topic: str, *, data: Path) -> int:
     """Send again what was refused of a topic."""
-    kafka, of = _kafka(), _with_dead_letters(topic)
+    kafka, of = _kafka(data), _with_dead_letters(topic)
     if of is None:
         return WRONG
 
@@ -298,7 +338,7 @@ def _with_dead_letters(name: str) -> Topic | None:
 def link(customer: str, respondent: str, touchpoint: str | None, *, expires: str, data: Path) -> int:
     """Print a signed survey link for one person: one answer, theirs."""
     given = _with_kept_secret(data)
-    problem = _survey_problem(customer, respondent, touchpoint) or _unknown(given, customer, touchpoint)
+    problem = _survey_problem(customer, respondent, touchpoint) or _unknown(given, customer, touchpoint, data)
     try:
         seconds = duration_seconds(expires)
     except ValueError as error:
@@ -329,11 +369,12 @@ def _survey_problem(customer: str, respondent: str, touchpoint: str | None) -> s
     return None
 
 
-def _unknown(given: Settings, customer: str, touchpoint: str | None) -> str | None:
+def _unknown(given: Settings, customer: str, touchpoint: str | None, data: Path) -> str | None:
     """Return what the published directory does not know, where there is one to ask."""
-    if given.kafka is None:
+    bootstrap = given.kafka or run.kept_kafka(data)
+    if bootstrap is None:
         return None
-    newest = asyncio.run(read_newest(Kafka(given.kafka, given.topic_prefix)))
+    newest = asyncio.run(read_newest(Kafka(bootstrap, given.topic_prefix)))
     if newest is None:
         return None
     known = newest.directory.customers.get(customer)

@@ -188,6 +188,15 @@ def secret_file(data: Path) -> Path:
     return data / "secret"
 
 
+def kept_kafka(data: Path) -> str | None:
+    """Return the address of the embedded Kafka of a data directory, if there is one."""
+    if not (data / "kafka" / "ports").exists():
+        return None
+    from shared.embedded import EmbeddedKafka  # noqa: PLC0415 (a deployment has no such servers)
+
+    return EmbeddedKafka(data / "kafka").bootstrap
+
+
 def public_address(settings: Settings) -> str:
     """Return what starts every link of everything in one process, without asking it."""
     port = ALL_PORT if settings.port is None else settings.port

@@ -33,7 +33,12 @@ def uuid7() -> UUID:
 
 def uuid7_at(milliseconds: int) -> UUID:
     """Return a new id for a moment in milliseconds since 1970."""
-    chance = int.from_bytes(_random(10), "big")
+    return uuid7_of(milliseconds, _random(10))
+
+
+def uuid7_of(milliseconds: int, rest: bytes) -> UUID:
+    """Return the id of a moment in milliseconds since 1970 and ten bytes or more, of which nearly all are in it."""
+    chance = int.from_bytes(rest[:10], "big")
     value = (milliseconds & 0xFFFFFFFFFFFF) << 80
     value |= 0x7 << 76
     value |= (chance >> 68) << 64

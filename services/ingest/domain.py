@@ -235,7 +235,9 @@ def _time_errors(found: list[FieldError], posted: Posted, let: Let) -> None:
     if posted.id is None and posted.occurred_at is None:
         return
     oldest = let.now - timedelta(seconds=let.directory.retention)
-    if posted.id is not None and posted.id.version == 7 and posted.id.int >> 80 < oldest.timestamp() * 1000:
+    # Asked of the number: the library's `version` takes ten times as long.
+    id_ = 0 if posted.id is None else posted.id.int
+    if id_ >> 76 & 0xF == 7 and id_ >> 80 < oldest.timestamp() * 1000:
         found.append(FieldError("id", "is older than answers are kept"))
     at = posted.occurred_at
     if at is None:

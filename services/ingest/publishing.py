@@ -11,7 +11,7 @@ from services.ingest.spool import Spool
 from shared import metrics
 from shared.errors import Problem, Transient
 from shared.events import FeedbackReceivedV1
-from shared.kafka import Headers, Outgoing, Publisher, event_headers
+from shared.kafka import Outgoing, Publisher, event_headers
 from shared.logs import Log, new_traceparent
 from shared.topics import FEEDBACK
 
@@ -38,12 +38,7 @@ class Publishing:
     async def publish(self, answers: Sequence[FeedbackReceivedV1], traceparent: str | None) -> None:
         """Return when all are durable. Raises the 503."""
         try:
-            await self.send(
-                [
-                    Outgoing(FEEDBACK.name, a.customer.encode(), _encoder.encode(a), _headers(a, traceparent))
-                    for a in answers
-                ]
-            )
+            await self.send([message_of(answer, traceparent) for answer in answers])
         except Problem:
             _UNAVAILABLE.inc(len(answers))
             raise
@@ -101,11 +96,13 @@ class Publishing:
         self._ask_at = asyncio.get_running_loop().time() + _ASK_EVERY
 
 
-def _headers(answer: FeedbackReceivedV1, traceparent: str | None) -> Headers:
-    return event_headers(
+def message_of(answer: FeedbackReceivedV1, traceparent: str | None) -> Outgoing:
+    """Return an accepted answer as it goes to Kafka."""
+    headers = event_headers(
         "feedback.received",
         str(answer.id),
         FEEDBACK.owner,
         answer.received_at.isoformat(),
         traceparent or new_traceparent(answer.id.hex),
     )
+    return Outgoing(FEEDBACK.name, answer.customer.encode(), _encoder.encode(answer), headers)
