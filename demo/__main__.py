@@ -89,6 +89,7 @@ def _what_to_try(address: str, inbox: str, keys: DemoKeys, bad: str) -> str:
 [bold]Fiilis runs at {address}[/bold]   Ctrl-C stops all of it.
 
   Pages arrive here:       [bold]{inbox}[/bold]   (open it in a browser and click a link)
+  A kiosk to press:        {address}/kiosk/{keys.widget}
   API documentation:       {address}/docs
   Figures for Prometheus:  {address}/metrics
 

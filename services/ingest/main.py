@@ -10,6 +10,7 @@ from services.ingest.api import FeedbackEndpoint, build_router, described
 from services.ingest.publishing import Publishing
 from services.ingest.settings import IngestSettings
 from services.ingest.spool import Spool
+from services.ingest.widget import pages
 from shared.db import Database
 from shared.events import FeedbackReceivedV1
 from shared.kafka import Producer, Publisher
@@ -43,6 +44,7 @@ def build(settings: IngestSettings, parts: Parts, public_url: Callable[[], str])
         expires = answer.received_at + timedelta(seconds=parts.access.revision.directory.retention)
         return f"{public_url()}/t/{signs.sign('status', facts, expires=expires)}"
 
+    router.include_router(pages.build_router(parts.access))
     if signs is not None:
         router.include_router(survey.build_router(parts.access, publishing, parts.clock, signs, status_url))
     return Service(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 from urllib.parse import parse_qs
 from uuid import UUID
 
 from fastapi import APIRouter, Header, Request, Response
 
 from services.ingest.publishing import Publishing
+from services.ingest.words import MOUTHS, WORDS
 from shared.clock import Clock
 from shared.directory.access import Access
 from shared.directory.model import Directory
@@ -24,72 +25,6 @@ StatusUrl = Callable[[FeedbackReceivedV1], str | None]
 
 _templates = templates(__file__)
 _COMMENT = 4_000
-
-
-class Words(NamedTuple):
-    """The page in one language."""
-
-    title: str
-    question: str
-    follow_up: str
-    choose: str
-    faces: tuple[str, str, str, str]
-    """From the worst."""
-    comment: str
-    send: str
-    missing: str
-    thanks: str
-    follow: str
-    expired: str
-    unknown: str
-
-
-_WORDS = {
-    "en": Words(
-        "Your feedback",
-        "How did it go?",
-        "Was it put right?",
-        "Choose the face that fits",
-        ("Badly", "Not so well", "Well", "Very well"),
-        "What would you like to add? (optional)",
-        "Send",
-        "Choose one of the faces.",
-        "Thank you. We have received it.",
-        "See what happens to it",
-        "This link has expired.",
-        "This link leads nowhere. It may have been cut off on its way.",
-    ),
-    "fi": Words(
-        "Palautteesi",
-        "Miten meni?",
-        "Tuliko asia kuntoon?",
-        "Valitse sopivin kasvo",
-        ("Huonosti", "Ei kovin hyvin", "Hyvin", "Erittäin hyvin"),
-        "Mitä haluat lisätä? (vapaaehtoinen)",
-        "Lähetä",
-        "Valitse yksi kasvoista.",
-        "Kiitos. Palautteesi on vastaanotettu.",
-        "Katso, mitä sille tapahtuu",
-        "Tämä linkki on vanhentunut.",
-        "Tämä linkki ei johda mihinkään. Se on ehkä katkennut matkalla.",
-    ),
-    "sv": Words(
-        "Din återkoppling",
-        "Hur gick det?",
-        "Blev det bra?",
-        "Välj det ansikte som passar",
-        ("Dåligt", "Inte så bra", "Bra", "Mycket bra"),
-        "Vad vill du tillägga? (frivilligt)",
-        "Skicka",
-        "Välj ett av ansiktena.",
-        "Tack. Vi har tagit emot den.",
-        "Se vad som händer med den",
-        "Länken har gått ut.",
-        "Länken leder ingenstans. Den kan ha blivit kapad på vägen.",
-    ),
-}
-_MOUTHS = ("M7.5 17.5q4.5-5 9 0", "M8.5 16.5q3.5-2 7 0", "M8.5 15q3.5 2 7 0", "M7.5 14q4.5 5.5 9 0")
-"""Paths of an SVG, since not every device has every face among its letters; from the worst."""
 
 
 def build_router(
@@ -161,20 +96,20 @@ def _answer(facts: dict[str, Any], score: int, comment: str | None, language: st
 
 def _code(accepted: str | None, facts: dict[str, Any]) -> str:
     """Return the first language that the browser asks for and the page has; else that of the link."""
-    known = accepted_language(accepted, _WORDS) or str(facts.get("language", ""))[:2]
-    return known if known in _WORDS else "en"
+    known = accepted_language(accepted, WORDS) or str(facts.get("language", ""))[:2]
+    return known if known in WORDS else "en"
 
 
 def _page(
     directory: Directory, facts: dict[str, Any], accepted: str | None, *, status: int = 200, missing: bool = False
 ) -> Response:
     code = _code(accepted, facts)
-    words = _WORDS[code]
+    words = WORDS[code]
     body = _templates.get_template("survey.html").render(
         language=code,
         words=words,
         company=directory.company,
-        faces=[(4 - place, _MOUTHS[3 - place], words.faces[3 - place]) for place in range(4)],
+        faces=[(4 - place, MOUTHS[3 - place], words.faces[3 - place]) for place in range(4)],
         follow_up=facts.get("follow_up"),
         missing=missing,
     )
@@ -190,7 +125,7 @@ def _told(
     status_url: str | None = None,
 ) -> Response:
     code = _code(accepted, facts)
-    words = _WORDS[code]
+    words = WORDS[code]
     body = _templates.get_template("survey.html").render(
         language=code,
         words=words,

@@ -1,0 +1,97 @@
+"""GET /widget.js and GET /kiosk/{key}. Both are public; the answers come back as those of a publishable key."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from functools import cache
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query, Response
+
+from services.ingest.words import MOUTHS, WORDS
+from shared.asked import Asked
+from shared.directory.access import Access, known_key
+from shared.directory.model import Key
+from shared.errors import FieldError, Problem, invalid_fields
+from shared.pages import PAGE_HEADERS, accepted_language, templates
+
+_templates = templates(__file__)
+_SCRIPT_HEADERS = {
+    "Cache-Control": "public, max-age=3600",
+    # A page of any origin loads it; what it may post is the key's affair.
+    "Access-Control-Allow-Origin": "*",
+    "Cross-Origin-Resource-Policy": "cross-origin",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+@cache
+def _script() -> tuple[bytes, str]:
+    """Return the script, and what its version is called."""
+    words = {language: words._asdict() for language, words in WORDS.items()}
+    body = _templates.get_template("widget.js").render(words=words, mouths=MOUTHS).encode()
+    return body, f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+
+
+class KioskQuery(Asked):
+    """Where a kiosk stands."""
+
+    touchpoint: str | None = None
+    language: str | None = None
+
+
+def build_router(access: Access) -> APIRouter:
+    """Return what browsers load."""
+    router = APIRouter(tags=["ingest"])
+
+    @router.get("/widget.js")
+    async def script(if_none_match: Annotated[str | None, Header()] = None) -> Response:  # pyright: ignore[reportUnusedFunction]
+        """Return the survey widget: a page embeds it with `data-key`."""
+        body, version = _script()
+        headers = {**_SCRIPT_HEADERS, "ETag": version}
+        if if_none_match is not None and version in if_none_match:
+            return Response(status_code=304, headers=headers)
+        return Response(body, headers=headers, media_type="text/javascript")
+
+    @router.get("/kiosk/{key}")
+    async def kiosk(  # pyright: ignore[reportUnusedFunction]
+        key: str,
+        query: Annotated[KioskQuery, Query()],
+        accept_language: Annotated[str | None, Header()] = None,
+    ) -> Response:
+        """Show four faces on the whole screen, by a publishable key: `?touchpoint=T&language=fi`."""
+        directory = access.revision.directory
+        code = query.language or accepted_language(accept_language, WORDS) or directory.language
+        words = WORDS.get(code, WORDS["en"])
+        known = _publishable(access, key)
+        if known is not None and query.touchpoint is not None:
+            customer = known.customers[0]
+            if query.touchpoint not in directory.touchpoints_of(directory.customers[customer]):
+                raise invalid_fields(FieldError("touchpoint", f"{customer} has no touchpoint {query.touchpoint!r}"))
+        nonce = secrets.token_urlsafe(16)
+        policy = (
+            f"default-src 'none'; script-src 'self'; connect-src 'self'; style-src 'nonce-{nonce}'; "
+            "frame-ancestors 'none'"
+        )
+        body = _templates.get_template("kiosk.html").render(
+            language=code if code in WORDS else "en",
+            words=words,
+            company=directory.company,
+            told=words.unknown if known is None else None,
+            key=key,
+            touchpoint=query.touchpoint,
+            nonce=nonce,
+        )
+        headers = {**PAGE_HEADERS, "Content-Security-Policy": policy}
+        return Response(body, 404 if known is None else 200, headers, media_type="text/html")
+
+    return router
+
+
+def _publishable(access: Access, text: str) -> Key | None:
+    try:
+        key = known_key(access.revision, text)
+    except Problem:
+        return None
+    return key if key.kind == "publishable" and key.customers[0] in access.revision.directory.customers else None
