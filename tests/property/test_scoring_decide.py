@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from services.scoring.domain.counting import (
     DAY,
     WIDTH,
-    Said,
     Series,
     arrival,
     category_of,
@@ -41,7 +40,7 @@ from shared.directory.model import (
 from shared.directory.rules.base import SUM
 from shared.directory.rules.figures import nps_of
 from shared.events import FeedbackReceivedV1
-from tests.support.build import NOW, answer, rule
+from tests.support.build import NOW, answer, rule, said_of
 
 SECOND = timedelta(seconds=1)
 SIMPLE = rule(NpsBelow(0, 30 * DAY, min_responses=5, certainty="simple"), name="nps-low", severity="high")
@@ -174,10 +173,6 @@ def band(of: Rule) -> tuple[float, float]:
 def since_of(length: int, now: datetime) -> datetime:
     start = now - timedelta(seconds=length)
     return start if length < DAY else start.replace(minute=0, second=0, microsecond=0)
-
-
-def said_of(said: FeedbackReceivedV1) -> Said:
-    return Said(said.occurred_at, said.received_at, said.id, said.score)
 
 
 def counts_of(answers: Sequence[FeedbackReceivedV1]) -> dict[Series, list[float]]:

@@ -35,7 +35,7 @@ from services.scoring.domain.windows import ExactWindow, Gain, HourWindow, Judge
 from shared.directory.rules.base import SUM
 from shared.directory.rules.figures import mood_of, nps_of
 from shared.events import RATINGS, Audience, FeedbackReceivedV1, Kind
-from tests.support.build import NOW, answer, customer
+from tests.support.build import NOW, answer, customer, said_of
 
 HOURS = {24 * 3600: True, 25 * 3600: False, 48 * 3600: True}
 """Windows of a day or more, and whether touchpoints are counted by themselves in them."""
@@ -198,10 +198,6 @@ class Memory:
         """Return the customer's NPS counts of a window that ends now."""
         window = self.hours[length] if length in HOURS else self.exact[length]
         return whole(window, NPS)
-
-
-def said_of(said: FeedbackReceivedV1) -> Said:
-    return Said(said.occurred_at, said.received_at, said.id, said.score)
 
 
 def measure_of(said: FeedbackReceivedV1) -> Measure:

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from services.notify.domain.chain import Turn
 from services.notify.domain.page import Page
+from services.scoring.domain.counting import Said
 from shared.directory.model import (
     Condition,
     Contact,
@@ -46,6 +47,11 @@ def answer(score: float = 9, **fields: Any) -> FeedbackReceivedV1:
         "channel": "email",
     }
     return FeedbackReceivedV1(score=score, **{**said, **fields})
+
+
+def said_of(answer: FeedbackReceivedV1) -> Said:
+    """Return what a respondent said with an answer."""
+    return Said(answer.occurred_at, answer.received_at, answer.id, answer.score)
 
 
 def evidence(score: float = 1, **fields: Any) -> EvidenceV1:

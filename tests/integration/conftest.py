@@ -1,0 +1,26 @@
+"""What tests of stores share."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from services.run import MIGRATIONS
+from shared.db import Database
+
+
+@pytest.fixture
+async def of(database_url: str) -> AsyncIterator[Callable[[Any], Awaitable[Database]]]:
+    """Migrate the schema of a named service."""
+    made: list[Database] = []
+
+    async def migrated(service: Any) -> Database:
+        made.append(Database(database_url, service, pool=3))
+        await made[-1].migrate(MIGRATIONS[service])
+        return made[-1]
+
+    yield migrated
+    for one in made:
+        await one.close()
