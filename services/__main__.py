@@ -112,7 +112,10 @@ def list_letters(
 
 @letters.command()
 def replay(topic: str, data: Data = Path(".data")) -> None:
-    """Send again what was refused, as it was; records that had their effect have none again."""
+    """Send again what was refused, as it was; records that had their effect have none again.
+
+    Mend the fault first: a service that refuses more than 100 records in a row stops.
+    """
     sys.exit(commands.replay_dead_letters(topic, data=data))
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -75,6 +77,16 @@ class Map(BaseModel):
     given: dict[str, str] = {}
     """By our field: what is meant where a row says nothing."""
     times: Times | None = None
+    encoding: str = "utf-8-sig"
+    """Of the file, such as cp1252; UTF-8 with or without a mark by default."""
+
+    @field_validator("encoding", mode="after")
+    @classmethod
+    def _is_known(cls, encoding: str) -> str:
+        try:
+            return codecs.lookup(encoding).name
+        except LookupError:
+            raise ValueError(f"{encoding!r} is no encoding that is known here") from None
 
     @field_validator("columns", mode="after")
     @classmethod
@@ -125,6 +137,8 @@ def read_map(name: str) -> Map:
     file = MAPS / f"{name}.yaml" if "/" not in name and not name.endswith((".yaml", ".yml")) else Path(name)
     try:
         return Map.model_validate(yaml.safe_load(file.read_text()) or {})
+    except UnicodeDecodeError:
+        raise WrongFile(f"{file}: is not UTF-8") from None
     except OSError as error:
         known = ", ".join(sorted(found.stem for found in MAPS.glob("*.yaml")))
         raise WrongFile(f"{name}: {error.strerror}; a map is a YAML file of yours, or one of: {known}") from None
@@ -143,19 +157,27 @@ def read_csv(
     translates = bool(mapped.values or mapped.given or mapped.times)
     size = file.stat().st_size
     with file.open("rb") as raw:
-        text = io.TextIOWrapper(raw, encoding="utf-8-sig", errors="replace", newline="")
+        # What cannot be decoded is refused by its row, not changed, and the rest goes on.
+        text = io.TextIOWrapper(raw, encoding=mapped.encoding, errors="surrogateescape", newline="")
         header = text.readline()
         delimiter = max(_DELIMITERS, key=header.count)
         theirs = next(csv.reader([header], delimiter=delimiter), list[str]())
         columns = _columns(file, theirs, mapped)
         repeated = [column in _REPEATED for column in columns]
-        rows = csv.reader(text, delimiter=delimiter)
-        for count, row in enumerate(rows, 1):
+        rows = csv.reader(text, delimiter=delimiter, strict=True)
+        for count in itertools.count(1):
             if told is not None and count % _EVERY == 0:
                 told(raw.tell(), size)
+            line = rows.line_num + 2
+            try:
+                row = next(rows)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield f"{file}:{line}: row: {error} (a quote that is not closed?)"
+                continue
             if not row:
                 continue
-            line = rows.line_num + 1
             if len(row) != len(columns):
                 yield f"{file}:{line}: row: has {len(row)} cells and the header {len(columns)}"
                 continue
@@ -165,11 +187,16 @@ def read_csv(
                 if translates:
                     mapped.translated(cells)
                 yield take(cells, line)
-            except Problem as problem:
-                wrong = "; ".join(f"{error.path}: {error.detail}" for error in problem.errors) or problem.title
-                yield f"{file}:{line}: {wrong}"
-            except (msgspec.ValidationError, msgspec.DecodeError, ValueError) as error:
-                yield f"{file}:{line}: {error}"
+            except (Problem, msgspec.ValidationError, msgspec.DecodeError, ValueError) as error:
+                yield f"{file}:{line}: {_wrong(error, row, mapped.encoding)}"
+
+
+def _wrong(error: Exception, row: Sequence[str], encoding: str) -> str:
+    if any("\udc80" <= character <= "\udcff" for character in "".join(row)):
+        return f"row: is not {encoding.removesuffix('-sig').upper()}"
+    if isinstance(error, Problem):
+        return "; ".join(f"{one.path}: {one.detail}" for one in error.errors) or error.title
+    return str(error)
 
 
 def _columns(file: Path, theirs: Sequence[str], mapped: Map) -> list[str]:

@@ -27,8 +27,8 @@ from shared.db import Database
 from shared.directory.model import Customer, Directory, Key, severity_rank
 from shared.events import FeedbackReceivedV1
 
-_out = Console(highlight=False, soft_wrap=True)
-_err = Console(stderr=True, highlight=False, soft_wrap=True)
+_out = Console(highlight=False, soft_wrap=True, emoji=False)
+_err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 SHOWN_CUSTOMERS = 20
 ONE_TICKET = timedelta(days=7)

@@ -37,8 +37,8 @@ from shared.parts import signer
 from shared.service import Settings, run_process
 from shared.topics import DEAD, TOPICS, Topic
 
-_out = Console(highlight=False, soft_wrap=True)
-_err = Console(stderr=True, highlight=False, soft_wrap=True)
+_out = Console(highlight=False, soft_wrap=True, emoji=False)
+_err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 DONE, FAILED, WRONG = 0, 1, 2
 _SLUG = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
@@ -253,7 +253,7 @@ def import_answers(file: Path, *, mapped: str | None, given: Sequence[str], dry_
         _err.print(f"... and {faults - answers_csv.SHOWN_FAULTS} more rows that were refused", markup=False)
     _out.print(f"{count} answers {'could be imported' if dry_run else 'imported'}, {faults} rows refused")
     if faults:
-        _out.print("mend them where they stand and import the file again: what was imported counts once")
+        _out.print("mend them where they stand and import the file again, with the same map: each row counts once")
     return FAILED if faults else DONE
 
 
@@ -300,6 +300,8 @@ def dead_letters(topic: str, *, again: bool, as_json: bool, data: Path) -> int:
             else:
                 at = letter.refused_at.isoformat(timespec="seconds")
                 what = f"{at}  {letter.service}  {letter.source}  {letter.type}  {letter.key}: {letter.reason}"
+                # Somebody else wrote some of this: nothing of it moves the cursor.
+                what = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in what)
                 _out.print(f"{letter.offset}  {what}", markup=False)
         if not as_json:
             _out.print(f"{count} dead letters of {of.name}" + ("" if again else " that were not sent again"))

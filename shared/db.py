@@ -63,6 +63,7 @@ _AWAY = (
     asyncpg.QueryCanceledError,
     asyncpg.IdleInTransactionSessionTimeoutError,
     asyncpg.DiskFullError,
+    asyncpg.ReadOnlySQLTransactionError,  # a standby, until the failover is complete
     sqlalchemy.exc.TimeoutError,
 )
 

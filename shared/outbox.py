@@ -88,6 +88,7 @@ class Relay:
         """Take the lock, then send until the connection or Kafka fails (Transient)."""
         await connection.execute(f"SET idle_session_timeout = '{_IDLE_SESSION}'")
         while not await connection.fetchval(_LOCK):
+            self._tell(0, 0.0)  # another process relays, and tells
             await asyncio.sleep(_POLL_SECONDS)
         await connection.add_listener(f"fiilis_outbox_{self._database.schema}", self._woken)
         while True:
@@ -121,9 +122,12 @@ class Relay:
 
     async def _measure(self, connection: Connection) -> None:
         row: Any = await connection.fetchrow(_WAITING)
-        self.waiting = row[0]
-        self._records.set(row[0])
-        self._oldest.set(0 if row[1] is None else (datetime.now(UTC) - row[1]).total_seconds())
+        self._tell(row[0], 0.0 if row[1] is None else (datetime.now(UTC) - row[1]).total_seconds())
+
+    def _tell(self, waiting: int, oldest: float) -> None:
+        self.waiting = waiting
+        self._records.set(waiting)
+        self._oldest.set(oldest)
 
     def _woken(self, *_: object) -> None:
         self._wake.set()

@@ -26,8 +26,9 @@ def build(settings: IngestSettings, parts: Parts, public_url: Callable[[], str])
     producers = [Producer(parts.kafka) for _ in range(settings.ingest_connections)]
     publisher = Publisher(producers, FEEDBACK, wait=settings.ingest_wait_seconds, limit=settings.ingest_waiting)
     forwarder = Producer(parts.kafka)
+    database = Database(parts.database_url, "ingest", pool=2)
     spool = Spool(
-        Database(parts.database_url, "ingest", pool=2),
+        database,
         forwarder,
         wait=settings.ingest_wait_seconds,
         limit=settings.ingest_waiting,
@@ -53,7 +54,7 @@ def build(settings: IngestSettings, parts: Parts, public_url: Callable[[], str])
         hot={"/v1/feedback": FeedbackEndpoint(parts.access, publishing, parts.clock, signs, status_url)},
         described={"/v1/feedback": described()},
         resources=[
-            *(opened(None, close) for close in (spool.close, forwarder.close, *(p.close for p in producers))),
+            *(opened(None, close) for close in (database.close, forwarder.close, *(p.close for p in producers))),
             opened(lambda: patiently("Kafka", publisher.prepare), publisher.close),
         ],
         tasks={"publisher": publisher.run, "spool": spool.run},

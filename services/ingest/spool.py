@@ -32,13 +32,13 @@ class Spool:
         self._wait = wait
         self._limit = limit
         self._open = False
+        self._wake = asyncio.Event()
         self._waiting: _Waiting = []
         self._count = 0
         """Messages in `_waiting`."""
-        self._writing: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
-        """Open it once PostgreSQL is there, then forward for as long as the service lives.
+        """Open it once PostgreSQL is there, then write and forward for as long as the service lives.
 
         In the background: while Kafka is there, ingest needs no PostgreSQL, not even to start.
         """
@@ -46,13 +46,15 @@ class Spool:
             log.info("migrated", revision=revision)
         self._open = True
         metrics.SPOOL_RECORDS.set_function(lambda: self._relay.waiting)
-        await self._relay.run()
-
-    async def close(self) -> None:
-        """Wait for what is being written, and close the pool."""
-        if self._writing is not None:
-            await asyncio.wait([self._writing])
-        await self._database.close()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._relay.run())
+                group.create_task(self._write())
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+        finally:
+            self._open = False
+            _settle(self._waiting, Transient("database: the spool is closed"))
 
     async def add(self, messages: Sequence[Outgoing]) -> None:
         """Return when they are durable. Raises Transient; then they may be, or not."""
@@ -63,24 +65,19 @@ class Spool:
         written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((messages, written))
         self._count += len(messages)
-        if self._writing is None:
-            self._writing = asyncio.create_task(self._write())
+        self._wake.set()
         await written
 
     async def _write(self) -> None:
-        try:
-            while self._waiting:
-                some, self._waiting, self._count = self._waiting, [], 0
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            some, self._waiting, self._count = self._waiting, [], 0
+            failure: Transient | None = Transient("database: the spool failed")
+            try:
                 failure = await self._written(some)
-                for _, written in some:
-                    if written.done():
-                        continue  # whoever waited for it has gone
-                    if failure is None:
-                        written.set_result(None)
-                    else:
-                        written.set_exception(failure)
-        finally:
-            self._writing = None
+            finally:  # also where a bug ends the process: nobody waits for ever
+                _settle(some, failure)
 
     async def _written(self, some: _Waiting) -> Transient | None:
         try:
@@ -91,3 +88,13 @@ class Spool:
         except Transient as error:
             return error
         return None
+
+
+def _settle(waiting: _Waiting, failure: Transient | None) -> None:
+    for _, written in waiting:
+        if written.done():
+            continue  # whoever waited for it has gone
+        if failure is None:
+            written.set_result(None)
+        else:
+            written.set_exception(failure)

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from services.answers_csv import Map, WrongFile, posted, read_csv, read_map
+from services.importing import taking
 from shared.events import FeedbackReceivedV1
+from tests.support.build import customer, directory
 from tests.support.house import House
 from tests.support.processes import Done, command
 from tests.support.wait import until
@@ -158,6 +160,31 @@ def test_a_cell_may_hold_anything(tmp_path: Path) -> None:
     assert fourth == f"{file}:7: trust: must be verified or anonymous"
 
 
+def test_what_is_no_text_is_refused_by_its_row(tmp_path: Path) -> None:
+    """Nothing is imported with other letters than it had, and the rows beside it are; a map names the encoding."""
+    lines = ["customer,kind,score,occurred_at,respondent,comment"]
+    lines += [f"acme,nps,7,2026-01-05T10:00:00Z,{who}," for who in ("M\u00e4ki", "Virtanen", "M\u00f6ki")]
+    file = written(tmp_path / "a.csv", *lines, encoding="cp1252")
+    known = directory(customers={"acme": customer()})
+    first, (second), third = read_csv(file, taking(known, datetime(2026, 2, 1, tzinfo=UTC)))
+    assert (first, third) == (f"{file}:2: row: is not UTF-8", f"{file}:4: row: is not UTF-8")
+    assert isinstance(second, FeedbackReceivedV1)
+    found = read_csv(file, taking(known, datetime(2026, 2, 1, tzinfo=UTC)), Map(encoding="cp1252"))
+    assert [getattr(one, "respondent", one) for one in found] == ["M\u00e4ki", "Virtanen", "M\u00f6ki"]
+
+
+def test_a_quote_that_is_not_closed(tmp_path: Path) -> None:
+    """It is told where it was opened; it swallows no more than a field can hold, and nothing in silence."""
+    good = "acme,nps,8,2026-01-05T10:00:00Z,"
+    file = written(
+        tmp_path / "a.csv", "customer,kind,score,occurred_at,comment", good, good + '"He said', *([good] * 5_000)
+    )
+    found = rows(file)
+    [fault] = [one for one in found if isinstance(one, str) and "a quote that is not closed?" in one]
+    assert fault.startswith(f"{file}:3: row: ")
+    assert len(found) > 1_000, "the rest goes on"
+
+
 @pytest.mark.parametrize(
     ("header", "wrong"),
     [
@@ -182,6 +209,7 @@ def test_a_header_that_is_wrong(tmp_path: Path, header: str, wrong: str) -> None
         ("colour: red", r"colour: Extra inputs"),
         ("times: {format: unix, timezone: Mars/Olympus}", r"times.timezone: "),
         ("columns: [", r"not YAML"),
+        ("encoding: klingon", r"encoding: .*'klingon' is no encoding"),
         ("[1]", r"m.yaml: : "),
     ],
 )

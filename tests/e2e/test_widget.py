@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ async def test_without_a_network_the_answer_waits(chromium: Browser, fiilis: Hou
     await click(page, '[data-score="2"]')
     await click(page, ".send")
     await until(lambda: page.run("Object.keys(localStorage).length === 1"))
-    assert await said(fiilis, 0) == []
+    assert await fiilis.items("/v1/customers/acme/feedback") == []
     await page.offline(off=False)
     await page.open(site)
     [answer] = await until(lambda: said(fiilis, 1))
@@ -126,6 +127,61 @@ async def test_a_page_that_the_key_does_not_allow(chromium: Browser, fiilis: Hou
     assert await until(lambda: said(fiilis, 1))
 
 
+async def leave(page: Page, site: str, *answers: str) -> None:
+    """Put answers where an earlier page would have kept them: JavaScript objects, with ids of their own."""
+    await page.open(f"{site}/?data-target=div")
+    await seen(page, ".scale")
+    await page.run(
+        f"""for (const answer of [{", ".join(answers)}]) {{
+            const id = crypto.randomUUID();
+            const kept = {{ id, kind: "mood", score: 4, ...answer }};
+            const place = `fiilis:${{document.querySelector("script").dataset.key.slice(-12)}}:${{id}}`;
+            localStorage.setItem(place, JSON.stringify(kept));
+        }}"""
+    )
+    await page.open(f"{site}/?data-target=div&again")
+
+
+async def test_what_waits_is_sent_whatever_it_is(chromium: Browser, fiilis: House, site: str) -> None:
+    """A clock that is fast, a token that ran out, more than one request may carry, and one that nobody would take."""
+    asked = {"customer": "acme", "respondent": "r-17", "expires": "1s"}
+    token = (await fiilis.send("POST", "/v1/respondents", asked, status=201))["respondent_token"]
+    fiilis.move(seconds=2)
+    page = await chromium.page()
+    await page.ask(
+        "Page.addScriptToEvaluateOnNewDocument",
+        source="const real = Date.now; Date.now = () => real() + 7200e3;",  # two hours ahead
+    )
+    now, ahead = "new Date().toISOString()", "new Date(Date.now() + 3600e3).toISOString()"
+    before = "new Date(Date.now() - 3600e3).toISOString()"
+    long = "'\u20ac'.repeat(4000)"
+    await leave(
+        page,
+        site,
+        f"{{ occurred_at: {ahead}, comment: 'fast' }}",
+        f"{{ occurred_at: {now}, comment: 'token', respondent_token: '{token}' }}",
+        f"{{ occurred_at: {now}, score: 9, comment: 'wrong' }}",
+        *(f"{{ occurred_at: {before}, comment: {long} }}" for _ in range(8)),
+    )
+    stored = await until(lambda: said(fiilis, 10))
+    await until(lambda: page.run("Object.keys(localStorage).length === 0"))
+    by = {answer["comment"][:5]: answer for answer in stored}
+    assert (by["token"]["trust"], by["token"]["respondent"]) == ("anonymous", None)
+    assert datetime.fromisoformat(by["fast"]["occurred_at"]) < fiilis.clock.now() + timedelta(minutes=1)
+    assert datetime.fromisoformat(by["\u20ac" * 5]["occurred_at"]) < fiilis.clock.now() - timedelta(minutes=50)
+    assert [line for line in chromium.said if "refused" in line and "must be from 1 to 4" in line]
+
+
+async def test_escape_in_the_page_is_not_the_widgets(chromium: Browser, fiilis: House, site: str) -> None:
+    page = await chromium.page()
+    await page.open(f"{site}/?data-target=div")
+    await click(page, '[data-score="3"]')
+    escape = "new KeyboardEvent('keydown', { key: 'Escape', bubbles: true })"
+    await page.run(f"{SHADOW}.querySelector('textarea').dispatchEvent({escape})")
+    await click(page, ".send")
+    assert await until(lambda: said(fiilis, 1))
+
+
 async def test_the_kiosk(chromium: Browser, fiilis: House, tmp_path: Path) -> None:
     """Four faces, one press; pressed again at once it is still one; and it is ready for the next visitor."""
     page = await chromium.page()
@@ -135,7 +191,8 @@ async def test_the_kiosk(chromium: Browser, fiilis: House, tmp_path: Path) -> No
         "Mycket bra,Bra,Inte så bra,Dåligt"
     )
     await page.picture(tmp_path / "kiosk.png")
-    await page.run(f"{{ const face = {SHADOW}.querySelector('[data-score=\"2\"]'); face.click(); }}")
+    pressed = f"{SHADOW}.querySelector('[data-score=\"2\"]')?.click(); {SHADOW}.querySelectorAll('button').length"
+    assert [await page.run(pressed), await page.run(pressed)] == [0, 0], "there is nothing left to press"
     assert "Tack" in await page.run(f"{SHADOW}.textContent")
     [answer] = await until(lambda: said(fiilis, 1))
     assert (answer["score"], answer["channel"], answer["touchpoint"]) == (2, "kiosk", "billing")

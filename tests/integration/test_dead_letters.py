@@ -115,6 +115,16 @@ async def test_many_are_sent_in_batches(kafka: Kafka) -> None:
     assert {tuple(record.headers) for record in arrived} == {tuple(headers)}
 
 
+async def test_what_somebody_else_wrote_is_shown_as_it_is(kafka: Kafka) -> None:
+    """Nothing of it moves the cursor or becomes a picture."""
+    await kafka.ensure_topics(TOPICS)
+    headers = [("dead_reason", b"invalid: \x1b[2J :smile:"), ("dead_service", b"scoring")]
+    await leave(kafka, Outgoing(FEEDBACK.dead, b"acme", b'"\xc3\xa4 :smile:"', headers))
+    assert "invalid: \\x1b[2J :smile:" in (await letters(kafka, "list", FEEDBACK.name)).out
+    told = await letters(kafka, "list", FEEDBACK.name, "--json")
+    assert json.loads(told.out)["value"] == '"\u00e4 :smile:"'
+
+
 @pytest.mark.parametrize("action", ["list", "replay"])
 async def test_a_topic_that_is_none(kafka: Kafka, action: str) -> None:
     done = await letters(kafka, action, "feedback")

@@ -26,7 +26,8 @@
   // ---- what waits to be sent
 
   const STORE = "fiilis:" + set.key.slice(-12) + ":"; // a place of its own for each answer: tabs do not disturb each other
-  const MOST = 500, WEEK = 7 * 86400e3, FIRST = 3e3, LONGEST = 30 * 60e3;
+  const MOST = 500, MOST_BYTES = 50e3; // a request that outlives its page may have 64 KiB
+  const WEEK = 7 * 86400e3, FIRST = 3e3, LONGEST = 30 * 60e3;
   const memory = new Map(); // where there is no storage
   let failures = 0, timer = 0, sending = false;
 
@@ -66,23 +67,54 @@
     timer = setTimeout(flush, milliseconds);
   };
 
+  // The device's clock may be wrong. What is sent at once has the time at which it arrives; only what waited says when it
+  // was given, and no longer once ingest has refused that.
+  const said = ({ untimed, ...answer }) => {
+    if (untimed || Date.now() - Date.parse(answer.occurred_at) < 60e3) delete answer.occurred_at;
+    return answer;
+  };
+
+  // What is wrong with an answer stays wrong, but its time and its token, which are dropped from it.
+  const settle = (sent, results) => {
+    sent.forEach((answer, place) => {
+      const result = results[place] || {};
+      const wrong = (((result.error || {}).errors) || []).map((error) => error.path);
+      if (wrong.includes("occurred_at") && !answer.untimed) keep({ ...answer, untimed: true });
+      else if (wrong.includes("respondent_token") && answer.respondent_token) keep({ ...answer, respondent_token: undefined });
+      else {
+        if (result.status !== "accepted") console.error("fiilis: refused", answer.id, JSON.stringify(result.error));
+        drop([answer]);
+      }
+    });
+  };
+
   async function flush() {
     if (sending) return;
     const old = (answer) => Date.now() - Date.parse(answer.occurred_at) > WEEK; // which nobody would take any more
     drop(waiting().filter(old));
-    const some = waiting().slice(0, 20);
+    const some = [];
+    let bytes = 0;
+    for (const answer of waiting().slice(0, 20)) {
+      bytes += new TextEncoder().encode(JSON.stringify(answer)).length;
+      if (some.length && bytes > MOST_BYTES) break;
+      some.push(answer);
+    }
     if (!some.length) return;
     sending = true;
     let wait = 0;
     try {
       // text/plain needs no preflight; keepalive lets it end after the page has gone.
       const answered = await fetch(endpoint, {
-        method: "POST", body: JSON.stringify(some), headers: { "Content-Type": "text/plain" }, keepalive: true,
+        method: "POST", body: JSON.stringify(some.map(said)), headers: { "Content-Type": "text/plain" }, keepalive: true,
       });
-      if (!answered.ok) console.error("fiilis: not taken", answered.status, await answered.text());
-      // What is wrong with an answer stays wrong; what is wrong with the key or the server can be mended.
-      if (answered.ok || [400, 413, 422].includes(answered.status)) drop(some);
-      else wait = 1000 * (parseInt(answered.headers.get("Retry-After"), 10) || 0) || 1;
+      const told = await answered.json().catch(() => ({}));
+      if (Array.isArray(told.results)) settle(some, told.results);
+      else {
+        // What is wrong with the key or the server can be mended: it waits.
+        console.error("fiilis: not taken", answered.status, told.detail || told.title || "");
+        if ([400, 413, 422].includes(answered.status)) drop(some);
+        else wait = 1000 * (parseInt(answered.headers.get("Retry-After"), 10) || 0) || 1;
+      }
     } catch {
       wait = 1;
     }
@@ -187,7 +219,11 @@
 
   const floats = !set.target && !kiosk;
   let unsent = null;
-  const close = () => { unsent = null; floats ? show(opener()) : null; };
+  let closing = 0;
+  const close = () => {
+    unsent = null;
+    show(opener());
+  };
   const opener = () => make("button", { type: "button", class: "open", onclick: survey }, words.title);
   const thanks = () => show(make("div", { class: floats ? "card floats" : "card", role: "status" }, make("h2", {}, words.thanks)));
   const send = () => {
@@ -195,10 +231,11 @@
     unsent = null;
     answer(score, comment.value.trim().slice(0, 4000));
     thanks();
-    if (floats) setTimeout(close, 4000);
+    if (floats) closing = setTimeout(close, 4000);
   };
 
   function survey() {
+    clearTimeout(closing);
     const comment = make("textarea", { id: "comment", maxlength: 4000 });
     const more = make("div", { hidden: "" }, make("label", { for: "comment" }, words.comment), comment,
       make("button", { type: "button", class: "send", onclick: send }, words.send));
@@ -206,9 +243,10 @@
     if (floats) head.append(make("button", { type: "button", class: "close", "aria-label": words.close, onclick: close }, "\u00d7"));
     const card = make("div", { class: floats ? "card floats" : "card", role: floats ? "dialog" : "form", "aria-label": question }, head,
       ...scale((score) => { unsent = { score, comment }; more.hidden = false; }), more);
-    card.addEventListener("keydown", (event) => { if (event.key === "Escape") close(); });
     show(card);
-    if (floats) card.querySelector(".scale button").focus();
+    if (!floats) return;
+    card.addEventListener("keydown", (event) => { if (event.key === "Escape") close(); });
+    card.querySelector(".scale button").focus();
   }
 
   function terminal() {
