@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 ARGS ?=
-DECISIONS := tests/property tests/unit
+LANE := tests/property tests/unit tests/e2e tests/chaos
 
 .DEFAULT_GOAL := help
 .PHONY: help demo setup test check fmt chaos rt bench lock schemas clean
@@ -34,11 +34,11 @@ test: check ## checks and every test, with real Kafka and PostgreSQL; narrow it:
 ifneq ($(strip $(ARGS)),)
 	@$(BIN)/python -m pytest $(ARGS)
 else
-	@# Decisions need no server: one processor tests them while the other waits for servers. Told when both are done.
-	@$(BIN)/python -m pytest $(DECISIONS) --basetemp=$(VENV)/decisions >$(VENV)/decisions.log 2>&1 & decisions=$$!; \
-	trap 'kill $$decisions 2>/dev/null' INT TERM; \
-	$(BIN)/python -m pytest $(addprefix --ignore=,$(DECISIONS)); code=$$?; \
-	wait $$decisions || code=1; cat $(VENV)/decisions.log; exit $$code
+	@# Two lanes, each with servers of its own, since the servers' tests mostly wait. Told when both are done.
+	@lane=$$(mktemp -d); $(BIN)/python -m pytest $(LANE) --basetemp=$$lane/tests >$(VENV)/lane.log 2>&1 & pid=$$!; \
+	trap 'kill $$pid 2>/dev/null' INT TERM; \
+	$(BIN)/python -m pytest $(addprefix --ignore=,$(LANE)); code=$$?; \
+	wait $$pid || code=1; cat $(VENV)/lane.log; rm -rf $$lane; exit $$code
 endif
 
 chaos: $(STAMP) ## the long form of the tests that kill processes
