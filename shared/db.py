@@ -162,6 +162,13 @@ class Database:
                 yield driver
 
     @contextlib.asynccontextmanager
+    async def snapshot(self) -> AsyncGenerator[Connection]:
+        """Lend a connection that only reads, and to which every statement shows the same moment. Raises Transient."""
+        with self._errors():
+            async with self._lend() as driver, driver.transaction(isolation="repeatable_read", readonly=True):
+                yield driver
+
+    @contextlib.asynccontextmanager
     async def _lend(self) -> AsyncGenerator[Connection]:
         while True:
             lent = await self._engine.connect()

@@ -168,7 +168,7 @@ def build_router(database: Database, access: Access, clock: Clock) -> APIRouter:
         known = caller.customer(customer)
         _touchpoint(caller, known, query.touchpoint)
         length, now = window_seconds(query.window), clock.now()
-        async with database.transaction() as tx:
+        async with database.snapshot() as tx:
             state = await answers.known_customer(tx, customer) if length < DAY or query.by == "channel" else None
             if length >= DAY:
                 start = hour_time(window_start(now, length))
@@ -270,7 +270,7 @@ def build_router(database: Database, access: Access, clock: Clock) -> APIRouter:
         """Return for each rule how near it is to firing, and why it did not."""
         known, now = caller.customer(customer), clock.now()
         in_force = plan(caller.directory.rules_of(known))
-        async with database.transaction() as tx:
+        async with database.snapshot() as tx:
             state = await answers.known_customer(tx, customer) or CustomerState(customer, 0, 0, now)
             await counting.move_windows(tx, [(state, in_force)], now)
             for alert in await alerting.open_alerts(tx, [customer]):

@@ -9,6 +9,7 @@ from random import Random
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 import pytest
 
 from services.scoring.domain.counting import (
@@ -214,6 +215,29 @@ def _plan(*, per_touchpoint: bool) -> Plan:
     when = NpsDrop(20, 24 * 3600), NpsBelow(0, 3 * 3600)
     of = (False, True) if per_touchpoint else (False,)
     return plan([build.rule(w, name=f"r-{n}-{own}", per_touchpoint=own) for n, w in enumerate(when) for own in of])
+
+
+async def test_a_reader_sees_one_moment(of: Any) -> None:
+    """While somebody reads, a touchpoint answers for the first time: the reader knows neither it nor its counts."""
+    database = await of("scoring")
+    rules, now = _plan(per_touchpoint=True), START + timedelta(hours=1)
+    async with database.transaction() as tx:
+        (owner,) = await answers.customers(tx, {"acme": 0}, build.NOW)
+        await tell(tx, owner, [build.answer(3, occurred_at=START)])
+    async with database.snapshot() as reading:
+        state = await answers.known_customer(reading, "acme")
+        assert state is not None
+        async with database.transaction() as tx:
+            await tell(tx, owner, [build.answer(9, touchpoint="billing", occurred_at=START)])
+        await counting.move_windows(reading, [(state, rules)], now)
+        assert state.hours[24 * 3600].view(NPS, None, of_touchpoint=False).all == [1, 0, 0]
+        assert len(await counting.exact_counts(reading, state, START)) == 1
+    async with database.snapshot() as reading:
+        state = await answers.known_customer(reading, "acme")
+        assert state is not None
+        assert len(await counting.exact_counts(reading, state, START)) == 2
+        with pytest.raises(asyncpg.ReadOnlySQLTransactionError):
+            await tell(reading, state, [build.answer(9, occurred_at=START)])
 
 
 async def test_windows_are_read_and_moved(of: Any) -> None:

@@ -112,7 +112,10 @@ async def customers(tx: Connection, partitions: Mapping[str, int], due_at: datet
 
 
 async def known_customer(tx: Connection, customer: str) -> CustomerState | None:
-    """Return a customer as it is stored, with its series; None when it has never answered."""
+    """Return a customer as it is stored, with its series; None when it has never answered.
+
+    Whoever goes on to read what was counted reads it in the same snapshot: a series may be added at any moment.
+    """
     return next(iter(await _states(tx, await tx.fetch(_CUSTOMERS, [customer]))), None)
 
 
