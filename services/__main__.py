@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 
 from services import commands
 from services.run import NAMES, ServiceName
+from services.terminal import err
 from shared.errors import Misconfigured, Transient
 
 app = typer.Typer(
@@ -23,8 +23,6 @@ keys = typer.Typer(help="API keys.")
 app.add_typer(keys, name="keys")
 letters = typer.Typer(help="What services refused for ever: `<topic>.dead`.")
 app.add_typer(letters, name="dead-letters")
-
-_err = Console(stderr=True, highlight=False)
 
 Host = Annotated[str | None, typer.Option(help="Address to listen on; default 127.0.0.1.")]
 Port = Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")]
@@ -193,10 +191,10 @@ def main() -> None:
     try:
         app()
     except Misconfigured as error:
-        _err.print(f"[red]{error}[/red]", soft_wrap=True)
+        err.print(f"[red]{error}[/red]")
         sys.exit(2)
     except Transient as error:
-        _err.print(f"[red]not available: {error}[/red]", soft_wrap=True)
+        err.print(f"[red]not available: {error}[/red]")
         sys.exit(1)
 
 

@@ -6,11 +6,11 @@ import codecs
 import csv
 import io
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from sys import intern
-from typing import Any
+from typing import Any, cast
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -22,17 +22,16 @@ from shared.directory.fields import Zone
 from shared.errors import Problem
 from shared.events import FeedbackReceivedV1
 
-MAPS = Path(__file__).parent / "maps"
+_MAPS = Path(__file__).parent / "maps"
 """Those that come with Fiilis."""
 
-ALSO = frozenset({"trust", "received_at"})
+_ALSO = frozenset({"trust", "received_at"})
 """Columns of our own export that nobody can post."""
-_COLUMNS = frozenset({*Posted.__struct_fields__, *ALSO})
+_COLUMNS = frozenset({*Posted.__struct_fields__, *_ALSO})
+_NAMES = ", ".join(sorted(_COLUMNS))
 _NEEDED = ("kind", "score", "customer", "occurred_at")
 _REPEATED = frozenset({"customer", "touchpoint", "respondent"})
 """Columns whose texts are kept once for all rows."""
-SHOWN_FAULTS = 20
-"""Rows whose faults are told one by one."""
 _DELIMITERS = ",;\t"
 _EVERY = 5_000
 
@@ -90,18 +89,16 @@ class Map(BaseModel):
 
     @field_validator("columns", mode="after")
     @classmethod
-    def _name_fields(cls, columns: dict[str, str]) -> dict[str, str]:
-        for field in columns.values():
-            _known(field)
+    def _to_fields(cls, columns: dict[str, str]) -> dict[str, str]:
+        _known(columns.values())
         return columns
 
     @field_validator("values", "given", mode="before")
     @classmethod
-    def _are_fields(cls, of: Any) -> Any:
+    def _of_fields(cls, of: object) -> object:
         if isinstance(of, dict):
-            for field in of:  # pyright: ignore[reportUnknownVariableType]
-                _known(str(field))  # pyright: ignore[reportUnknownArgumentType]
-        return of  # pyright: ignore[reportUnknownVariableType]
+            _known(map(str, cast("dict[object, object]", of)))
+        return cast("object", of)
 
     def with_given(self, assignments: Sequence[str]) -> Map:
         """Return it with `FIELD=VALUE` given besides. Raises WrongFile."""
@@ -109,7 +106,7 @@ class Map(BaseModel):
         for assignment in assignments:
             field, separator, value = assignment.partition("=")
             if not separator or field not in _COLUMNS:
-                raise WrongFile(f"--set {assignment}: must be FIELD=VALUE; fields are {', '.join(sorted(_COLUMNS))}")
+                raise WrongFile(f"--set {assignment}: must be FIELD=VALUE; fields are {_NAMES}")
             given[field] = value
         return self.model_copy(update={"given": given})
 
@@ -127,20 +124,21 @@ class Map(BaseModel):
             cells.setdefault(field, value)
 
 
-def _known(field: str) -> None:
-    if field not in _COLUMNS:
-        raise ValueError(f"{field!r} is no field; fields are {', '.join(sorted(_COLUMNS))}")
+def _known(fields: Iterable[str]) -> None:
+    for field in fields:
+        if field not in _COLUMNS:
+            raise ValueError(f"{field!r} is no field; fields are {_NAMES}")
 
 
 def read_map(name: str) -> Map:
     """Return the map of a name that comes with Fiilis, or of a YAML file. Raises WrongFile."""
-    file = MAPS / f"{name}.yaml" if "/" not in name and not name.endswith((".yaml", ".yml")) else Path(name)
+    file = _MAPS / f"{name}.yaml" if "/" not in name and not name.endswith((".yaml", ".yml")) else Path(name)
     try:
         return Map.model_validate(yaml.safe_load(file.read_text()) or {})
     except UnicodeDecodeError:
         raise WrongFile(f"{file}: is not UTF-8") from None
     except OSError as error:
-        known = ", ".join(sorted(found.stem for found in MAPS.glob("*.yaml")))
+        known = ", ".join(sorted(found.stem for found in _MAPS.glob("*.yaml")))
         raise WrongFile(f"{name}: {error.strerror}; a map is a YAML file of yours, or one of: {known}") from None
     except yaml.YAMLError as error:
         raise WrongFile(f"{file}: not YAML: {error}") from None
@@ -172,7 +170,7 @@ def read_csv(
             try:
                 row = next(rows)
             except StopIteration:
-                return
+                break
             except csv.Error as error:
                 yield f"{file}:{line}: row: {error} (a quote that is not closed?)"
                 continue
@@ -189,6 +187,8 @@ def read_csv(
                 yield take(cells, line)
             except (Problem, msgspec.ValidationError, msgspec.DecodeError, ValueError) as error:
                 yield f"{file}:{line}: {_wrong(error, row, mapped.encoding)}"
+        if told is not None:
+            told(size, size)
 
 
 def _wrong(error: Exception, row: Sequence[str], encoding: str) -> str:
@@ -213,7 +213,7 @@ def _columns(file: Path, theirs: Sequence[str], mapped: Map) -> list[str]:
     if unknown or needed or twice:
         wrong = [f"unknown column {name!r}" for name in unknown] + [f"no column {name!r}" for name in needed]
         wrong += [f"column {name!r} comes twice" for name in twice]
-        raise WrongFile(f"{file}:1: {', '.join(wrong)}; columns are {', '.join(sorted(_COLUMNS))}")
+        raise WrongFile(f"{file}:1: {', '.join(wrong)}; columns are {_NAMES}")
     return names
 
 

@@ -13,22 +13,19 @@ from uuid import UUID
 
 import msgspec
 from msgspec.structs import replace
-from rich.console import Console
 from rich.progress import Progress
 
-from services.answers_csv import SHOWN_FAULTS, Cells, Take, WrongFile, posted, read_csv
+from services.answers_csv import Cells, Take, WrongFile, posted, read_csv
 from services.ingest.domain import Let, accept
 from services.scoring.domain.counting import category_of
 from services.scoring.domain.customer import plan
 from services.scoring.domain.replay import Replay, Told
 from services.scoring.domain.shift import DEFAULT_PRIOR, Prior
 from services.scoring.store import company, reads
+from services.terminal import Faults, bar, out
 from shared.db import Database
 from shared.directory.model import Customer, Directory, Key, severity_rank
 from shared.events import FeedbackReceivedV1
-
-_out = Console(highlight=False, soft_wrap=True, emoji=False)
-_err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 SHOWN_CUSTOMERS = 20
 ONE_TICKET = timedelta(days=7)
@@ -165,23 +162,23 @@ class Backtest:
             total.add(outcome)
         rules = [rule.name for rule in self._directory.rules]
         rules += sorted({*total.opened, *self._before.opened} - set(rules))
-        _out.print(f"The last {self._days} days of {len(self._found)} customers:")
+        out.print(f"The last {self._days} days of {len(self._found)} customers:")
         then = f"{'today':>9}" if self._against is not None else ""
-        _out.print(f"  {'rule':<28}{'alerts':>9}{then}{'tickets':>9}{'pages':>9}")
+        out.print(f"  {'rule':<28}{'alerts':>9}{then}{'tickets':>9}{'pages':>9}")
         for rule in [*rules, ""]:
             then = f"{_count(self._before.opened, rule):>9}" if self._against is not None else ""
             after = f"{_count(total.tickets, rule):>9}{_count(total.pages, rule):>9}"
             numbers = f"{_count(total.opened, rule):>9}{then}{after}"
-            _out.print(f"  {rule or 'all':<28}{numbers}", markup=False)
+            out.print(f"  {rule or 'all':<28}{numbers}", markup=False)
         most = sorted(self._found, key=lambda name: (-self._found[name].opened.total(), name))
         busy = [name for name in most if self._found[name].opened.total()][:SHOWN_CUSTOMERS]
         if busy:
-            _out.print(f"\n  {'customer':<28}{'alerts':>9}{'tickets':>9}{'pages':>9}  by rule")
+            out.print(f"\n  {'customer':<28}{'alerts':>9}{'tickets':>9}{'pages':>9}  by rule")
         for name in busy:
             of = self._found[name]
             by = ", ".join(f"{rule} {count}" for rule, count in of.opened.most_common())
             numbers = f"{of.opened.total():>9}{of.tickets.total():>9}{of.pages.total():>9}"
-            _out.print(f"  {name:<28}{numbers}  {by}", markup=False)
+            out.print(f"  {name:<28}{numbers}  {by}", markup=False)
 
 
 def _count(counts: Counter[str], rule: str) -> int:
@@ -191,23 +188,12 @@ def _count(counts: Counter[str], rule: str) -> int:
 def of_csv(test: Backtest, file: Path, directory: Directory, progress: Progress) -> None:
     """Replay the answers of a file. Raises WrongFile, OSError."""
     answers: dict[str, list[FeedbackReceivedV1]] = defaultdict(list)
-    newest, faults = datetime.min.replace(tzinfo=UTC), 0
-    reading = progress.add_task("reading", total=None)
-
-    def told(done: int, total: int) -> None:
-        progress.update(reading, completed=done, total=total)
-
-    for found in read_csv(file, taking(directory), told=told):
-        if isinstance(found, str):
-            faults += 1
-            if faults <= SHOWN_FAULTS:
-                _err.print(found, markup=False)
-        else:
-            answers[found.customer].append(_as_live(found))
-            newest = max(newest, found.occurred_at)
-    progress.update(reading, total=1, completed=1)
-    if faults > SHOWN_FAULTS:
-        _err.print(f"... and {faults - SHOWN_FAULTS} more rows that do not parse", markup=False)
+    newest, faults = datetime.min.replace(tzinfo=UTC), Faults()
+    rows = read_csv(file, taking(directory), told=bar(progress, "reading"))
+    for found in faults.without(rows):
+        answers[found.customer].append(_as_live(found))
+        newest = max(newest, found.occurred_at)
+    faults.rest()
     if not answers:
         raise WrongFile(f"{file}: no row can be used")
     prior = prior_of(answers)

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import getpass
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -14,12 +14,11 @@ from typing import Any, Literal, get_args
 import msgspec
 import yaml
 from pydantic import ValidationError
-from rich.console import Console
-from rich.progress import Progress
 
 from services import answers_csv, importing, run
 from services import backtest as backtesting
 from services.scoring.store import counting
+from services.terminal import Faults, bar, err, out, progress
 from shared import logs, security
 from shared.clock import SystemClock
 from shared.db import Database
@@ -36,9 +35,6 @@ from shared.kafka import Kafka
 from shared.parts import signer
 from shared.service import Settings, run_process
 from shared.topics import DEAD, TOPICS, Topic
-
-_out = Console(highlight=False, soft_wrap=True, emoji=False)
-_err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 DONE, FAILED, WRONG = 0, 1, 2
 _SLUG = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
@@ -90,10 +86,10 @@ def _read(file: Path) -> Directory | int:
         return checking.parse_file(file)
     except checking.Findings as findings:
         for finding in findings.findings:
-            _err.print(finding.render(str(file)), markup=False)
-        _err.print(f"{len(findings.findings)} to mend", style="red")
+            err.print(finding.render(str(file)), markup=False)
+        err.print(f"{len(findings.findings)} to mend", style="red")
     except OSError as error:
-        _err.print(f"cannot read {file}: {error.strerror}", style="red", markup=False)
+        err.print(f"cannot read {file}: {error.strerror}", style="red", markup=False)
     return WRONG
 
 
@@ -102,7 +98,7 @@ def check(file: Path) -> int:
     directory = _read(file)
     if isinstance(directory, int):
         return directory
-    _out.print(f"{file}: {len(directory.customers)} customers, {len(directory.people)} people: valid", markup=False)
+    out.print(f"{file}: {len(directory.customers)} customers, {len(directory.people)} people: valid", markup=False)
     return DONE
 
 
@@ -126,29 +122,34 @@ def apply(file: Path, *, dry_run: bool, author: str, data: Path) -> int:
         newest = await read_newest(kafka)
         changes = difference(None if newest is None else newest.directory, directory)
         if not changes and newest is not None:
-            _out.print(f"nothing to change; revision {newest.number} is in use")
+            out.print(f"nothing to change; revision {newest.number} is in use")
             return DONE
-        _out.print(render(changes), markup=False)
+        out.print(render(changes), markup=False)
         if dry_run:
-            _out.print("dry run: nothing was published")
+            out.print("dry run: nothing was published")
             return DONE
         try:
-            _out.print(f"revision {await publish(kafka, directory, author)} published")
+            out.print(f"revision {await publish(kafka, directory, author)} published")
         except RecordTooLarge as error:
-            _err.print(str(error), style="red", markup=False)
+            err.print(str(error), style="red", markup=False)
             return WRONG
         return DONE
 
     return asyncio.run(body())
 
 
-def _kafka(data: Path) -> Kafka:
+def _found_kafka(data: Path) -> Kafka | None:
     """Return the Kafka of the settings, or the one that everything in one process keeps in its data directory."""
     given = settings()
     bootstrap = given.kafka or run.kept_kafka(data)
-    if bootstrap is None:
+    return None if bootstrap is None else Kafka(bootstrap, given.topic_prefix)
+
+
+def _kafka(data: Path) -> Kafka:
+    kafka = _found_kafka(data)
+    if kafka is None:
         raise Misconfigured("FIILIS_KAFKA is not set: the bootstrap servers of Kafka, such as kafka:9092")
-    return Kafka(bootstrap, given.topic_prefix)
+    return kafka
 
 
 def new_key(
@@ -157,7 +158,7 @@ def new_key(
     """Make a key; it is printed this once."""
     problem = _key_problem(kind, customer, scopes, name)
     if problem is not None:
-        _err.print(problem, style="red", markup=False)
+        err.print(problem, style="red", markup=False)
         return WRONG
     text = security.new_key(kind)
     entry: dict[str, Any] = {"id": name or f"{customer or 'new'}-{kind}", "kind": kind}
@@ -168,18 +169,18 @@ def new_key(
     entry["sha256"] = security.key_hash(text)
     if kind == "publishable":
         entry["origins"] = ["https://www.example.test"]
-    _out.print(text, markup=False)
-    _err.print("The key is shown this once. For the directory, under keys:", style="dim")
-    _out.print(
+    out.print(text, markup=False)
+    err.print("The key is shown this once. For the directory, under keys:", style="dim")
+    out.print(
         "  - " + yaml.safe_dump(entry, default_flow_style=True, sort_keys=False, width=10_000).strip(), markup=False
     )
     return DONE
 
 
 def _key_problem(kind: str, customer: str | None, scopes: Sequence[str], name: str | None) -> str | None:
-    for option, slug in (("--customer", customer), ("--id", name)):
-        if slug is not None and not _SLUG.fullmatch(slug):
-            return f"{option}: {slug!r} is not a slug (a-z, 0-9 and -, at most 63)"
+    no_slug = _no_slug({"--customer": customer, "--id": name})
+    if no_slug is not None:
+        return no_slug
     unknown = sorted(set(scopes) - set(get_args(Scope)))
     if unknown:
         return f"--scope: {', '.join(unknown)}: must be of {', '.join(get_args(Scope))}"
@@ -204,16 +205,16 @@ def backtest(file: Path, *, feedback: Path | None, days: int, as_json: bool, aga
         compared = None if newest is None else newest.directory
     gc.disable()  # millions of answers in memory make no cycles; walking them again and again took a third of the time
     test = backtesting.Backtest(directory, compared, days=days, as_json=as_json)
-    with Progress(console=_err, transient=True, disable=not _err.is_terminal) as progress:
+    with progress() as bars:
         try:
             if feedback is not None:
-                backtesting.of_csv(test, feedback, directory, progress)
+                backtesting.of_csv(test, feedback, directory, bars)
             elif given.database_url is not None:
-                asyncio.run(backtesting.of_database(test, given.database_url, SystemClock().now(), progress))
+                asyncio.run(backtesting.of_database(test, given.database_url, SystemClock().now(), bars))
             else:
                 raise Misconfigured("give answers with --feedback FILE.csv, or set FIILIS_DATABASE_URL")
         except (OSError, answers_csv.WrongFile) as error:
-            _err.print(str(error), markup=False)
+            err.print(str(error), markup=False)
             return WRONG
     test.report()
     return DONE
@@ -224,37 +225,25 @@ def import_answers(file: Path, *, mapped: str | None, given: Sequence[str], dry_
     kafka = _kafka(data)
     newest = asyncio.run(read_newest(kafka))
     if newest is None:
-        _err.print("no directory was applied yet: python -m services apply FILE", style="red")
+        err.print("no directory was applied yet: python -m services apply FILE", style="red")
         return WRONG
-    faults = 0
-
-    def refused(fault: str) -> None:
-        nonlocal faults
-        faults += 1
-        if faults <= answers_csv.SHOWN_FAULTS:
-            _err.print(fault, markup=False)
-
+    faults = Faults()
     try:
         columns = answers_csv.Map() if mapped is None else answers_csv.read_map(mapped)
         columns = columns.with_given(given)
-        with Progress(console=_err, transient=True, disable=not _err.is_terminal) as progress:
-            reading = progress.add_task("checking" if dry_run else "importing", total=None)
-            rows = answers_csv.read_csv(
-                file,
-                importing.taking(newest.directory, SystemClock().now()),
-                columns,
-                lambda done, total: progress.update(reading, completed=done, total=total),
-            )
-            count = importing.check(rows, refused) if dry_run else asyncio.run(importing.send(kafka, rows, refused))
+        with progress() as bars:
+            take = importing.taking(newest.directory, SystemClock().now())
+            moved = bar(bars, "checking" if dry_run else "importing")
+            answers = faults.without(answers_csv.read_csv(file, take, columns, moved))
+            count = sum(1 for _ in answers) if dry_run else asyncio.run(importing.send(kafka, answers))
     except (OSError, answers_csv.WrongFile) as error:
-        _err.print(str(error), style="red", markup=False)
+        err.print(str(error), style="red", markup=False)
         return WRONG
-    if faults > answers_csv.SHOWN_FAULTS:
-        _err.print(f"... and {faults - answers_csv.SHOWN_FAULTS} more rows that were refused", markup=False)
-    _out.print(f"{count} answers {'could be imported' if dry_run else 'imported'}, {faults} rows refused")
-    if faults:
-        _out.print("mend them where they stand and import the file again, with the same map: each row counts once")
-    return FAILED if faults else DONE
+    faults.rest()
+    out.print(f"{count} answers {'could be imported' if dry_run else 'imported'}, {faults.count} rows refused")
+    if faults.count:
+        out.print("mend them where they stand and import the file again, with the same map: each row counts once")
+    return FAILED if faults.count else DONE
 
 
 def rebuild() -> int:
@@ -270,15 +259,15 @@ def rebuild() -> int:
         try:
             async with database.transaction() as tx:
                 customers = await counting.every_customer(tx)
-            with Progress(console=_err, transient=True, disable=not _err.is_terminal) as progress:
-                for customer in progress.track(customers, description="counting"):
+            with progress() as bars:
+                for customer in bars.track(customers, description="counting"):
                     async with database.transaction() as tx:
                         differed += await counting.recount(tx, customer)
         finally:
             await database.close()
-        _out.print(f"{len(customers)} customers counted afresh; the counts of {differed} were different")
+        out.print(f"{len(customers)} customers counted afresh; the counts of {differed} were different")
         if differed:
-            _out.print("restart scoring, so that it reads them")
+            out.print("restart scoring, so that it reads them")
         return DONE
 
     return asyncio.run(body())
@@ -296,15 +285,15 @@ def dead_letters(topic: str, *, again: bool, as_json: bool, data: Path) -> int:
         async for letter in DeadLetters(kafka, of).letters(again=again):
             count += 1
             if as_json:
-                _out.print(msgspec.json.encode(letter._asdict()).decode(), markup=False)
+                out.print(msgspec.json.encode(letter._asdict()).decode(), markup=False)
             else:
                 at = letter.refused_at.isoformat(timespec="seconds")
                 what = f"{at}  {letter.service}  {letter.source}  {letter.type}  {letter.key}: {letter.reason}"
                 # Somebody else wrote some of this: nothing of it moves the cursor.
                 what = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in what)
-                _out.print(f"{letter.offset}  {what}", markup=False)
+                out.print(f"{letter.offset}  {what}", markup=False)
         if not as_json:
-            _out.print(f"{count} dead letters of {of.name}" + ("" if again else " that were not sent again"))
+            out.print(f"{count} dead letters of {of.name}" + ("" if again else " that were not sent again"))
         return DONE
 
     return asyncio.run(body())
@@ -318,12 +307,9 @@ def replay_dead_letters(topic: str, *, data: Path) -> int:
 
     async def body() -> int:
         await kafka.ensure_topics([of])
-        with Progress(console=_err, transient=True, disable=not _err.is_terminal) as progress:
-            sending = progress.add_task("sending", total=None)
-            sent = await DeadLetters(kafka, of).replay(
-                lambda done, total: progress.update(sending, completed=done, total=total)
-            )
-        _out.print(f"{sent} sent again to {of.name}; what is refused again is in {of.dead} again")
+        with progress() as bars:
+            sent = await DeadLetters(kafka, of).replay(bar(bars, "sending"))
+        out.print(f"{sent} sent again to {of.name}; what is refused again is in {of.dead} again")
         return DONE
 
     return asyncio.run(body())
@@ -333,24 +319,24 @@ def _with_dead_letters(name: str) -> Topic | None:
     known = {topic.name: topic for topic in TOPICS if topic.messages}
     found = known.get(name.removesuffix(DEAD))
     if found is None:
-        _err.print(f"{name!r}: must be one of {', '.join(known)}", style="red", markup=False)
+        err.print(f"{name!r}: must be one of {', '.join(known)}", style="red", markup=False)
     return found
 
 
 def link(customer: str, respondent: str, touchpoint: str | None, *, expires: str, data: Path) -> int:
     """Print a signed survey link for one person: one answer, theirs."""
     given = _with_kept_secret(data)
-    problem = _survey_problem(customer, respondent, touchpoint) or _unknown(given, customer, touchpoint, data)
+    problem = _survey_problem(customer, respondent, touchpoint) or _unknown(_found_kafka(data), customer, touchpoint)
     try:
         seconds = duration_seconds(expires)
     except ValueError as error:
         seconds, problem = 0, problem or f"--expires: {error}"
     if problem is not None:
-        _err.print(problem, style="red", markup=False)
+        err.print(problem, style="red", markup=False)
         return WRONG
     facts = {"customer": customer, "respondent": respondent, "touchpoint": touchpoint, "answer": str(uuid7())}
     token = signer(given).sign("survey", facts, expires=SystemClock().now() + timedelta(seconds=seconds))
-    _out.print(f"{run.public_address(given)}/s/{token}", markup=False)
+    out.print(f"{run.public_address(given)}/s/{token}", markup=False)
     return DONE
 
 
@@ -363,20 +349,20 @@ def _with_kept_secret(data: Path) -> Settings:
 
 
 def _survey_problem(customer: str, respondent: str, touchpoint: str | None) -> str | None:
-    for option, slug in (("--customer", customer), ("--touchpoint", touchpoint)):
-        if slug is not None and not _SLUG.fullmatch(slug):
-            return f"{option}: {slug!r} is not a slug (a-z, 0-9 and -, at most 63)"
     if not 1 <= len(respondent) <= 200 or "\0" in respondent:
         return "--respondent: must have 1 to 200 characters"
-    return None
+    return _no_slug({"--customer": customer, "--touchpoint": touchpoint})
 
 
-def _unknown(given: Settings, customer: str, touchpoint: str | None, data: Path) -> str | None:
+def _no_slug(options: Mapping[str, str | None]) -> str | None:
+    """Return what is wrong with the first option that should be a slug and is none."""
+    wrong = ((name, text) for name, text in options.items() if text is not None and not _SLUG.fullmatch(text))
+    return next((f"{name}: {text!r} is not a slug (a-z, 0-9 and -, at most 63)" for name, text in wrong), None)
+
+
+def _unknown(kafka: Kafka | None, customer: str, touchpoint: str | None) -> str | None:
     """Return what the published directory does not know, where there is one to ask."""
-    bootstrap = given.kafka or run.kept_kafka(data)
-    if bootstrap is None:
-        return None
-    newest = asyncio.run(read_newest(Kafka(bootstrap, given.topic_prefix)))
+    newest = None if kafka is None else asyncio.run(read_newest(kafka))
     if newest is None:
         return None
     known = newest.directory.customers.get(customer)
@@ -389,7 +375,7 @@ def _unknown(given: Settings, customer: str, touchpoint: str | None, data: Path)
 
 def webhook_secret(url: str) -> int:
     """Print the signing secret of a webhook contact."""
-    _out.print(signer(settings()).webhook_secret(url), markup=False)
+    out.print(signer(settings()).webhook_secret(url), markup=False)
     return DONE
 
 
@@ -405,10 +391,10 @@ def migrate() -> int:
             database = Database(url, name)
             try:
                 for revision in await database.migrate(run.MIGRATIONS.get(name)):
-                    _out.print(f"applied {revision}", markup=False)
+                    out.print(f"applied {revision}", markup=False)
             finally:
                 await database.close()
-        _out.print("the database is at the current schema")
+        out.print("the database is at the current schema")
         return DONE
 
     return asyncio.run(body())

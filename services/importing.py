@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterator
 from datetime import datetime
+from itertools import islice
 from uuid import UUID
 
 from msgspec.structs import replace
@@ -46,41 +47,15 @@ def _id(at: datetime, said: str) -> UUID:
     return uuid7_of(max(0, int(at.timestamp() * 1000)), hashlib.sha256(said.encode()).digest())
 
 
-def check(found: Iterable[FeedbackReceivedV1 | str], refused: Callable[[str], None]) -> int:
-    """Return how many answers a file has; `refused` gets what is wrong with a row."""
-    count = 0
-    for one in found:
-        if isinstance(one, str):
-            refused(one)
-        else:
-            count += 1
-    return count
-
-
-async def send(kafka: Kafka, found: Iterable[FeedbackReceivedV1 | str], refused: Callable[[str], None]) -> int:
-    """Send a file's answers and return how many; `refused` gets what is wrong with a row. Raises Transient.
-
-    What fails in the middle is begun again: what was sent before counts once.
-    """
+async def send(kafka: Kafka, answers: Iterator[FeedbackReceivedV1]) -> int:
+    """Send answers and return how many. Raises Transient; begun again, what was sent before counts once."""
     producer = Producer(kafka)
     sent = 0
     try:
         await producer.start()
-        batch: list[FeedbackReceivedV1] = []
-
-        async def flush() -> int:
+        while batch := list(islice(answers, _BATCH)):
             await producer.send_all([message_of(answer, None) for answer in batch])
-            return len(batch)
-
-        for one in found:
-            if isinstance(one, str):
-                refused(one)
-                continue
-            batch.append(one)
-            if len(batch) == _BATCH:
-                sent += await flush()
-                batch = []
-        sent += await flush()
+            sent += len(batch)
     finally:
         await producer.close()
     return sent

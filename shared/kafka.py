@@ -273,7 +273,7 @@ class Publisher:
         """
         self._producers = producers
         self._topic = topic
-        self.wait = wait
+        self._wait = wait
         self._limit = limit
         self._waiting = 0
         self._lanes: list[_Lane] = []
@@ -284,8 +284,8 @@ class Publisher:
         """Give up what has waited too long; runs as long as the service."""
         loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(self.wait / 10)
-            late = loop.time() - self.wait
+            await asyncio.sleep(self._wait / 10)
+            late = loop.time() - self._wait
             for lane in self._lanes:
                 if lane.under_way and lane.under_way[0].since < late:
                     _fail(lane.under_way, "no acknowledgement in time")

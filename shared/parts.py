@@ -155,11 +155,16 @@ async def _postgres(url: str) -> AsyncGenerator[Ask]:
 async def database_ready(database: Database, migrations: Path) -> AsyncGenerator[None]:
     """Wait for PostgreSQL, migrate the service's schema, and close the pool in the end."""
     try:
-        for revision in await patiently("PostgreSQL", lambda: database.migrate(migrations)):
-            log.info("migrated", revision=revision)
+        await migrated(database, migrations)
         yield
     finally:
         await database.close()
+
+
+async def migrated(database: Database, migrations: Path | None) -> None:
+    """Wait for PostgreSQL and bring the service's schema to the newest revision."""
+    for revision in await patiently("PostgreSQL", lambda: database.migrate(migrations)):
+        log.info("migrated", revision=revision)
 
 
 async def patiently(what: str, ask: Callable[[], Awaitable[T]]) -> T:

@@ -30,8 +30,8 @@ from shared.directory.model import Key
 from shared.errors import FieldError, Problem, invalid_fields
 from shared.events import FeedbackReceivedV1, RespondentErasedV1
 from shared.ids import uuid7
-from shared.kafka import Outgoing, event_headers
-from shared.logs import Log, new_traceparent, parse_traceparent
+from shared.kafka import cloud_event
+from shared.logs import Log, new_traceparent, parse_traceparent, tracing
 from shared.security import Signer
 from shared.topics import ERASED, FEEDBACK
 from shared.web import BODY_LIMIT, caller_with, json_response
@@ -98,11 +98,10 @@ def build_router(access: Access, publishing: Publishing, clock: Clock, signer: S
         known = caller.customer(asked.customer)
         if signer is None:
             raise Problem(503, "no-secret", "Nothing can be signed", "FIILIS_SECRET is not set.")
-        if asked.touchpoint is not None and asked.touchpoint not in caller.directory.touchpoints_of(known):
-            raise invalid_fields(FieldError("touchpoint", f"{asked.customer} has no touchpoint {asked.touchpoint!r}"))
+        caller.check_touchpoint(known, asked.touchpoint)
         expires = clock.now() + timedelta(seconds=asked.expires)
-        facts = Vouched(asked.customer, asked.respondent, asked.touchpoint).facts()
-        token = signer.sign("respondent", facts, expires=expires)
+        vouched = Vouched(asked.customer, asked.respondent, asked.touchpoint)
+        token = signer.sign("respondent", vouched._asdict(), expires=expires)
         return json_response({"respondent_token": token, "expires_at": expires}, 201)
 
     @router.delete("/v1/respondents/{respondent:path}", status_code=202)
@@ -116,9 +115,9 @@ def build_router(access: Access, publishing: Publishing, clock: Clock, signer: S
         erasure = RespondentErasedV1(
             erasure=uuid7(), customer=query.customer, respondent=respondent, before=clock.now()
         )
-        trace = new_traceparent(erasure.erasure.hex)
-        headers = event_headers(ERASED, str(erasure.erasure), "ingest", erasure.before.isoformat(), trace)
-        message = Outgoing(FEEDBACK.name, query.customer.encode(), _encoder.encode(erasure), headers)
+        id_, at = str(erasure.erasure), erasure.before
+        with tracing(new_traceparent(erasure.erasure.hex)):
+            message = cloud_event(FEEDBACK, ERASED, key=query.customer, id=id_, at=at, message=erasure)
         await publishing.send([message])
         log.info("erasure accepted", erasure=erasure.erasure)
         return json_response({"erasure": erasure.erasure}, 202)

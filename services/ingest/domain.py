@@ -96,16 +96,12 @@ class Let(NamedTuple):
 
 
 class Vouched(NamedTuple):
-    """What a respondent token says: whose answer it is, and about what."""
+    """What a respondent token says, field by field: whose answer it is, and about what."""
 
     customer: str
     respondent: str
     touchpoint: str | None
     """None: about anything."""
-
-    def facts(self) -> dict[str, str | None]:
-        """Return what is signed."""
-        return self._asdict()
 
 
 def accept(posted: Posted, let: Let) -> FeedbackReceivedV1:

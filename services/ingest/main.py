@@ -27,12 +27,7 @@ def build(settings: IngestSettings, parts: Parts, public_url: Callable[[], str])
     publisher = Publisher(producers, FEEDBACK, wait=settings.ingest_wait_seconds, limit=settings.ingest_waiting)
     forwarder = Producer(parts.kafka)
     database = Database(parts.database_url, "ingest", pool=2)
-    spool = Spool(
-        database,
-        forwarder,
-        wait=settings.ingest_wait_seconds,
-        limit=settings.ingest_waiting,
-    )
+    spool = Spool(database, forwarder, wait=settings.ingest_wait_seconds, limit=settings.ingest_waiting)
     publishing = Publishing(publisher, spool)
     signs = Signer(settings.secrets) if settings.secrets else None
     router = build_router(parts.access, publishing, parts.clock, signs)

@@ -49,8 +49,9 @@ class Publishing:
         """Return when all are durable. Raises the 503."""
         if self._ask_at is None:
             messages = await self._to_kafka(messages)
-        else:
-            self._ask(messages[0])
+        elif self._ask_at <= asyncio.get_running_loop().time() and (self._asking is None or self._asking.done()):
+            # Whether it is back tells a message that goes to the spool too: it counts once, and nobody waits for it.
+            self._asking = asyncio.create_task(self._to_kafka(messages[:1]))
         if not messages:
             return
         try:
@@ -64,12 +65,6 @@ class Publishing:
                 "Neither Kafka nor PostgreSQL confirmed it in time. Send it again with the same id: it counts once.",
                 headers={"Retry-After": _RETRY_AFTER},
             ) from None
-
-    def _ask(self, message: Outgoing) -> None:
-        """Find out now and then whether Kafka is back, by a message that goes to the spool too: it counts once."""
-        now = asyncio.get_running_loop().time()
-        if self._ask_at is not None and now >= self._ask_at and (self._asking is None or self._asking.done()):
-            self._asking = asyncio.create_task(self._to_kafka([message]))
 
     async def _to_kafka(self, messages: Sequence[Outgoing]) -> Sequence[Outgoing]:
         """Return what Kafka did not confirm."""

@@ -13,11 +13,8 @@ from shared import metrics, outbox
 from shared.db import Database
 from shared.errors import Transient
 from shared.kafka import Outgoing, Producer
-from shared.logs import Log
 from shared.outbox import Relay
-from shared.parts import patiently
-
-log = Log("ingest")
+from shared.parts import migrated
 
 _Waiting = list[tuple[Sequence[Outgoing], asyncio.Future[None]]]
 
@@ -42,8 +39,7 @@ class Spool:
 
         In the background: while Kafka is there, ingest needs no PostgreSQL, not even to start.
         """
-        for revision in await patiently("PostgreSQL", lambda: self._database.migrate(None)):
-            log.info("migrated", revision=revision)
+        await migrated(self._database, None)
         self._open = True
         metrics.SPOOL_RECORDS.set_function(lambda: self._relay.waiting)
         try:

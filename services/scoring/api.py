@@ -37,7 +37,6 @@ from shared.clock import Clock
 from shared.db import Connection, Database
 from shared.directory.access import Access, Caller
 from shared.directory.fields import duration_seconds
-from shared.directory.model import Customer
 from shared.errors import FieldError, invalid_fields
 from shared.events import Audience, Channel, Kind, ScoreDailyV1
 from shared.lists import Page, page_of
@@ -166,7 +165,7 @@ def build_router(database: Database, access: Access, clock: Clock) -> APIRouter:
     async def scores(customer: str, query: Annotated[ScoresQuery, Query()], caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Return a customer's scores in a window, its touchpoints weakest first."""
         known = caller.customer(customer)
-        _touchpoint(caller, known, query.touchpoint)
+        caller.check_touchpoint(known, query.touchpoint)
         length, now = window_seconds(query.window), clock.now()
         async with database.snapshot() as tx:
             state = await answers.known_customer(tx, customer) if length < DAY or query.by == "channel" else None
@@ -207,7 +206,7 @@ def build_router(database: Database, access: Access, clock: Clock) -> APIRouter:
         Days and windows that were not stored are counted from the answers that there are now.
         """
         known = caller.customer(customer)
-        _touchpoint(caller, known, query.touchpoint)
+        caller.check_touchpoint(known, query.touchpoint)
         length = window_seconds(query.window)
         if length % DAY:
             raise invalid_fields(FieldError("window", "must be whole days"))
@@ -235,7 +234,7 @@ def build_router(database: Database, access: Access, clock: Clock) -> APIRouter:
     async def feedback(customer: str, query: Annotated[FeedbackQuery, Query()], caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
         """List a customer's answers, newest first."""
         known, after = caller.customer(customer), query.after()
-        _touchpoint(caller, known, query.touchpoint)
+        caller.check_touchpoint(known, query.touchpoint)
         found: list[reads.Answer] = []
         async with database.transaction() as tx:
             state = await answers.known_customer(tx, customer)
@@ -247,7 +246,7 @@ def build_router(database: Database, access: Access, clock: Clock) -> APIRouter:
     async def export(customer: str, query: Annotated[AnswersQuery, Query()], caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Stream a customer's answers as CSV, newest first."""
         known = caller.customer(customer)
-        _touchpoint(caller, known, query.touchpoint)
+        caller.check_touchpoint(known, query.touchpoint)
         async with database.transaction() as tx:
             state = await answers.known_customer(tx, customer)
 
@@ -312,11 +311,6 @@ async def _channels(
         for channel, of in counts.items()
     ]
     return sorted(scores, key=lambda one: (strength(one.nps, one.mood), one.channel))
-
-
-def _touchpoint(caller: Caller, known: Customer, touchpoint: str | None) -> None:
-    if touchpoint is not None and touchpoint not in caller.directory.touchpoints_of(known):
-        raise invalid_fields(FieldError("touchpoint", f"{known.id} has no touchpoint {touchpoint[:63]!r}"))
 
 
 def _better(caller: Caller) -> dict[str, str]:

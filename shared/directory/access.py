@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar
 
 from shared.directory.follower import Follower, Revision
 from shared.directory.model import Customer, Directory, Key, Scope
-from shared.errors import Problem, not_found
+from shared.errors import FieldError, Problem, invalid_fields, not_found
 from shared.security import key_hash
 
 _NO_DIRECTORY = "No directory was applied yet: python -m services apply FILE"
@@ -55,6 +55,11 @@ class Caller:
         if customer is None or not self.may_see(id):
             raise not_found("customer", id)
         return customer
+
+    def check_touchpoint(self, customer: Customer, touchpoint: str | None) -> None:
+        """Raise the 422 for a touchpoint that a customer has not."""
+        if touchpoint is not None and touchpoint not in self.directory.touchpoints_of(customer):
+            raise invalid_fields(FieldError("touchpoint", f"{customer.id} has no touchpoint {touchpoint[:63]!r}"))
 
 
 def find_key(revision: Revision, authorization: str | None) -> Key:

@@ -11,9 +11,9 @@ from fastapi import APIRouter, Header, Query, Response
 
 from services.ingest.words import MOUTHS, WORDS
 from shared.asked import Asked
-from shared.directory.access import Access, known_key
+from shared.directory.access import Access, Caller, known_key
 from shared.directory.model import Key
-from shared.errors import FieldError, Problem, invalid_fields
+from shared.errors import Problem
 from shared.pages import PAGE_HEADERS, accepted_language, templates
 
 _templates = templates(__file__)
@@ -62,20 +62,19 @@ def build_router(access: Access) -> APIRouter:
     ) -> Response:
         """Show four faces on the whole screen, by a publishable key: `?touchpoint=T&language=fi`."""
         directory = access.revision.directory
-        code = query.language or accepted_language(accept_language, WORDS) or directory.language
-        words = WORDS.get(code, WORDS["en"])
-        known = _publishable(access, key)
-        if known is not None and query.touchpoint is not None:
-            customer = known.customers[0]
-            if query.touchpoint not in directory.touchpoints_of(directory.customers[customer]):
-                raise invalid_fields(FieldError("touchpoint", f"{customer} has no touchpoint {query.touchpoint!r}"))
+        asked = query.language or accepted_language(accept_language, WORDS) or directory.language
+        code = asked if asked in WORDS else "en"
+        words, known = WORDS[code], _publishable(access, key)
+        if known is not None:
+            caller = Caller(known, directory)
+            caller.check_touchpoint(caller.customer(known.customers[0]), query.touchpoint)
         nonce = secrets.token_urlsafe(16)
         policy = (
             f"default-src 'none'; script-src 'self'; connect-src 'self'; style-src 'nonce-{nonce}'; "
             "frame-ancestors 'none'"
         )
         body = _templates.get_template("kiosk.html").render(
-            language=code if code in WORDS else "en",
+            language=code,
             words=words,
             company=directory.company,
             told=words.unknown if known is None else None,

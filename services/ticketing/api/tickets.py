@@ -94,8 +94,7 @@ def build_router(database: Database, access: Access, clock: Clock, ledger: Ledge
     async def create(new: NewTicket, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Open a ticket by hand."""
         customer = caller.customer(new.customer)
-        if new.touchpoint is not None and new.touchpoint not in (customer.touchpoints or caller.directory.touchpoints):
-            raise invalid_fields(FieldError("touchpoint", f"{customer.id} has no touchpoint {new.touchpoint!r}"))
+        caller.check_touchpoint(customer, new.touchpoint)
         async with database.transaction() as tx:
             outcome = by_hand(
                 number=(await store.numbers(tx, 1))[0],
