@@ -172,6 +172,18 @@ async def test_what_waits_is_sent_whatever_it_is(chromium: Browser, fiilis: Hous
     assert [line for line in chromium.said if "refused" in line and "must be from 1 to 4" in line]
 
 
+async def test_a_clock_that_was_never_set(chromium: Browser, fiilis: House, site: str) -> None:
+    """A tablet that believes it is 1970: what is given is taken, with the time at which it arrives."""
+    page = await chromium.page()
+    clock = "Date.now = () => 86400e3; Date.prototype.toISOString = () => '1970-01-02T00:00:00.000Z';"
+    await page.ask("Page.addScriptToEvaluateOnNewDocument", source=clock)
+    await page.open(f"{site}/?data-target=div")
+    await click(page, '[data-score="3"]')
+    await click(page, ".send")
+    [answer] = await until(lambda: said(fiilis, 1))
+    assert datetime.fromisoformat(answer["occurred_at"]) > fiilis.clock.now() - timedelta(minutes=1)
+
+
 async def test_escape_in_the_page_is_not_the_widgets(chromium: Browser, fiilis: House, site: str) -> None:
     page = await chromium.page()
     await page.open(f"{site}/?data-target=div")

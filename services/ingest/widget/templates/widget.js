@@ -51,12 +51,11 @@
     drop(waiting().slice(0, -MOST));
   };
 
-  // UUIDv7: the time, then chance; made once, so that a repeat counts once.
+  // UUIDv4: a device whose clock stands in the past would make a v7 that is older than answers are kept. (randomUUID is not
+  // there without https.)
   const newId = () => {
     const bytes = crypto.getRandomValues(new Uint8Array(16));
-    let at = Date.now();
-    for (let place = 5; place >= 0; place--, at = Math.floor(at / 256)) bytes[place] = at % 256;
-    bytes[6] = (bytes[6] & 0x0f) | 0x70;
+    bytes[6] = (bytes[6] & 0x0f) | 0x40;
     bytes[8] = (bytes[8] & 0x3f) | 0x80;
     const hex = Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
     return [hex.slice(0, 8), hex.slice(8, 12), hex.slice(12, 16), hex.slice(16, 20), hex.slice(20)].join("-");
