@@ -25,6 +25,7 @@ from shared.directory.follower import publish
 from shared.directory.model import Key
 from shared.ids import uuid7
 from shared.kafka import Kafka
+from shared.provisioning import ensure_topics
 from shared.security import key_hash, new_key
 from shared.topics import TOPICS
 
@@ -130,7 +131,7 @@ async def compare(connections: int) -> tuple[list[dict[str, Any]], str]:
     key = Key(id="bench", kind="secret", sha256=key_hash(text), scopes=("feedback",))
     async with place() as at:
         kafka = Kafka(at.kafka)
-        await kafka.ensure_topics(TOPICS)
+        await ensure_topics(kafka, TOPICS)
         await publish(kafka, directory(CUSTOMERS, (), (key,)))
         environment = {"FIILIS_KAFKA": at.kafka, "FIILIS_DATABASE_URL": at.database_url, "FIILIS_LOG_LEVEL": "error"}
         servers = [

@@ -23,6 +23,7 @@ from shared.directory.follower import publish
 from shared.directory.model import Contact, Key, MoodAtMost, NpsBelow, Person, Rule
 from shared.ids import uuid7
 from shared.kafka import Kafka
+from shared.provisioning import ensure_topics
 from shared.security import key_hash, new_key
 from shared.topics import TOPICS
 
@@ -109,7 +110,7 @@ async def measure(at: Place) -> list[float]:
     key = Key(id="bench", kind="secret", sha256=key_hash(text), scopes=("feedback",))
     rules = (Rule("mood-one", MoodAtMost(1), "critical"), Rule("nps-low", NpsBelow(0, 30 * 86400), "high"))
     kafka = Kafka(at.kafka)
-    await kafka.ensure_topics(TOPICS)
+    await ensure_topics(kafka, TOPICS)
     await publish(kafka, directory(CUSTOMERS, rules, (key,), person))
     environment = {
         "FIILIS_KAFKA": at.kafka,

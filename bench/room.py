@@ -13,6 +13,7 @@ from shared.directory.follower import revision_of
 from shared.directory.model import Directory
 from shared.kafka import Kafka
 from shared.parts import Parts, parts
+from shared.provisioning import ensure_topics
 from shared.service import Service, Settings
 from shared.topics import TOPICS
 
@@ -42,7 +43,7 @@ class Room:
 
     async def open(self) -> None:
         """Make the topics and tables."""
-        await self.kafka.ensure_topics(TOPICS)
+        await ensure_topics(self.kafka, TOPICS)
         for resource in self.service.resources:
             await resource.__aenter__()
 

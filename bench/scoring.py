@@ -32,6 +32,7 @@ from shared.events import FeedbackReceivedV1
 from shared.ids import uuid7
 from shared.kafka import Kafka, Producer, Publisher, event_headers
 from shared.logs import new_traceparent
+from shared.migrate import migrate
 from shared.parts import parts
 from shared.service import tune_memory
 from shared.topics import FEEDBACK
@@ -226,7 +227,7 @@ async def sweeps(at: Place, customers: int) -> tuple[float, float]:
     shared = parts(settings, SystemClock(), ("scoring",))
     shared.directory.current = revision_of(1, directory(customers, DEFAULT))
     database = Database(at.database_url, "scoring", pool=1)
-    await database.migrate(MIGRATIONS)
+    await migrate(database, MIGRATIONS)
     async with database.transaction() as tx:
         await tx.execute(HISTORY.replace("-1,", "n % 8,"), customers)
         await tx.execute(HISTORY_SERIES)
@@ -238,7 +239,9 @@ async def sweeps(at: Place, customers: int) -> tuple[float, float]:
         begun = time.perf_counter()
         for _ in range(times):
             async with database.transaction() as tx:
-                await handler.sweep(tx, range(8))
+                after = await handler.sweep(tx, range(8))
+            if after is not None:
+                after()
         return time.perf_counter() - begun
 
     idle = await minute(60)

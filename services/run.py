@@ -29,6 +29,7 @@ from shared.errors import Misconfigured
 from shared.kafka import Kafka
 from shared.logs import Log
 from shared.parts import Parts, outside, parts, patiently
+from shared.provisioning import ensure_topics
 from shared.service import Service, Settings
 from shared.topics import TOPICS
 
@@ -105,14 +106,18 @@ async def run_services(
     shared_parts = parts(settings, clock or SystemClock(), tuple(names))
     shared_parts.directory.admit(local_keys)
     built = [build(name, settings, shared_parts, address) for name in names]
+    around = outside(shared_parts, either=tuple(names) == ("ingest",))
     await service.run(
-        [outside(shared_parts, either=tuple(names) == ("ingest",)), *built, *besides(shared_parts)],
+        [around.service, *built, *besides(shared_parts)],
         host=settings.host,
         port=port,
         ops_port=settings.ops_port,
         stop=stop,
         on_listening=address.listening,
         on_ready=on_ready,
+        away=around.away,
+        standstill=settings.standstill_seconds,
+        proxies=settings.trusted_proxies,
     )
 
 
@@ -197,6 +202,15 @@ def kept_kafka(data: Path) -> str | None:
     return EmbeddedKafka(data / "kafka").bootstrap
 
 
+def kept_database(data: Path) -> str | None:
+    """Return the address of the embedded PostgreSQL of a data directory, if there is one."""
+    if not (data / "postgres").exists():
+        return None
+    from shared.embedded import EmbeddedPostgres  # noqa: PLC0415 (a deployment has no such servers)
+
+    return EmbeddedPostgres(data / "postgres").url
+
+
 def public_address(settings: Settings) -> str:
     """Return what starts every link of everything in one process, without asking it."""
     port = ALL_PORT if settings.port is None else settings.port
@@ -226,7 +240,7 @@ def _read(file: Path) -> Directory:
 async def _apply(settings: Settings, directory: Directory) -> None:
     assert settings.kafka is not None
     kafka = Kafka(settings.kafka, settings.topic_prefix)
-    await patiently("Kafka", lambda: kafka.ensure_topics(TOPICS))
+    await patiently("Kafka", lambda: ensure_topics(kafka, TOPICS))
     newest = await patiently("Kafka", lambda: read_newest(kafka))
     if newest is None or newest.directory != directory:
         log.info("directory applied", revision=await publish(kafka, directory))

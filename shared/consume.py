@@ -28,9 +28,11 @@ from aiokafka.errors import (
 from shared import metrics, outbox
 from shared.db import Connection, Database
 from shared.errors import Invalid, Transient
-from shared.kafka import Headers, Kafka, Outgoing, kafka_errors
+from shared.kafka import Headers, Kafka, Outgoing, stopped
 from shared.logs import Log, parse_traceparent, tracing
-from shared.offsets import Offsets
+from shared.offsets import OffsetLost, Offsets
+from shared.progress import Progress, Worker
+from shared.quarantine import Quarantine, Undecidable, is_one_rows
 from shared.retry import Backoff
 from shared.topics import Decoder, Topic, Undecodable
 
@@ -44,6 +46,11 @@ AfterCommit = Callable[[], None]
 _POLL_MS = 500
 _GROUP_COMMIT_SECONDS = 5.0
 _GAP_TRIES = 3
+_LOOK_SECONDS = 5.0
+_ANSWER_SECONDS = 12.0
+"""A little over the client's own limit on a request."""
+_SHORTENED_TRIES = 3
+"""A new leader may for a moment know less of the log than the old one told."""
 
 
 class Record(msgspec.Struct, Generic[M_co], frozen=True, gc=False):
@@ -73,8 +80,11 @@ class Handler(Protocol):
         """Do the work of these records inside the transaction. Raises Invalid for a record that can never succeed."""
         ...
 
-    async def sweep(self, tx: Connection, partitions: Sequence[int]) -> AfterCommit | None:
-        """Do what is due by time alone for partitions that this process owns and has caught up with."""
+    async def sweep(self, tx: Connection, partitions: Sequence[int], limit: int | None = None) -> AfterCommit | None:
+        """Do what is due by time alone for partitions that this process owns and has caught up with.
+
+        Raises Undecidable, naming the rows; then it is asked again with a `limit` of one row.
+        """
         ...
 
     def forget(self, partitions: Sequence[int]) -> None:
@@ -88,7 +98,7 @@ class Memoryless:
     sweep_seconds: float | None = None
     takes: Collection[str] | None = None
 
-    async def sweep(self, tx: Connection, partitions: Sequence[int]) -> AfterCommit | None:
+    async def sweep(self, tx: Connection, partitions: Sequence[int], limit: int | None = None) -> AfterCommit | None:
         """Nothing is due by time."""
 
     def forget(self, partitions: Sequence[int]) -> None:
@@ -137,6 +147,24 @@ class _Share:
 _Batch = dict[int, _Share]
 
 
+def _halves(batch: _Batch) -> tuple[_Batch, _Batch]:
+    """Return a batch of several records as two."""
+    if len(batch) > 1:
+        shares = list(batch.items())
+        middle = len(shares) // 2
+        return dict(shares[:middle]), dict(shares[middle:])
+    ((partition, share),) = batch.items()
+    # Where the first half ends the other begins, whatever offsets the log has skipped there.
+    middle = share.records[len(share.records) // 2].offset
+    first = _Share(share.generation, share.first, middle, [r for r in share.raw if r.offset < middle])
+    second = _Share(share.generation, middle, share.after, [r for r in share.raw if r.offset >= middle])
+    for half in (first, second):
+        offsets = {record.offset for record in half.raw}
+        half.records = [record for record in share.records if record.offset in offsets]
+        half.letters = [letter for letter in share.letters if letter.record.offset in offsets]
+    return {partition: first}, {partition: second}
+
+
 class Consumer(ConsumerRebalanceListener):
     """Consumes one topic for one service."""
 
@@ -149,8 +177,12 @@ class Consumer(ConsumerRebalanceListener):
         *,
         max_records: int = 500,
         invalid_limit: int = 100,
+        worker: str | None = None,
     ) -> None:
-        """`max_records` bounds a transaction; `invalid_limit` is how many refusals in a row stop the service."""
+        """`max_records` bounds a transaction; `invalid_limit` is how many refusals in a row stop the service.
+
+        `worker` is its name where several consume one topic in a process.
+        """
         self._kafka = kafka
         self._database = database
         self._topic = topic
@@ -160,6 +192,14 @@ class Consumer(ConsumerRebalanceListener):
         self._invalid_limit = invalid_limit
         self._service = database.schema
         self._name = kafka.prefix + topic.name
+        self._quarantine = Quarantine(database)
+        self._singly = 0
+        """How many more rows are swept one by one, because one of them is at fault."""
+        self._log_id = ""
+        """The topic that the places were adopted from."""
+        self._ends: dict[int, int] = {}
+        """Of the partitions, when they were last asked for; what was fetched may know of later ones."""
+        self.progress = Progress(self._service, worker or topic.name)
         self._decoder = Decoder(topic)
         self._others = topic.messages.keys() - (topic.messages if handler.takes is None else handler.takes)
         self._places: dict[int, _Place] = {}
@@ -182,6 +222,11 @@ class Consumer(ConsumerRebalanceListener):
         waiting = [p for p, place in self._places.items() if not place.ready]
         return f"{self._topic.name}: partitions {waiting} wait for their offsets" if waiting else None
 
+    @property
+    def worker(self) -> Worker:
+        """The consumer as its service runs it."""
+        return Worker(self.run, self.progress)
+
     def owned(self) -> set[int]:
         """Return the partitions that this process handles now."""
         return {partition for partition, place in self._places.items() if place.ready}
@@ -189,18 +234,20 @@ class Consumer(ConsumerRebalanceListener):
     async def run(self) -> None:
         """Consume until cancelled. Raises on our own faults, which must end the process."""
         self._failure = asyncio.get_running_loop().create_future()
+        self.progress.made()
         try:
             await self._start()
             async with asyncio.TaskGroup() as group:
-                watch = group.create_task(self._watch())
+                beside = [group.create_task(self._watch()), group.create_task(self._look())]
                 await self._consume()
-                watch.cancel()
+                for task in beside:
+                    task.cancel()
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
         finally:
             self._figures.tell(0, 0.0)
             if self._member is not None:
-                await self._member.stop()
+                await stopped(self._member)
 
     @property
     def _consumer(self) -> AIOKafkaConsumer:
@@ -211,19 +258,40 @@ class Consumer(ConsumerRebalanceListener):
         assert self._failure is not None
         await asyncio.shield(self._failure)
 
+    async def _look(self) -> None:
+        """Ask how far the log goes, on the connections that records are fetched by.
+
+        What fetching itself tells is not enough: over a connection that is dead it finds nothing, as over a log that
+        has nothing new.
+        """
+        while True:
+            partitions = [TopicPartition(self._name, p) for p in self.owned()]
+            try:
+                with self._kafka.errors():
+                    async with asyncio.timeout(_ANSWER_SECONDS):
+                        ends = await self._consumer.end_offsets(partitions) if partitions else {}
+                self._ends = {tp.partition: end for tp, end in ends.items()}
+                if self._assigned and not self._lag():
+                    self.progress.made()
+            except Transient as error:
+                self.progress.waits(error)
+            except IllegalStateError:  # revoked meanwhile
+                pass
+            await asyncio.sleep(_LOOK_SECONDS)
+
     async def _start(self) -> None:
         backoff = Backoff(0.2, 5)
         attempt = 0
         while True:
             self._member = self._kafka.consumer(group=self._group)
             try:
-                with kafka_errors():
+                with self._kafka.errors():
                     await self._consumer.start()
                 break
             except Transient as error:
                 attempt += 1
-                log.warning("consumer waits for Kafka", topic=self._topic.name, why=str(error))
-                await self._consumer.stop()
+                self.progress.waits(error)
+                await stopped(self._consumer)
                 await asyncio.sleep(backoff.delay(attempt))
         self._consumer.subscribe([self._name], listener=self)
 
@@ -239,10 +307,11 @@ class Consumer(ConsumerRebalanceListener):
                 fetching = asyncio.create_task(self._fetch())
                 if batch:
                     await self._process(batch)
+                await self._check_log()
                 now = time.monotonic()
                 if sweep is not None and now >= next_sweep:
                     await self._sweep()
-                    next_sweep = now + sweep
+                    next_sweep = now if self._singly else now + sweep
                 if now >= next_commit:
                     await self._commit_group_offsets()
                     next_commit = now + _GROUP_COMMIT_SECONDS
@@ -260,7 +329,7 @@ class Consumer(ConsumerRebalanceListener):
             await self._reposition([p for p, place in self._places.items() if place.ready], repeated=str(error))
             return {}
         except KafkaError as error:
-            log.warning("fetch failed", topic=self._topic.name, why=str(error))
+            self.progress.waits(Transient(f"{self._topic.name}: {error}", of="Kafka"))
             await asyncio.sleep(1)
             return {}
         # No await from here to the generation: what was drained belongs to the generation of this moment.
@@ -308,14 +377,17 @@ class Consumer(ConsumerRebalanceListener):
                 await self._reposition(fenced.partitions, firsts={p: batch[p].first for p in fenced.partitions})
             except Transient as error:
                 attempt += 1
-                log.warning("records wait", topic=self._topic.name, why=str(error), attempt=attempt)
+                self.progress.waits(error)
                 self._pause(batch)
                 await asyncio.sleep(backoff.delay(attempt))
         if attempt:
             self._resume()
 
     async def _transact(self, batch: _Batch) -> None:
-        """One transaction for the whole batch; again without the record that turned out to be invalid."""
+        """One transaction for the whole batch; again without the record that turned out to be invalid.
+
+        A failure that may be one record's is looked for by halves: what fails alone is refused, the rest goes on.
+        """
         while True:
             records = [record for share in batch.values() for record in share.records]
             try:
@@ -333,9 +405,17 @@ class Consumer(ConsumerRebalanceListener):
                 self._handler.forget(list(batch))
                 self._refuse(batch, records[invalid.index], invalid)
                 continue
-            except BaseException:
+            except BaseException as error:
                 self._handler.forget(list(batch))  # the handler may have changed its memory before it failed
-                raise
+                if not records or isinstance(error, _Fenced) or not is_one_rows(error):
+                    raise
+                if len(records) > 1:
+                    for half in _halves(batch):
+                        await self._transact(half)
+                    return
+                log.error("record failed", failure=error, topic=self._topic.name, offset=records[0].offset)
+                self._refuse(batch, records[0], Invalid("undecidable", f"{type(error).__name__}: {error}"))
+                continue
             if after is not None:
                 after()
             self._done(batch, records, letters)
@@ -346,6 +426,7 @@ class Consumer(ConsumerRebalanceListener):
             place = self._places.get(partition)
             if place is not None and place.generation == share.generation:
                 place.next, place.gap_tries = share.after, 0
+        self.progress.made()
         self._handled.inc(len(records))
         for letter in letters:
             self._dead.inc()
@@ -388,13 +469,30 @@ class Consumer(ConsumerRebalanceListener):
                     # What is lost went on elsewhere; the next batch of that partition finds out and repositions.
                     lost = await self._offsets.claim(tx, here)
                     owned = [p for p in caught_up if p not in lost]
-                    after = await self._handler.sweep(tx, owned) if owned else None
+                    limit = 1 if self._singly else None
+                    after = await self._handler.sweep(tx, owned, limit) if owned else None
+            except Undecidable as error:
+                self._handler.forget(caught_up)
+                await self._set_aside(error)
+                return
             except Transient as error:
                 self._handler.forget(caught_up)
-                log.warning("sweep waits", topic=self._topic.name, why=str(error))
+                self.progress.waits(error)
                 return
+            self._singly = max(0, self._singly - 1)
+            self._quarantine.went_well()
             if after is not None:
                 after()
+
+    async def _set_aside(self, error: Undecidable) -> None:
+        """Set the row at fault aside, or look for it among several by sweeping one at a time."""
+        if len(error.keys) > 1:
+            self._singly = len(error.keys)
+            return
+        try:
+            await self._quarantine.set_aside(error.queue, error.keys[0], error.__cause__ or error)
+        except Transient as away:
+            self.progress.waits(away)
 
     # ---- places
 
@@ -428,16 +526,25 @@ class Consumer(ConsumerRebalanceListener):
     async def _adopt(self, partitions: list[int]) -> None:
         if not partitions:
             return
-        backoff, attempt = Backoff(0.2, 5), 0
+        backoff, attempt, shortened = Backoff(0.2, 5), 0, 0
         while True:
             try:
-                cluster = await self._kafka.cluster_id()
-                nexts = await self._offsets.stored(partitions, cluster, await self._log_starts(partitions))
+                now = await self._kafka.log_state(self._topic.name)
+                if now is None:
+                    raise Transient(f"{self._kafka.bootstrap}: topic {self._name} does not exist", of="Kafka")
+                nexts = await self._offsets.stored(partitions, now)
                 break
             except Transient as error:
                 attempt += 1
-                log.warning("offsets wait", topic=self._topic.name, why=str(error))
+                self.progress.waits(error)
                 await asyncio.sleep(backoff.delay(attempt))
+            except OffsetLost:
+                shortened += 1
+                if shortened >= _SHORTENED_TRIES:
+                    raise
+                await asyncio.sleep(1)
+        self._log_id = now.log
+        self._ends |= now.ends
         async with self._busy:
             self._handler.forget(partitions)
             for partition, offset in nexts.items():
@@ -456,10 +563,22 @@ class Consumer(ConsumerRebalanceListener):
         place.next = offset
         place.ready = True
 
-    async def _log_starts(self, partitions: Sequence[int]) -> dict[int, int]:
-        with kafka_errors():
-            tps = [TopicPartition(self._name, p) for p in partitions]
-            return {tp.partition: offset for tp, offset in (await self._consumer.beginning_offsets(tps)).items()}
+    async def _check_log(self) -> None:
+        """Look at the places again when the cluster has been seen to have another topic of this name.
+
+        While there was none, we may have lost our partitions and with them the reason to look. Raises OffsetLost.
+        """
+        seen = self._kafka.topics.get(self._topic.name)
+        if seen is None or not seen.id or not self._log_id or seen.id == self._log_id:
+            return
+        try:
+            now = await self._kafka.log_state(self._topic.name)
+            if now is not None:
+                await self._offsets.stored(list(now.starts), now)
+        except Transient as error:
+            self.progress.waits(error)
+            return
+        await self._reposition([p for p, place in self._places.items() if place.ready], repeated="another log")
 
     async def _reposition(
         self, partitions: Sequence[int], *, firsts: dict[int, int] | None = None, repeated: str = ""
@@ -491,13 +610,22 @@ class Consumer(ConsumerRebalanceListener):
 
     def _behind(self, partition: int, place: _Place) -> int | None:
         try:
-            end = self._consumer.highwater(TopicPartition(self._name, partition))
+            fetched = self._consumer.highwater(TopicPartition(self._name, partition))
         except IllegalStateError:
             return None
-        return None if end is None else max(0, end - place.next)
+        if fetched is None:
+            return None
+        return max(0, max(fetched, self._ends.get(partition, 0)) - place.next)
+
+    def _lag_of(self, partition: int, place: _Place) -> int:
+        return max(0, self._ends.get(partition, 0) - place.next)
+
+    def _lag(self) -> int:
+        """Return how many records wait, as far as the log was asked."""
+        return sum(self._lag_of(p, place) for p, place in self._places.items())
 
     def _measure(self, batch: _Batch) -> None:
-        lag = sum(self._behind(p, place) or 0 for p, place in self._places.items())
+        lag = sum(self._behind(p, place) or self._lag_of(p, place) for p, place in self._places.items())
         stamps = [share.raw[0].timestamp for share in batch.values()]
         self._figures.tell(lag, time.time() - min(stamps) / 1000 if stamps else 0.0)
 

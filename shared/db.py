@@ -1,8 +1,12 @@
-"""PostgreSQL: one pool per service, transactions, and migrations of the service's own schema.
+"""PostgreSQL: one pool per service, and transactions that end.
 
-SQLAlchemy keeps the pool and the migrations; statements run on the driver's connection, because building them in
-SQLAlchemy cost 1.6 ms a transaction and half of the processor under load. Every table name is unqualified: the
-connection's `search_path` is the service's schema.
+SQLAlchemy keeps the pool; statements run on the driver's connection, because building them in SQLAlchemy cost 1.6 ms a
+transaction and half of the processor under load. Every table name is unqualified: the connection's `search_path` is
+the service's schema.
+
+Every transaction has a deadline of ours, a little over the server's: a socket that a firewall has forgotten answers
+nothing, and PostgreSQL cannot end what it never hears of (seen: 76 s of nothing, with every probe green). A connection
+that missed it, or says that it cannot write, is thrown away, and every other one that is as old with it.
 """
 
 from __future__ import annotations
@@ -11,33 +15,29 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import AsyncGenerator, Generator
-from pathlib import Path
+from collections.abc import AsyncGenerator, Generator, Mapping
 from typing import Any, TypeAlias, cast
+from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
-import sqlalchemy as sa
 import sqlalchemy.exc
-from alembic import op
-from alembic.migration import MigrationContext
-from alembic.operations import Operations
-from alembic.script import ScriptDirectory
-from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from shared.errors import Misconfigured, Transient
+from shared.sockets import keep_alive
 
 Connection: TypeAlias = "asyncpg.Connection[Any]"
 """The driver's connection inside a transaction; what stores are given."""
 
-SHARED_MIGRATIONS = Path(__file__).parent / "migrations"
-
+_STATEMENT_SECONDS = 20
+_MARGIN_SECONDS = 5
+"""How much later than the server we give up."""
 # A stopped process holds its row locks until PostgreSQL ends its session: below Kafka's session time-out (6 s), so that
 # the partition's next owner does not wait for it (measured: taken over after 6.0-6.4 s).
 _SESSION = {
     "idle_in_transaction_session_timeout": "3s",
     "lock_timeout": "3s",
-    "statement_timeout": "30s",
+    "statement_timeout": f"{_STATEMENT_SECONDS}s",
     "timezone": "UTC",
     "jit": "off",
     # A plan made while a table was empty reads all of it for ever, until the first ANALYZE: with what a company brought
@@ -46,6 +46,8 @@ _SESSION = {
 }
 _CONNECT_SECONDS = 5
 _POOL_SECONDS = 10
+_COMMAND_SECONDS = 15.0
+"""Of a single statement on a connection of its own."""
 
 _AWAY = (
     OSError,
@@ -71,63 +73,143 @@ _REFUSED = (
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InvalidPasswordError,
     asyncpg.InvalidCatalogNameError,
+    asyncpg.InsufficientPrivilegeError,
 )
+
+_POOLED_BY_TRANSACTION = (
+    asyncpg.InvalidSQLStatementNameError,
+    asyncpg.DuplicatePreparedStatementError,
+)
+TRANSACTION_POOLER = (
+    "FIILIS_DATABASE_URL: a pooler gives each transaction another session (PgBouncer's pool_mode = transaction), and "
+    "Fiilis needs sessions of its own: set pool_mode = session, or name PostgreSQL itself"
+)
+
+
+class Refused(Misconfigured):
+    """PostgreSQL is there, and lets us not in, or not do what we have to."""
+
+
+class Locked(Transient):
+    """Something else has held a lock for longer than we wait for one."""
 
 
 @contextlib.contextmanager
 def transient_errors() -> Generator[None]:
-    """Turn "the database is away" into Transient and "it lets us not in" into Misconfigured; other errors pass."""
+    """Turn "the database is away" into Transient and "it lets us not in" into Refused; other errors pass."""
     try:
         yield
     except _REFUSED as error:
         raise _refused(error) from None
+    except _POOLED_BY_TRANSACTION:
+        raise Refused(TRANSACTION_POOLER) from None
     except _AWAY as error:
         if isinstance(error, ValueError):
             raise  # asyncpg: what can be no parameter, which trying again does not change
-        raise Transient(f"database: {type(error).__name__}: {error}") from error
+        raise _away(error) from error
     except sqlalchemy.exc.DBAPIError as error:
         # SQLAlchemy opens the connections, and wraps the driver's error twice.
         driver = None if error.orig is None else error.orig.__cause__
         if isinstance(driver, _REFUSED):
             raise _refused(driver) from None
         if error.connection_invalidated or isinstance(error.orig, _AWAY) or isinstance(driver, _AWAY):
-            raise Transient(f"database: {error.orig}") from error
+            raise _away(driver or error.orig or error) from error
         raise
+
+
+def _away(error: BaseException) -> Transient:
+    kind = Locked if isinstance(error, asyncpg.LockNotAvailableError) else Transient
+    return kind(f"database: {type(error).__name__}: {error}", of="PostgreSQL")
+
+
+def _refused(error: Exception) -> Refused:
+    text = f"FIILIS_DATABASE_URL: PostgreSQL says: {error}"
+    if isinstance(error, asyncpg.InsufficientPrivilegeError):
+        text += (
+            "; the role needs USAGE on the service's schema and all rights on its tables, and to migrate CREATE on the "
+            "database (GRANT CREATE ON DATABASE ... TO ...), which FIILIS_MIGRATION_URL can have in its place"
+        )
+    return Refused(text)
 
 
 def _session_name(schema: str) -> str:
     """Return what `pg_stat_activity` shows: which of a service's processes holds a lock is told from there."""
-    return f"fiilis {schema} {os.getpid()}@{socket.gethostname()}"
+    return f"fiilis {schema} {os.getpid()}@{socket.gethostname()}"[:63]
 
 
-def _refused(error: Exception) -> Misconfigured:
-    return Misconfigured(f"FIILIS_DATABASE_URL: PostgreSQL says: {error}")
+def plain_url(url: str, setting: str = "FIILIS_DATABASE_URL") -> str:
+    """Return a database address as libpq writes it. Raises Misconfigured."""
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        raise Misconfigured(f"{setting} is not a database address: it must be postgresql://user:password@host/database")
+    if scheme.partition("+")[0] not in {"postgresql", "postgres"}:
+        raise Misconfigured(f"{setting} must be postgresql://..., not {scheme}://...")
+    return f"postgresql://{rest}"
+
+
+class Server:
+    """Opens connections to the database as one service uses it."""
+
+    def __init__(self, url: str, schema: str, session: Mapping[str, str] = _SESSION) -> None:
+        """`url` takes libpq's names (`sslmode`, several hosts, ...). Raises Misconfigured."""
+        self._dsn = plain_url(url)
+        self._schema = schema
+        self._session = session
+        # After a fail-over only one of several hosts can write; a standby that is named alone is waited for.
+        self._attributes: Any = None if "target_session_attrs" in parse_qs(urlsplit(self._dsn).query) else "read-write"
+
+    async def connect(self, *, command_seconds: float | None = None) -> Connection:
+        """Open one. Raises what the driver raises, and Misconfigured."""
+        try:
+            connection = await asyncpg.connect(
+                self._dsn,
+                timeout=_CONNECT_SECONDS,
+                command_timeout=command_seconds,
+                target_session_attrs=self._attributes,
+                server_settings={"application_name": _session_name(self._schema)},
+            )
+        except (
+            ValueError
+        ) as error:  # and not what is away: asyncpg's own InterfaceError is one when it is of an address
+            raise Misconfigured(f"FIILIS_DATABASE_URL is not a database address: {error}") from None
+        try:
+            keep_alive(connection._transport)  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue, reportUnknownMemberType, reportUnknownArgumentType]  (asyncpg has no other way)
+            encoding = connection.get_settings().server_encoding
+            if encoding != "UTF8":
+                raise Misconfigured(
+                    f"FIILIS_DATABASE_URL: the database is encoded in {encoding}, which cannot hold what people write: "
+                    "create one with CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0"
+                )
+            # Not at the start of the session, where a pooler refuses what it does not know.
+            await connection.execute(
+                "; ".join(f"SET {name} = '{value}'" for name, value in self._session.items())
+                + f'; SET search_path = "{self._schema}"'
+            )
+        except BaseException:
+            connection.terminate()
+            raise
+        return connection
 
 
 class Database:
     """The database as one service sees it."""
 
     def __init__(self, url: str, schema: str, *, pool: int = 10) -> None:
-        """`url` is `postgresql://...`; `schema` is the service's name."""
-        try:
-            parsed = make_url(url)
-        except sqlalchemy.exc.ArgumentError as error:
-            raise Misconfigured(f"FIILIS_DATABASE_URL is not a database address: {error}") from None
-        if not parsed.drivername.startswith("postgres"):
-            raise Misconfigured(f"FIILIS_DATABASE_URL must be postgresql://..., not {parsed.drivername}://...")
+        """`url` is `postgresql://...`; `schema` is the service's name. Raises Misconfigured."""
+        self.url = url
         self.schema = schema
+        self._server = Server(url, schema)
         self._admitted = False
         """It has let us in before: if it does so no longer, that may pass (a restore, a pooler)."""
+        self._generation = 0
+        """Connections of an earlier one are thrown away instead of lent."""
         self._engine = create_async_engine(
-            parsed.set(drivername="postgresql+asyncpg"),
+            "postgresql+asyncpg://",
+            async_creator=self._server.connect,
             pool_size=pool,
             max_overflow=0,
             pool_timeout=_POOL_SECONDS,
             pool_reset_on_return=None,  # our transactions always end; a reset would only cost a round trip
-            connect_args={
-                "timeout": _CONNECT_SECONDS,
-                "server_settings": {**_SESSION, "search_path": schema, "application_name": _session_name(schema)},
-            },
         )
 
     async def close(self) -> None:
@@ -135,105 +217,121 @@ class Database:
         await self._engine.dispose()
 
     @contextlib.contextmanager
-    def _errors(self) -> Generator[None]:
+    def errors(self) -> Generator[None]:
+        """Turn the driver's errors into ours; what refuses us may pass, once it has let us in."""
         try:
             with transient_errors():
                 yield
-        except Misconfigured as error:
+        except Refused as error:
             if self._admitted:
-                raise Transient(str(error)) from None
+                raise Transient(str(error), of="PostgreSQL") from None
             raise
+        self._admitted = True
 
     @contextlib.asynccontextmanager
     async def dedicated(self) -> AsyncGenerator[Connection]:
-        """Lend a connection of its own, for LISTEN and advisory locks; closed afterwards. Raises Transient."""
-        with self._errors():
-            async with self._lend() as driver:
-                try:
-                    yield driver
-                finally:
-                    driver.terminate()
+        """Lend a connection of its own, for LISTEN and advisory locks; closed afterwards. Raises Transient.
 
-    @contextlib.asynccontextmanager
-    async def transaction(self) -> AsyncGenerator[Connection]:
-        """Lend a connection inside a transaction: commits at the end, rolls back on an error. Raises Transient."""
-        with self._errors():
-            async with self._lend() as driver, driver.transaction():
-                yield driver
-
-    @contextlib.asynccontextmanager
-    async def snapshot(self) -> AsyncGenerator[Connection]:
-        """Lend a connection that only reads, and to which every statement shows the same moment. Raises Transient."""
-        with self._errors():
-            async with self._lend() as driver, driver.transaction(isolation="repeatable_read", readonly=True):
-                yield driver
-
-    @contextlib.asynccontextmanager
-    async def _lend(self) -> AsyncGenerator[Connection]:
-        while True:
-            lent = await self._engine.connect()
-            driver = await _driver(lent)
+        A statement on it that is not answered within 15 s ends with Transient.
+        """
+        with self.errors():
+            driver = await self._server.connect(command_seconds=_COMMAND_SECONDS)
             self._admitted = True
-            if not driver.is_closed():
-                break
-            await lent.invalidate()  # it died while it lay in the pool
-            await lent.close()
+            try:
+                yield driver
+            finally:
+                driver.terminate()
+
+    @contextlib.asynccontextmanager
+    async def transaction(self, *, within: float = _STATEMENT_SECONDS) -> AsyncGenerator[Connection]:
+        """Lend a connection inside a transaction: commits at the end, rolls back on an error. Raises Transient.
+
+        `within`: seconds that it may take; after them, and some more for the server to say so, the connection is cut.
+        """
+        with self.errors():
+            async with self._lend(within) as driver, driver.transaction():
+                if within != _STATEMENT_SECONDS:
+                    await driver.execute(f"SET LOCAL statement_timeout = '{round(within)}s'")
+                yield driver
+
+    @contextlib.asynccontextmanager
+    async def snapshot(self, *, within: float = _STATEMENT_SECONDS) -> AsyncGenerator[Connection]:
+        """Lend a connection that only reads, and to which every statement shows the same moment. Raises Transient."""
+        with self.errors():
+            async with (
+                self._lend(within) as driver,
+                driver.transaction(isolation="repeatable_read", readonly=True),
+            ):
+                if within != _STATEMENT_SECONDS:
+                    await driver.execute(f"SET LOCAL statement_timeout = '{round(within)}s'")
+                yield driver
+
+    @contextlib.asynccontextmanager
+    async def _lend(self, within: float) -> AsyncGenerator[Connection]:
+        lent, driver = await self._checked_out()
+        overdue = False
+
+        def cut() -> None:
+            nonlocal overdue
+            overdue = True
+            driver.terminate()
+
+        timer = asyncio.get_running_loop().call_later(within + _MARGIN_SECONDS, cut)
         try:
             yield driver
         except asyncio.CancelledError:
             # Broken off within BEGIN, it would go back to the pool with a transaction that never ends.
             driver.terminate()
             raise
+        except asyncpg.ReadOnlySQLTransactionError:
+            self._generation += 1  # they all lead to a server that is the primary no longer
+            driver.terminate()
+            raise
+        except Exception as error:
+            if overdue:
+                self._generation += 1  # what ate this one's packets has forgotten the others as well
+                why = f"database: no answer within {within + _MARGIN_SECONDS:g} s; the connection is given up"
+                raise Transient(why, of="PostgreSQL") from error
+            raise
         finally:
+            timer.cancel()
             if driver.is_closed():
                 await lent.invalidate()
             await asyncio.shield(lent.close())
 
-    async def migrate(self, migrations: Path | None) -> list[str]:
-        """Bring the schema to the newest revision; return what was applied. Safe to run twice at once.
+    async def _checked_out(self) -> tuple[AsyncConnection, Connection]:
+        """Return a connection of the pool that is open and of this generation."""
+        while True:
+            lent = await self._engine.connect()
+            pooled = await lent.get_raw_connection()
+            driver = cast("Connection", pooled.driver_connection)
+            if driver.is_closed() or pooled.info.setdefault("generation", self._generation) != self._generation:
+                # It died while it lay in the pool, or leads to where nobody answers any more.
+                driver.terminate()
+                await lent.invalidate()
+                await lent.close()
+                continue
+            self._admitted = True
+            return lent, driver
 
-        Without migrations of its own the schema has the tables that every service has.
+    async def pooler_refused(self) -> None:
+        """Raise Misconfigured when a pooler lies between us and the server that changes sessions between transactions.
+
+        Two connections at once: one asks who serves it before and after the other has begun a transaction; a pooler by
+        transaction gives the other one the same session, and then this one another.
         """
-        applied: list[str] = []
-        with self._errors():
-            async with self._engine.begin() as connection:
-                await connection.run_sync(_migrate, self.schema, migrations, applied)
-        self._admitted = True
-        return applied
-
-
-def run_script(script: str) -> None:
-    """Run a migration's statements, each ended by a semicolon at the end of its line, in the service's schema."""
-    schema: str = op.get_context().opts["version_table_schema"]
-    op.execute(f'SET LOCAL search_path TO "{schema}"')
-    for statement in script.split(";\n"):
-        if statement.strip():
-            op.execute(statement)
-
-
-async def _driver(lent: AsyncConnection) -> Connection:
-    pooled = await lent.get_raw_connection()
-    return cast("Connection", pooled.driver_connection)
-
-
-def _migrate(connection: sa.Connection, schema: str, migrations: Path | None, applied: list[str]) -> None:
-    # Serialises every migration of the installation; released with the transaction.
-    connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtext('fiilis.migrate'))"))
-    connection.execute(sa.text(f'CREATE SCHEMA IF NOT EXISTS "{schema}"'))
-    connection.execute(sa.text("SET LOCAL lock_timeout = '30s'"))
-    for folder, version_table in ((SHARED_MIGRATIONS, "shared_version"), (migrations, "version")):
-        if folder is None:
-            continue
-        script = ScriptDirectory(str(folder), version_locations=[str(folder)])
-
-        def upgrade(revision: Any, _: Any, script: ScriptDirectory = script) -> Any:
-            steps = script._upgrade_revs("head", revision)  # pyright: ignore[reportPrivateUsage]  (what `alembic upgrade` itself calls)
-            applied.extend(f"{schema} {step.revision.revision}" for step in steps)
-            return steps
-
-        context = MigrationContext.configure(
-            connection,
-            opts={"version_table": version_table, "version_table_schema": schema, "fn": upgrade},
-        )
-        with Operations.context(context):
-            context.run_migrations()
+        with self.errors():
+            first = await self._server.connect(command_seconds=_COMMAND_SECONDS)
+            try:
+                second = await self._server.connect(command_seconds=_COMMAND_SECONDS)
+                try:
+                    before = await first.fetchval("SELECT pg_backend_pid()")
+                    async with second.transaction():
+                        other = await second.fetchval("SELECT pg_backend_pid()")
+                        after = await first.fetchval("SELECT pg_backend_pid()")
+                finally:
+                    second.terminate()
+            finally:
+                first.terminate()
+        if before == other or after != before:
+            raise Misconfigured(TRANSACTION_POOLER)

@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
-from shared.kafka import Kafka, Outgoing, Producer, kafka_errors
+from shared.errors import Transient
+from shared.kafka import Kafka, Outgoing, Producer
 from shared.topics import Topic
 
 _BATCH = 500
@@ -77,8 +78,13 @@ class DeadLetters:
     @asynccontextmanager
     async def _reading(self) -> AsyncGenerator[tuple[AIOKafkaConsumer, int, int, int]]:
         """Lend a reader with the first offset of the log, that of what waits, and the one after the last."""
-        consumer = self._kafka.consumer(group=f"fiilis.dead-letters.{self._topic.name}")
-        with kafka_errors():
+        there = (await self._kafka.describe([self._topic.dead])).topics.get(self._topic.dead)
+        if there is None:
+            raise Transient(f"{self._kafka.bootstrap}: topic {self._partition.topic} does not exist", of="Kafka")
+        # The group is the log's own: of a topic that was made anew nothing has been sent again yet.
+        log = f".{there.id}" if there.id else ""
+        consumer = self._kafka.consumer(group=f"fiilis.dead-letters.{self._topic.name}{log}")
+        with self._kafka.errors():
             try:
                 await consumer.start()
                 consumer.assign([self._partition])

@@ -19,6 +19,11 @@ class Invalid(Exception):
 class Transient(Exception):
     """Something outside is away for now (database, Kafka): hold what is in hand and try again with backoff."""
 
+    def __init__(self, why: str, *, of: str = "what is outside") -> None:
+        """`of` is who is away, as log lines and `/readyz` name it: Kafka, PostgreSQL."""
+        super().__init__(why)
+        self.of = of
+
 
 class Misconfigured(Exception):
     """The process cannot do its work as it was set up; the message says which setting to change."""

@@ -137,6 +137,15 @@ class ScoreDailyV1(_Message, frozen=True, kw_only=True):
     """The touchpoint with the lowest score."""
 
 
+class StillOpenV1(_Message, frozen=True, kw_only=True):
+    """What a stage holds open of a customer, told once an hour: what the next one does not know was lost on the way."""
+
+    customer: str
+    at: datetime
+    ids: list[UUID]
+    """Of alerts that a ticket belongs to, or of tickets that somebody is to be paged for."""
+
+
 class ErasedV1(_Message, frozen=True, kw_only=True):
     """What one service did to forget a person."""
 

@@ -13,6 +13,8 @@ import socket
 import ssl
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from http.cookiejar import Cookie, CookieJar
 from typing import cast
 
@@ -20,6 +22,7 @@ import httpcore
 import httpx
 
 from shared.errors import Misconfigured
+from shared.sockets import OPTIONS
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _ANSWER_LIMIT = 64 * 1024
@@ -29,6 +32,12 @@ took 75 s (measured), so there are many small ones."""
 _CONNECTIONS = 16
 _KEPT_SECONDS = 2.0
 """Shorter than any server keeps an idle connection, so that none is closed under a request that is being sent."""
+LONGEST_WAIT = 3_600.0
+"""Seconds that the other side can make us wait with one answer, whatever it asks for. Some write the moment there, in
+seconds or milliseconds since 1970: believed, the next try was in 2083, or no moment at all."""
+_MANGLED = (httpx.InvalidURL, httpx.StreamError, OSError, UnicodeError)
+"""What an answer brings out beside httpx's own errors: an address in `location` that is none (found by random answers),
+a TLS record that breaks off."""
 
 
 class Refused(Exception):
@@ -56,9 +65,16 @@ class Answer:
 
     @property
     def retry_after(self) -> float | None:
-        """Seconds that the other side asks to wait, if it says so in seconds."""
+        """Seconds that the other side asks to wait, 0 to LONGEST_WAIT; None where it asks for nothing."""
         value = self.headers.get("retry-after", "")
-        return float(value) if value.isascii() and value.isdecimal() else None
+        if value.isascii() and value.isdecimal():
+            return min(float(value), LONGEST_WAIT)
+        try:
+            at = parsedate_to_datetime(value)
+            seconds = (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() - datetime.now(UTC).timestamp()
+        except (ValueError, TypeError, IndexError, OverflowError):
+            return None
+        return min(max(seconds, 0.0), LONGEST_WAIT)
 
 
 class Guard:
@@ -172,6 +188,7 @@ class _Transport(httpx.AsyncHTTPTransport):
             max_connections=_CONNECTIONS,
             max_keepalive_connections=_CONNECTIONS,
             keepalive_expiry=_KEPT_SECONDS,
+            socket_options=OPTIONS,
             network_backend=_Guarded(guard),
         )
 
@@ -229,7 +246,7 @@ class Outbound:
             response = await client.send(request, stream=True)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             raise Unreachable(f"{type(error).__name__}: {error}", sent=False) from None
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, *_MANGLED) as error:
             raise Unreachable(f"{type(error).__name__}: {error}", sent=True) from None
         try:
             body = b""
@@ -237,7 +254,7 @@ class Outbound:
                 body += chunk
                 if len(body) > limit:
                     break
-        except httpx.HTTPError:
+        except (httpx.HTTPError, *_MANGLED):
             body = b""  # the status is what counts
         finally:
             await response.aclose()

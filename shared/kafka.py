@@ -10,16 +10,19 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
 
+import aiokafka.conn
 import msgspec
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import KafkaConnectionError, KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaConnectionError, KafkaError, MessageSizeTooLargeError
 from aiokafka.partitioner import murmur2
 
-from shared.errors import Transient
+from shared import cluster
+from shared.errors import Misconfigured, Transient
 from shared.ids import uuid7
 from shared.logs import Log, current_traceparent, new_traceparent
-from shared.topics import DAY_MS, Topic
+from shared.sockets import keep_alive
+from shared.topics import Topic
 
 Headers = list[tuple[str, bytes]]
 
@@ -32,8 +35,22 @@ _HEARTBEAT_MS = 1_500
 _MAX_POLL_MS = 24 * 3600 * 1000
 _REQUEST_MS = 10_000
 _SEND_SECONDS = 30
+_START_SECONDS = 15
 _STOP_SECONDS = 5
+_REFUSAL_SECONDS = 2.0
 _ROUND_SECONDS = 0.05
+
+
+class _Connection(aiokafka.conn.AIOKafkaConnection):
+    """The library's, on a socket that notices a peer that has vanished; it offers no way to say so."""
+
+    async def connect(self) -> Any:
+        connected: Any = await super().connect()
+        keep_alive(self._writer)
+        return connected
+
+
+aiokafka.conn.AIOKafkaConnection = _Connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +84,29 @@ def event_headers(ce_type: str, id: str, source: str, time: str, traceparent: st
     ]
 
 
-@contextlib.contextmanager
-def kafka_errors() -> Generator[None]:
-    """Turn "Kafka is away" into Transient."""
+async def _refusal(server: str) -> str:
+    """Return why one of the bootstrap servers cannot be talked to: the library keeps it to itself."""
+    host, _, port = server.strip().rpartition(":")
     try:
-        yield
-    except (KafkaError, OSError, TimeoutError) as error:
-        raise Transient(f"kafka: {type(error).__name__}: {error}") from error
+        async with asyncio.timeout(_REFUSAL_SECONDS):
+            _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+        writer.close()
+    except ValueError:
+        return f"{server!r} is not host:port"
+    except TimeoutError:
+        return f"{server} does not answer within {_REFUSAL_SECONDS:g} s"
+    except OSError as error:
+        return f"{server}: {error.strerror or error}"
+    return f"{server} takes connections, but does not speak Kafka as we do"
+
+
+class MessageTooLarge(Exception):
+    """The cluster takes no message of this size."""
+
+    def __init__(self, message: Outgoing, why: str) -> None:
+        size = len(message.value or b"")
+        super().__init__(f"{message.topic}: a message of {size:,} bytes is larger than Kafka takes ({why})")
+        self.message = message
 
 
 class Kafka:
@@ -82,6 +115,28 @@ class Kafka:
     def __init__(self, bootstrap: str, prefix: str = "") -> None:
         self.bootstrap = bootstrap
         self.prefix = prefix
+        self.partitions: dict[str, int] = {}
+        """Over how many partitions each topic's keys are spread: a fact of the installation, kept with the directory.
+
+        Not what the topic has now: a producer that went by that, beside one that has not heard of new partitions yet,
+        would put one customer into two of them, with two owners."""
+        self.topics: dict[str, cluster.TopicState] = {}
+        """As they were last seen by whoever asks all the time whether Kafka is there."""
+
+    @contextlib.contextmanager
+    def errors(self) -> Generator[None]:
+        """Turn "Kafka is away" into Transient."""
+        try:
+            yield
+        except (KafkaError, OSError, TimeoutError) as error:
+            name, said = type(error).__name__, str(error) or "no answer in time"
+            said = said.removeprefix(f"{name}: ")  # the library puts it there itself
+            raise Transient(f"{self.bootstrap}: {name}: {said}", of="Kafka") from error
+
+    def place_of(self, topic: str, key: bytes | None) -> int | None:
+        """Return the partition of a key; None where the topic's own number of partitions decides."""
+        count = self.partitions.get(topic)
+        return None if count is None or key is None else partition_of(key, count)
 
     def consumer(self, *, group: str | None) -> AIOKafkaConsumer:
         """Return a consumer that never moves an offset by itself."""
@@ -100,42 +155,62 @@ class Kafka:
             metadata_max_age_ms=30_000,
         )
 
-    async def ensure_topics(self, topics: Iterable[Topic]) -> None:
-        """Create the topics that are missing, and their dead-letter topics. Raises Transient."""
-        wanted: list[NewTopic] = []
-        for topic in topics:
-            settings = {"retention.ms": str(topic.retention_ms), **topic.settings}
-            wanted.append(_new_topic(self.prefix + topic.name, topic.partitions, settings))
-            if topic.messages:
-                wanted.append(_new_topic(self.prefix + topic.dead, 1, {"retention.ms": str(30 * DAY_MS)}))
+    async def describe(self, topics: Iterable[str] = ()) -> cluster.Cluster:
+        """Return what the cluster says of itself and of topics (named without the prefix). Raises Transient."""
         async with self.admin() as admin:
-            answer: Any = await admin.create_topics(wanted)
-            for name, code, message in answer.topic_errors:
-                if code not in (0, TopicAlreadyExistsError.errno):
-                    raise Transient(f"kafka: topic {name}: {for_code(code).__name__}: {message}")
+            return await self.describe_by(admin, topics)
 
-    async def cluster_id(self) -> str:
-        """Return the id of the cluster that the log lives in. Raises Transient."""
-        async with self.admin() as admin:
-            cluster: dict[str, Any] = await admin.describe_cluster()
-            return str(cluster["cluster_id"])
+    async def describe_by(self, admin: AIOKafkaAdminClient, topics: Iterable[str]) -> cluster.Cluster:
+        """Return the same by a client that is open. Raises Transient."""
+        with self.errors():
+            async with asyncio.timeout(_START_SECONDS):
+                found = await cluster.ask(admin, [self.prefix + topic for topic in topics])
+        named = {name.removeprefix(self.prefix): state for name, state in found.topics.items()}
+        return cluster.Cluster(found.id, found.brokers, named)
+
+    async def log_state(self, topic: str) -> cluster.LogState | None:
+        """Return a topic's log as it is now, None where there is no such topic. Raises Transient."""
+        found = await self.describe([topic])
+        there = found.topics.get(topic)
+        if there is None:
+            return None
+        partitions = [TopicPartition(self.prefix + topic, number) for number in range(there.partitions)]
+        consumer = self.consumer(group=None)
+        with self.errors():
+            try:
+                async with asyncio.timeout(_START_SECONDS):
+                    await consumer.start()
+                    starts = await consumer.beginning_offsets(partitions)
+                    ends = await consumer.end_offsets(partitions)
+            finally:
+                await stopped(consumer)
+        return cluster.LogState(
+            found.id,
+            there.id,
+            {tp.partition: offset for tp, offset in starts.items()},
+            {tp.partition: offset for tp, offset in ends.items()},
+        )
+
+    async def _start(self, client: AIOKafkaAdminClient) -> None:
+        try:
+            await client.start()
+        except KafkaConnectionError as error:
+            why = [await _refusal(server) for server in self.bootstrap.split(",")]
+            raise Transient("; ".join(why), of="Kafka") from error
 
     @contextlib.asynccontextmanager
     async def admin(self) -> AsyncGenerator[AIOKafkaAdminClient]:
         """Lend an admin client. Raises Transient."""
-        with kafka_errors():
+        with self.errors():
             client = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap, request_timeout_ms=_REQUEST_MS)
             try:
-                await client.start()
+                async with asyncio.timeout(_START_SECONDS):
+                    await self._start(client)
                 yield client
             finally:
-                await client.close()
-
-
-def _new_topic(name: str, partitions: int, settings: dict[str, str]) -> NewTopic:
-    topic = NewTopic(name, partitions, 1, topic_configs=settings)
-    topic.replication_factor = -1  # the broker's default; aiokafka's constructor refuses to say so
-    return topic
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_STOP_SECONDS):
+                        await client.close()
 
 
 class Producer:
@@ -153,49 +228,94 @@ class Producer:
 
     async def start(self) -> None:
         """Connect. Raises Transient."""
-        with kafka_errors():
+        with self._kafka.errors():
             await self._connected()
 
     async def close(self) -> None:
         """Let go of the connection; what is in flight has some seconds to arrive."""
         producer, self._producer = self._producer, None
         if producer is not None:
-            await _stop(producer)
+            await stopped(producer)
 
     async def partitions(self, topic: str) -> int:
-        """Return how many partitions a topic has. Raises Transient."""
-        with kafka_errors():
+        """Return over how many partitions a topic's keys are spread. Raises Transient, and Misconfigured."""
+        with self._kafka.errors():
             producer = await self._connected()
-            return len(await producer.partitions_for(self._kafka.prefix + topic))
+            there = len(await producer.partitions_for(self._kafka.prefix + topic))
+        wanted = self._kafka.partitions.get(topic, there)
+        if there < wanted:
+            raise Misconfigured(
+                f"{topic} has {there} partitions, and this installation spreads its keys over {wanted}: was it made "
+                "anew? See 'Partitions' in docs/operations.md"
+            )
+        return wanted
 
     async def send_all(self, messages: Sequence[Outgoing], *, timeout: float = _SEND_SECONDS) -> None:
-        """Send in order and wait until all are acknowledged. Raises Transient; then nobody knows which ones arrived."""
-        with kafka_errors():
+        """Send in order and wait until all are acknowledged. Raises Transient; then nobody knows which ones arrived.
+
+        Raises MessageTooLarge for one that the cluster does not take; the others may have arrived.
+        """
+        try:
+            await self._send_all(messages, timeout)
+        except MessageSizeTooLargeError as error:
+            # Of a batch, or of one message: only sending fewer at once tells.
+            if len(messages) == 1:
+                raise MessageTooLarge(messages[0], str(error)) from None
+            half = len(messages) // 2
+            await self.send_all(messages[:half], timeout=timeout)
+            await self.send_all(messages[half:], timeout=timeout)
+
+    async def _send_all(self, messages: Sequence[Outgoing], timeout: float) -> None:
+        """Do so, as one. Raises MessageSizeTooLargeError, too."""
+        kafka = self._kafka
+        too_large: MessageSizeTooLargeError | None = None
+        with kafka.errors():
             producer = await self._connected()
             try:
                 async with asyncio.timeout(timeout):
                     sent = [
-                        await producer.send(self._kafka.prefix + m.topic, value=m.value, key=m.key, headers=m.headers)
+                        await producer.send(
+                            kafka.prefix + m.topic,
+                            value=m.value,
+                            key=m.key,
+                            partition=kafka.place_of(m.topic, m.key),
+                            headers=m.headers,
+                        )
                         for m in messages
                     ]
                     await asyncio.gather(*sent)
+            except MessageSizeTooLargeError as error:
+                await self._renew(producer)
+                too_large = error
             except (KafkaError, OSError, TimeoutError):
                 await self._renew(producer)
                 raise
+        if too_large is not None:
+            raise too_large
 
     async def send_batch(self, batch: Any, topic: str, partition: int) -> None:
-        """Send a batch that `create_batch` made and wait until it is acknowledged. Raises Transient."""
-        with kafka_errors():
+        """Send a batch that `create_batch` made and wait until it is acknowledged.
+
+        Raises Transient, and MessageSizeTooLargeError.
+        """
+        too_large: MessageSizeTooLargeError | None = None
+        with self._kafka.errors():
             producer = await self._connected()
             try:
-                await (await producer.send_batch(batch, self._kafka.prefix + topic, partition=partition))
+                async with asyncio.timeout(_SEND_SECONDS):
+                    await (await producer.send_batch(batch, self._kafka.prefix + topic, partition=partition))
+            except MessageSizeTooLargeError as error:
+                await self._renew(producer)
+                too_large = error
             except (KafkaError, OSError, TimeoutError):
                 await self._renew(producer)
                 raise
+        if too_large is not None:
+            raise too_large
 
     async def create_batch(self) -> Any:
         """Return an empty batch. Raises Transient."""
-        with kafka_errors():
+        with self._kafka.errors():
             return (await self._connected()).create_batch()
 
     async def _connected(self) -> AIOKafkaProducer:
@@ -214,9 +334,10 @@ class Producer:
                     **self._options,
                 )
                 try:
-                    await producer.start()
+                    async with asyncio.timeout(_START_SECONDS):
+                        await producer.start()
                 except BaseException:
-                    await _stop(producer)
+                    await stopped(producer)
                     raise
                 self._producer = producer
             return self._producer
@@ -225,13 +346,28 @@ class Producer:
         # An idempotent producer whose batch failed has a hole in its sequence: only a new one can go on.
         if self._producer is broken:
             self._producer = None
-            await _stop(broken)
+            await stopped(broken)
 
 
-async def _stop(producer: AIOKafkaProducer) -> None:
-    with contextlib.suppress(TimeoutError, KafkaError, KafkaConnectionError):
-        async with asyncio.timeout(_STOP_SECONDS):
-            await producer.stop()
+async def stopped(client: AIOKafkaConsumer | AIOKafkaProducer) -> None:
+    """Stop a client of the library, which on a dead connection may take longer than anybody waits.
+
+    In a task of its own: a consumer that waits to fetch again passes on the cancellation of its own tasks, which nobody
+    could tell from ours (seen: Kafka away for 10 s, and every service had ended, with exit code 0 and not a word).
+    """
+    stopping = asyncio.ensure_future(client.stop())
+    try:
+        await asyncio.wait({stopping}, timeout=_STOP_SECONDS)
+    finally:
+        stopping.cancel()
+    if not stopping.done() or stopping.cancelled():
+        library: Any = client  # it has not come to closing its connections
+        below: Any = library._client if isinstance(client, AIOKafkaConsumer) else library.client
+        with contextlib.suppress(TimeoutError, KafkaError):
+            async with asyncio.timeout(_STOP_SECONDS):
+                await below.close()
+    elif (failure := stopping.exception()) is not None and not isinstance(failure, (TimeoutError, KafkaError)):
+        raise failure
 
 
 class _Waiting(NamedTuple):
@@ -248,6 +384,8 @@ class _Waiting(NamedTuple):
 class _Lane:
     """What waits for one partition, and what is under way to it."""
 
+    most: int | None = None
+    """Bytes of a batch of several messages, until nothing waits: a larger one was more than the broker takes."""
     waiting: deque[_Waiting] = field(default_factory=deque[_Waiting])
     under_way: list[_Waiting] = field(default_factory=list[_Waiting])
     sending: asyncio.Task[None] | None = None
@@ -312,7 +450,7 @@ class Publisher:
         loop = asyncio.get_running_loop()
         acknowledged: asyncio.Future[None] = loop.create_future()
         if self._waiting >= self._limit:
-            acknowledged.set_exception(Transient("kafka: too many messages wait"))
+            acknowledged.set_exception(Transient("too many messages wait for Kafka", of="Kafka"))
             return acknowledged
         self._waiting += 1
         partition = self._partition_of(key)
@@ -352,16 +490,26 @@ class Publisher:
             batch = await producer.create_batch()
             while lane.waiting:
                 key, value, headers, _, _ = lane.waiting[0]
+                if lane.most is not None and lane.under_way and batch.size() + len(value) > lane.most:
+                    break
                 if batch.append(key=key, value=value, timestamp=None, headers=headers) is None:
                     break
                 lane.under_way.append(lane.waiting.popleft())
-            if not lane.under_way:
-                raise Transient("the message is larger than a batch")
             self._waiting -= len(lane.under_way)
+            if not lane.under_way:
+                self._too_large(lane, "than a batch")
+                return
             await producer.send_batch(batch, self._topic.name, partition)
             for one in lane.under_way:
                 if not one.acknowledged.done():
                     one.acknowledged.set_result(None)
+        except MessageSizeTooLargeError:
+            lane.waiting.extendleft(reversed(lane.under_way))
+            self._waiting += len(lane.under_way)
+            if len(lane.under_way) == 1:
+                self._too_large(lane, "than the broker takes")
+            else:
+                lane.most = sum(len(one.value) for one in lane.under_way) // 2
         except Transient as error:
             # What waits behind would fail the same way, and its clients can try again sooner than we can know.
             self._waiting -= len(lane.waiting)
@@ -370,9 +518,19 @@ class Publisher:
         finally:
             lane.under_way = []
             lane.sending = None
+            if not lane.waiting:
+                lane.most = None
+
+    def _too_large(self, lane: _Lane, what: str) -> None:
+        """Refuse the first message that waits, alone."""
+        one = lane.waiting.popleft()
+        self._waiting -= 1
+        if not one.acknowledged.done():
+            message = Outgoing(self._topic.name, one.key, one.value, one.headers)
+            one.acknowledged.set_exception(MessageTooLarge(message, f"larger {what}"))
 
 
 def _fail(waiting: Iterable[_Waiting], why: str) -> None:
     for one in waiting:
         if not one.acknowledged.done():
-            one.acknowledged.set_exception(Transient(why))
+            one.acknowledged.set_exception(Transient(why, of="Kafka"))

@@ -14,6 +14,19 @@ FEEDBACK_SECONDS = Histogram("fiilis_feedback_seconds", "Duration of a feedback 
 
 CONSUMER_LAG = Gauge("fiilis_consumer_lag_records", "Records not yet handled.", ["service", "topic"])
 CONSUMER_OLDEST = Gauge("fiilis_consumer_oldest_seconds", "Age of the record being handled.", ["service", "topic"])
+WORKER_PROGRESS_AGE = Gauge(
+    "fiilis_worker_progress_age_seconds", "Since a worker last did its work, or found none.", ["service", "worker"]
+)
+WORKER_LATE = Gauge(
+    "fiilis_worker_progress_late_seconds",
+    "By which a worker's sign of life is late; 0 while it is well.",
+    ["service", "worker"],
+)
+WORKER_FAILING = Gauge(
+    "fiilis_worker_failing", "1 while a periodic job fails at its own content.", ["service", "worker"]
+)
+QUARANTINED = Gauge("fiilis_quarantined", "Rows and results that could not be stored or decided.", ["service"])
+MISSED = Gauge("fiilis_missed", "What the stage before holds open and this one does not know.", ["service"])
 RECORDS = Counter("fiilis_records", "Records handled, by result.", ["service", "topic", "result"])
 DEAD_LETTERS = Counter("fiilis_dead_letters", "Records refused for ever.", ["service", "topic", "reason"])
 

@@ -1,32 +1,101 @@
 """Where a consumer goes on: offsets in PostgreSQL, beside the state that they belong to.
 
-Kafka's cluster id is stored with them, so that a log that is not the one they were counted in stops the service loudly.
+A log is known by its identity, not by its name: the cluster's id, the topic's id and how far the log was seen to go
+are stored with the offset, and looked at whenever a place is taken. A log that is another one, or shorter than it was,
+stops the service loudly: by the name alone, a topic that was deleted and made anew lost 1,048 answers with every probe
+green.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
+from shared.cluster import LogState
 from shared.db import Connection, Database
 from shared.errors import Misconfigured
 from shared.topics import Topic
 
-_STORED = "SELECT partition, next, cluster FROM consumer_offset WHERE topic = $1 AND partition = ANY($2::int[])"
+_STORED = """
+SELECT partition, next, cluster, log, log_end FROM consumer_offset
+WHERE topic = $1 AND partition = ANY($2::int[]) ORDER BY partition
+"""
+_ALL = "SELECT topic, partition, next, cluster, log, log_end FROM consumer_offset ORDER BY topic, partition"
 _START = """
-INSERT INTO consumer_offset (topic, partition, next, cluster)
-SELECT $1, partition, next, $4 FROM unnest($2::int[], $3::bigint[]) AS first(partition, next)
+INSERT INTO consumer_offset (topic, partition, next, cluster, log)
+SELECT $1, partition, next, $4, $5 FROM unnest($2::int[], $3::bigint[]) AS first(partition, next)
 ON CONFLICT DO NOTHING
 """
+_SEEN = """
+UPDATE consumer_offset AS held SET log = $4, log_end = seen.log_end
+FROM unnest($2::int[], $3::bigint[]) AS seen(partition, log_end)
+WHERE held.topic = $1 AND held.partition = seen.partition
+    AND (held.log IS DISTINCT FROM $4 OR held.log_end IS DISTINCT FROM seen.log_end)
+"""
 _CLAIM = """
-UPDATE consumer_offset AS held SET next = batch.after
+UPDATE consumer_offset AS held SET next = batch.after, log_end = greatest(held.log_end, batch.after)
 FROM unnest($2::int[], $3::bigint[], $4::bigint[]) AS batch(partition, first, after)
 WHERE held.topic = $1 AND held.partition = batch.partition AND held.next = batch.first
 RETURNING held.partition
 """
+_ACCEPT = """
+UPDATE consumer_offset AS held SET next = new.next, cluster = $4, log = $5, log_end = new.log_end
+FROM unnest($2::int[], $3::bigint[], $6::bigint[]) AS new(partition, next, log_end)
+WHERE held.topic = $1 AND held.partition = new.partition
+"""
+
+LossKind = Literal["other cluster", "other log", "shortened", "retention"]
 
 
 class OffsetLost(Misconfigured):
     """The log no longer holds the place where this service has to go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a service stands in one partition, and what it knows of the log."""
+
+    topic: str
+    partition: int
+    next: int
+    """The first offset whose record has had no effect yet."""
+    cluster: str
+    log: str | None
+    """None: from before it was kept."""
+    log_end: int
+    """How far the log went when it was last looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Why a service cannot go on where it stands, and where it would go on without what is lost."""
+
+    kind: LossKind
+    place: Place
+    go_on: int
+    detail: str
+
+
+def loss(place: Place, now: LogState) -> Loss | None:
+    """Return what is lost between a place and the log as it is now, None where nothing is."""
+    start, end = now.starts[place.partition], now.ends[place.partition]
+    where = f"{place.topic}/{place.partition} goes on at {place.next}"
+    if place.cluster != now.cluster:
+        detail = f"{where} of Kafka cluster {place.cluster}, FIILIS_KAFKA is cluster {now.cluster}"
+        return Loss("other cluster", place, start, detail)
+    if place.log and now.log and place.log != now.log:
+        detail = f"{where} of topic id {place.log}, but the topic was deleted and made anew (id {now.log})"
+        return Loss("other log", place, start, detail)
+    if place.next > end or place.log_end > end:
+        detail = (
+            f"{where} and was seen to {max(place.log_end, place.next)}, but the log ends at {end}: it was cut short"
+        )
+        return Loss("shortened", place, min(place.next, end), detail)
+    if place.next < start:
+        detail = f"{where}, but the log starts at {start}: records were deleted before they were handled (retention)"
+        return Loss("retention", place, start, detail)
+    return None
 
 
 class Offsets:
@@ -46,37 +115,69 @@ class Offsets:
         claimed = {row[0] for row in await tx.fetch(_CLAIM, self._topic, list(batch), firsts, afters)}
         return [partition for partition in batch if partition not in claimed]
 
-    async def stored(self, partitions: Sequence[int], cluster: str, log_starts: Mapping[int, int]) -> dict[int, int]:
+    async def stored(self, partitions: Sequence[int], now: LogState) -> dict[int, int]:
         """Return where each partition goes on; one that was never read starts at the log's beginning.
 
         Raises OffsetLost when the log is another one, or has lost records that were not handled.
         """
         async with self._database.transaction() as tx:
-            rows = await tx.fetch(_STORED, self._topic, partitions)
-            missing = sorted(set(partitions) - {row["partition"] for row in rows})
+            places = await self._places(tx, partitions)
+            missing = sorted(set(partitions) - {place.partition for place in places})
             if missing:
-                await tx.execute(_START, self._topic, missing, [log_starts[p] for p in missing], cluster)
-                rows = await tx.fetch(_STORED, self._topic, partitions)
-        for row in rows:
-            if row["cluster"] != cluster:
-                raise OffsetLost(
-                    f"the offsets of {self._topic} belong to Kafka cluster {row['cluster']}, FIILIS_KAFKA is cluster "
-                    f"{cluster}: point FIILIS_KAFKA at the old cluster, or, if its records are truly gone, delete the "
-                    f"rows of {self._table} to start at the new log's beginning"
-                )
-        nexts: dict[int, int] = {row["partition"]: row["next"] for row in rows}
-        for partition, offset in nexts.items():
-            if offset < log_starts[partition]:
-                raise self.gap(partition, offset, log_starts[partition])
-        return nexts
+                starts = [now.starts[p] for p in missing]
+                await tx.execute(_START, self._topic, missing, starts, now.cluster, now.log or None)
+                places = await self._places(tx, partitions)
+            lost = [found for place in places if (found := loss(place, now)) is not None]
+            if lost:
+                raise self.lost(lost[0])
+            ends = [now.ends[p] for p in partitions]
+            await tx.execute(_SEEN, self._topic, list(partitions), ends, now.log or None)
+        return {place.partition: place.next for place in places}
 
-    def gap(self, partition: int, last: int, first: int) -> OffsetLost:
-        """Return what says that records were deleted before they were handled, and how to go on without them."""
+    def lost(self, found: Loss) -> OffsetLost:
+        """Return what says that the place is lost, and how to go on without it."""
+        service = self._database.schema
         return OffsetLost(
-            f"{self._topic}/{partition} goes on at {last}, but the log starts at {first}: records were deleted before "
-            f"they were handled (retention). To go on without them, set that row of {self._table} to {first}"
+            f"offset lost: {service}: {found.detail}. See `python -m services offsets show`; if those records are "
+            f"truly gone, `python -m services offsets accept {self._topic}` goes on without them, and `republish` "
+            "then tells again what the next stage does not know"
         )
 
-    @property
-    def _table(self) -> str:
-        return f"{self._database.schema}.consumer_offset"
+    def gap(self, partition: int, last: int, first: int) -> OffsetLost:
+        """Return what says that records were deleted while they were waited for."""
+        place = Place(self._topic, partition, last, "", None, 0)
+        return self.lost(
+            Loss(
+                "retention",
+                place,
+                first,
+                f"{self._topic}/{partition} goes on at {last}, but the next record is {first}",
+            )
+        )
+
+    async def _places(self, tx: Connection, partitions: Sequence[int]) -> list[Place]:
+        return [_place(self._topic, row) for row in await tx.fetch(_STORED, self._topic, list(partitions))]
+
+
+async def all_places(tx: Connection) -> list[Place]:
+    """Return every place of a service."""
+    return [_place(row["topic"], row) for row in await tx.fetch(_ALL)]
+
+
+async def accept(tx: Connection, losses: Sequence[Loss], now: LogState) -> None:
+    """Go on without what is lost of one topic."""
+    for topic in {found.place.topic for found in losses}:
+        of_topic = [found for found in losses if found.place.topic == topic]
+        await tx.execute(
+            _ACCEPT,
+            topic,
+            [found.place.partition for found in of_topic],
+            [found.go_on for found in of_topic],
+            now.cluster,
+            now.log or None,
+            [now.ends[found.place.partition] for found in of_topic],
+        )
+
+
+def _place(topic: str, row: Any) -> Place:
+    return Place(topic, row["partition"], row["next"], row["cluster"], row["log"], row["log_end"])

@@ -15,8 +15,10 @@ from typing import Any
 from shared import metrics
 from shared.db import Connection, Database
 from shared.errors import Transient
-from shared.kafka import Headers, Outgoing, Producer
+from shared.kafka import Headers, MessageTooLarge, Outgoing, Producer
 from shared.logs import Log
+from shared.progress import Progress, Worker
+from shared.quarantine import Quarantine, not_held
 from shared.retry import Backoff
 
 log = Log("shared.outbox")
@@ -33,13 +35,18 @@ SELECT * FROM unnest($1::text[], $2::bytea[], $3::bytea[], $4::text[])
 """
 _NOTIFY = "SELECT pg_notify('fiilis_outbox_' || current_schema(), '')"
 _LOCK = "SELECT pg_try_advisory_lock(hashtext('fiilis.outbox'), hashtext(current_schema()))"
-_NEXT = "SELECT id, topic, key, value, headers, created_at FROM outbox ORDER BY id LIMIT $1"
+_QUEUE = "outbox"
+_NEXT = f"""
+SELECT id, topic, key, value, headers, created_at FROM outbox WHERE {not_held(_QUEUE, "outbox.id")} ORDER BY id LIMIT $1
+"""
 _DELETE = "DELETE FROM outbox WHERE id = ANY($1::bigint[])"
 _COUNTED = 10_000
 _WAITING = f"""
 SELECT CASE WHEN count(*) < {_COUNTED} THEN count(*) ELSE (SELECT max(id) FROM outbox) - min(id) + 1 END,
     min(created_at)
-FROM (SELECT id, created_at FROM outbox ORDER BY id LIMIT {_COUNTED}) AS waiting
+FROM (
+    SELECT id, created_at FROM outbox WHERE {not_held(_QUEUE, "outbox.id")} ORDER BY id LIMIT {_COUNTED}
+) AS waiting
 """
 """How many rows there are, and the oldest; of very many the ids tell, so that asking costs no more than of few."""
 
@@ -69,11 +76,19 @@ class Relay:
         self._wake = asyncio.Event()
         self._failures = 0
         """In a row."""
+        self._quarantine = Quarantine(database)
+        self.progress = Progress(database.schema, "outbox")
         self._records = metrics.OUTBOX_RECORDS.labels(database.schema)
         self._oldest = metrics.OUTBOX_OLDEST.labels(database.schema)
 
+    @property
+    def worker(self) -> Worker:
+        """The relay as its service runs it."""
+        return Worker(self.run, self.progress)
+
     async def run(self) -> None:
         """Relay for as long as the service lives; an outage of Kafka or the database only delays it."""
+        self.progress.made()
         backoff = Backoff(0.1, 5)
         while True:
             try:
@@ -81,7 +96,7 @@ class Relay:
                     await self._relay(connection)
             except Transient as error:
                 self._failures += 1
-                log.warning("outbox waits", service=self._database.schema, why=str(error), failures=self._failures)
+                self.progress.waits(error)
                 await asyncio.sleep(backoff.delay(self._failures))
 
     async def _relay(self, connection: Connection) -> None:
@@ -89,6 +104,7 @@ class Relay:
         await connection.execute(f"SET idle_session_timeout = '{_IDLE_SESSION}'")
         while not await connection.fetchval(_LOCK):
             self._tell(0, 0.0)  # another process relays, and tells
+            self.progress.made()
             await asyncio.sleep(_POLL_SECONDS)
         await connection.add_listener(f"fiilis_outbox_{self._database.schema}", self._woken)
         while True:
@@ -99,9 +115,11 @@ class Relay:
                     await self._measure(connection)  # a broker that refuses at once leaves no time for it below
                 # Keeping the session busy while Kafka takes its time: see _IDLE_SESSION.
                 await self._send(rows, connection)
+                self.progress.made()
                 if len(rows) == _BATCH:
                     continue
             await self._measure(connection)
+            self.progress.made()
             try:
                 async with asyncio.timeout(_POLL_SECONDS):
                     await self._wake.wait()
@@ -116,7 +134,15 @@ class Relay:
         finally:
             if not sending.done():
                 sending.cancel()
-        await sending
+        try:
+            await sending
+        except MessageTooLarge as error:
+            # What stands behind it may be a critical answer: this one alone waits for a person.
+            row = next(row for row in rows if _outgoing(row) == error.message)
+            await self._quarantine.set_aside(_QUEUE, row["id"], error)
+            self._wake.set()
+            return
+        self._quarantine.went_well(_QUEUE)
         await connection.execute(_DELETE, [row["id"] for row in rows])
         self._failures = 0
 

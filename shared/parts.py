@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -19,6 +21,8 @@ from shared.errors import Misconfigured, Transient
 from shared.http import Guard, Outbound
 from shared.kafka import Kafka
 from shared.logs import Log
+from shared.migrate import migrate
+from shared.provisioning import ensure_topics
 from shared.retry import Backoff
 from shared.security import Signer
 from shared.service import Service, Settings, opened
@@ -32,6 +36,7 @@ _ASK_EVERY = 2.0
 _ANSWER_WITHIN = 3.0
 _CONNECT_WITHIN = 6.0
 """Seconds."""
+_TELL_EVERY = 60.0
 _FAILURES = 2
 """In a row; one broker of several may just be restarted."""
 
@@ -42,6 +47,7 @@ class Parts:
 
     kafka: Kafka
     database_url: str
+    migration_url: str | None
     directory: Follower
     access: Access
     clock: Clock
@@ -55,7 +61,7 @@ def parts(settings: Settings, clock: Clock, services: tuple[str, ...]) -> Parts:
         raise Misconfigured("FIILIS_DATABASE_URL is not set, such as postgresql://fiilis:secret@db/fiilis")
     kafka = Kafka(settings.kafka, settings.topic_prefix)
     directory = Follower(kafka, services)
-    return Parts(kafka, settings.database_url, directory, Access(directory), clock)
+    return Parts(kafka, settings.database_url, settings.migration_url, directory, Access(directory), clock)
 
 
 def signer(settings: Settings) -> Signer:
@@ -72,10 +78,19 @@ def outbound(settings: Settings) -> Outbound:
     return Outbound(Guard(settings.allow_private_targets))
 
 
-def outside(parts: Parts, *, either: bool) -> Service:
-    """Return the part of the process that follows the directory and asks whether Kafka and PostgreSQL are there.
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """The part of a process that follows the directory and asks whether Kafka and PostgreSQL are there."""
 
-    Once for all services of the process; `either`: one of the two is enough for their work.
+    service: Service
+    away: Callable[[], Mapping[str, str]]
+    """Who does not answer now, and why."""
+
+
+def outside(parts: Parts, *, either: bool) -> Outside:
+    """Return what looks after the outside, once for all services of the process.
+
+    `either`: one of Kafka and PostgreSQL is enough for their work.
     """
     kafka = Reachable("Kafka", partial(_kafka, parts.kafka))
     postgres = Reachable("PostgreSQL", partial(_postgres, parts.database_url))
@@ -85,15 +100,24 @@ def outside(parts: Parts, *, either: bool) -> Service:
         return {name: why for name, missing in asked.items() if (why := missing()) is not None}
 
     def nothing() -> str | None:
-        return ", ".join(away().values()) if len(away()) == len(asked) else None
+        return "; ".join(away().values()) if len(away()) == len(asked) else None
 
-    return Service(
+    async def prepare() -> None:
+        await ensure_topics(parts.kafka, TOPICS)
+        await parts.directory.prepare()
+
+    needed = {"kafka or postgresql": nothing} if either else asked
+    service = Service(
         name="outside",
-        resources=[opened(lambda: patiently("Kafka", lambda: parts.kafka.ensure_topics(TOPICS)), _nothing)],
-        tasks={"follower": parts.directory.run, "kafka": kafka.run, "postgresql": postgres.run},
-        checks={"directory": parts.directory.ready, **({"kafka or postgresql": nothing} if either else asked)},
+        resources=[opened(lambda: patiently("Kafka", prepare), _nothing)],
+        tasks={"kafka": kafka.run, "postgresql": postgres.run},
+        workers=[parts.directory.worker],
+        checks={"directory in use": parts.directory.missing, "directory": parts.directory.ready, **needed},
+        # Acknowledging a page or reading a score needs no Kafka, and taking an answer one of the two.
+        door={"directory in use", "kafka or postgresql" if either else "postgresql"},
         notes=away if either else dict,
     )
+    return Outside(service, away)
 
 
 Ask = Callable[[], Awaitable[object]]
@@ -107,10 +131,11 @@ class Reachable:
         self._what = what
         self._reach = reach
         self._failures = 0
+        self._why = ""
 
     def missing(self) -> str | None:
         """Return what readiness tells, None while it answers."""
-        return f"{self._what} does not answer" if self._failures >= _FAILURES else None
+        return f"{self._what}: {self._why}" if self._failures >= _FAILURES else None
 
     async def run(self) -> None:
         """Ask as long as the process lives."""
@@ -128,15 +153,21 @@ class Reachable:
                         await asyncio.sleep(_ASK_EVERY)
             except (Transient, TimeoutError) as error:
                 self._failures += 1
+                self._why = str(error) or f"no answer within {_ANSWER_WITHIN:g} s"
                 if self._failures == _FAILURES:
-                    log.warning(f"{self._what} does not answer", why=str(error))
+                    log.warning(f"{self._what} does not answer", why=self._why)
             await asyncio.sleep(_ASK_EVERY)
 
 
 @contextlib.asynccontextmanager
 async def _kafka(kafka: Kafka) -> AsyncGenerator[Ask]:
+    names = [topic.name for topic in TOPICS]
     async with kafka.admin() as admin:
-        yield lambda: admin.describe_topics([])  # of no topic: a shared cluster may have thousands
+
+        async def ask() -> None:
+            kafka.topics = dict((await kafka.describe_by(admin, names)).topics)
+
+        yield ask
 
 
 @contextlib.asynccontextmanager
@@ -152,32 +183,46 @@ async def _postgres(url: str) -> AsyncGenerator[Ask]:
 
 
 @contextlib.asynccontextmanager
-async def database_ready(database: Database, migrations: Path) -> AsyncGenerator[None]:
-    """Wait for PostgreSQL, migrate the service's schema, and close the pool in the end."""
+async def database_ready(database: Database, migrations: Path, url: str | None) -> AsyncGenerator[None]:
+    """Wait for PostgreSQL, migrate the service's schema, and close the pool in the end.
+
+    `url`: of a role that may change the schema, if the service's own may not.
+    """
     try:
-        await migrated(database, migrations)
+        await migrated(database, migrations, url)
         yield
     finally:
         await database.close()
 
 
-async def migrated(database: Database, migrations: Path | None) -> None:
-    """Wait for PostgreSQL and bring the service's schema to the newest revision."""
-    for revision in await patiently("PostgreSQL", lambda: database.migrate(migrations)):
-        log.info("migrated", revision=revision)
+async def migrated(database: Database, migrations: Path | None, url: str | None) -> None:
+    """Wait for PostgreSQL and bring the service's schema to the newest revision. Raises Misconfigured."""
+
+    async def bring() -> None:
+        await database.pooler_refused()
+        await migrate(database, migrations, url=url)
+
+    await patiently("PostgreSQL", bring)
 
 
 async def patiently(what: str, ask: Callable[[], Awaitable[T]]) -> T:
     """Ask until the other side is there."""
     backoff = Backoff(0.2, 5)
     attempt = 0
+    told, since = -_TELL_EVERY, datetime.now(UTC)
     while True:
         try:
-            return await ask()
+            found = await ask()
         except Transient as error:
             attempt += 1
-            log.warning(f"waiting for {what}", why=str(error), attempt=attempt)
+            if time.monotonic() - told >= _TELL_EVERY:
+                told = time.monotonic()
+                log.warning(f"waiting for {what}", why=str(error), since=since.isoformat(timespec="seconds"))
             await asyncio.sleep(backoff.delay(attempt))
+        else:
+            if attempt:
+                log.info(f"{what} is there")
+            return found
 
 
 async def _nothing() -> None:

@@ -1,19 +1,25 @@
 """The shell of every service: settings, HTTP, health, supervised tasks, and an ordered end.
 
-A task that dies ends the process with an error: a service never looks alive without its work. On SIGTERM or Ctrl-C the
-shell stops taking requests, ends the tasks, and closes what was opened in reverse order, within a deadline.
+A task that dies ends the process with an error, and so does a worker that stands still while everything that it needs
+is there: a service never looks alive without its work. On SIGTERM it says at `/readyz` that it goes, and serves until
+balancers have heard of it; then, as at once on Ctrl-C, it stops taking requests, ends the tasks, and closes what was
+opened in reverse order, within a deadline.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
 import gc
 import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
+import threading
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -25,12 +31,22 @@ from starlette.types import ASGIApp
 
 from shared.errors import Misconfigured
 from shared.logs import Log
+from shared.progress import Worker
+from shared.proxies import Proxies
+from shared.sockets import OPTIONS
 from shared.web import Check, Front, build_app, build_ops_app
 
 log = Log("shared.service")
 
 _DRAIN_SECONDS = 5
 _STOP_SECONDS = 20
+_KEEP_ALIVE_SECONDS = 75
+"""Longer than proxies keep an idle connection: the one that closes it is not the one that may be sending on it."""
+_LOOK_SECONDS = 5.0
+_LATE_LOOKS = 4
+"""In a row: a process that was stopped and goes on has old signs of life, and gets the time for new ones."""
+_FROZEN_SECONDS = 60
+"""An event loop that takes no turn for so long takes none any more."""
 
 
 class Settings(BaseSettings):
@@ -53,6 +69,16 @@ class Settings(BaseSettings):
     """Starts every link; default http://HOST:PORT."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"
+    migration_url: str | None = None
+    """The same for a role that may change the schema, where the services' own may not."""
+    drain_seconds: float = Field(default=3.0, ge=0, le=60)
+    """After SIGTERM, how long requests are still served while `/readyz` says 503: until balancers have looked."""
+    standstill_seconds: float = Field(default=120.0, gt=0)
+    """A worker that has stood still for longer, while what it needs is there, ends the process."""
+    compare_seconds: float = Field(default=3600.0, gt=0)
+    """How often a stage tells the next one what it holds open, and looks at what it missed itself."""
+    trusted_proxies: str = ""
+    """A comma list of networks whose `Forwarded` or `X-Forwarded-For` is believed."""
     secret: str = ""
     """A comma list; the first signs, all verify."""
     allow_private_targets: str = ""
@@ -78,10 +104,43 @@ class Service:
     """Opened in order before the tasks start, closed in reverse after they ended."""
     tasks: Mapping[str, Callable[[], Awaitable[None]]] = field(default_factory=dict[str, Callable[[], Awaitable[None]]])
     """Run as long as the service; the end of one is the end of the process."""
+    workers: Sequence[Worker] = ()
+    """Run like the tasks; readiness, and the watchdog, ask for their progress."""
     checks: Mapping[str, Check] = field(default_factory=dict[str, Check])
-    """What readiness asks."""
+    """What readiness asks besides."""
+    door: Collection[str] = ()
+    """Which of the checks answering requests needs; the work behind it may need more."""
     notes: Callable[[], Mapping[str, str]] = dict
     """What readiness tells of besides: trouble of others that does not keep us from our work."""
+
+    def missing(self, *, door: bool = False) -> dict[str, str]:
+        """Return what is missing until the work can be done, or, `door`, until requests can be answered."""
+        checks = {
+            **self.checks,
+            **({} if door else {f"worker {w.progress.worker}": w.progress.missing for w in self.workers}),
+        }
+        return {
+            name: gap
+            for name, check in checks.items()
+            if (not door or name in self.door) and (gap := check()) is not None
+        }
+
+    def all_notes(self) -> dict[str, str]:
+        """Return what readiness tells of besides."""
+        failing = {f"worker {w.progress.worker}": w.progress.trouble for w in self.workers if w.progress.trouble}
+        return {**self.notes(), **failing}
+
+
+class Stop(asyncio.Event):
+    """Set when the process is to end; some seconds before that it may say that it is going."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.draining = False
+
+
+class Standstill(RuntimeError):
+    """A worker stands still though everything that it needs is there."""
 
 
 @contextlib.asynccontextmanager
@@ -122,6 +181,8 @@ async def _listen(app: ASGIApp, host: str, port: int) -> tuple[_Listening, str]:
         ) from None
     # Accepted sockets inherit it; without it plain asyncio answers 40 ms late, uvloop sets it by itself.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for level, option, value in OPTIONS:
+        listener.setsockopt(level, option, value)
     config = uvicorn.Config(
         app,
         lifespan="off",
@@ -129,6 +190,7 @@ async def _listen(app: ASGIApp, host: str, port: int) -> tuple[_Listening, str]:
         access_log=False,
         server_header=False,
         proxy_headers=False,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_DRAIN_SECONDS,
         h11_max_incomplete_event_size=64 * 1024,
     )
@@ -149,14 +211,25 @@ async def run(
     stop: asyncio.Event,
     on_listening: Callable[[str], None] = lambda _: None,
     on_ready: Callable[[str], None] = lambda _: None,
+    away: Callable[[], Mapping[str, str]] = dict,
+    standstill: float = 120.0,
+    proxies: str = "",
 ) -> None:
     """Run services until `stop` is set; the callbacks get the address once it is bound, and once all are ready.
 
-    It listens first, so that health is answered while Kafka or PostgreSQL is waited for. Raises what ended a task.
+    It listens first, so that health is answered while Kafka or PostgreSQL is waited for. `away` says who of them does
+    not answer now: a worker that stands still for `standstill` seconds while nobody is away ends the process. Raises
+    what ended a task.
     """
     hot = {path: target for service in services for path, target in service.hot.items()}
-    process = Service(name="process", checks={"start": lambda: None if front.open else "the services are starting"})
-    front = Front(build_app([process, *services], ops_elsewhere=ops_port is not None), hot)
+
+    def going() -> str | None:
+        return "the process is ending" if isinstance(stop, Stop) and stop.draining else None
+
+    starting: dict[str, Check] = {"start": lambda: None if front.open else "the services are starting", "stop": going}
+    process = Service(name="process", checks=starting, door=starting)
+    app = build_app([process, *services], ops_elsewhere=ops_port is not None)
+    front = Front(app, hot, Proxies(proxies))
     front_listening, address = await _listen(front, host, port)
     listening = [front_listening]
     on_listening(address)
@@ -172,8 +245,10 @@ async def run(
             tasks += [
                 asyncio.create_task(_supervised(service.name, name, task), name=f"{service.name} {name}")
                 for service in services
-                for name, task in service.tasks.items()
+                for name, task in [*service.tasks.items(), *((w.progress.worker, w.run) for w in service.workers)]
             ]
+            workers = [worker for service in services for worker in service.workers]
+            tasks.append(asyncio.create_task(_watch(workers, away, standstill), name="watchdog"))
             tasks.append(asyncio.create_task(_announce([process, *services], address, on_ready), name="announce"))
             await _first([*tasks, *servers], stop)
     finally:
@@ -208,10 +283,25 @@ async def _supervised(service: str, name: str, task: Callable[[], Awaitable[None
 
 
 async def _announce(services: Sequence[Service], address: str, on_ready: Callable[[str], None]) -> None:
-    while any(check() is not None for service in services for check in service.checks.values()):
+    while any(service.missing() for service in services):
         await asyncio.sleep(0.02)
     on_ready(address)
     await asyncio.Event().wait()
+
+
+async def _watch(workers: Sequence[Worker], away: Callable[[], Mapping[str, str]], standstill: float) -> None:
+    """Wait for a worker to stand still. Raises Standstill, which ends the process, so that it is started afresh."""
+    late: Counter[str] = Counter()
+    while True:
+        await asyncio.sleep(min(_LOOK_SECONDS, standstill / 4))
+        if away():
+            late.clear()  # they are right to wait
+            continue
+        for worker in workers:
+            name = f"{worker.progress.service}: {worker.progress.worker}"
+            late[name] = late[name] + 1 if worker.progress.late > standstill else 0
+            if late[name] >= _LATE_LOOKS:
+                raise Standstill(f"{name}: {worker.progress.missing()}, and everything that it needs is there")
 
 
 async def _first(tasks: Sequence[asyncio.Task[Any]], stop: asyncio.Event) -> None:
@@ -221,11 +311,23 @@ async def _first(tasks: Sequence[asyncio.Task[Any]], stop: asyncio.Event) -> Non
         done, _ = await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
     finally:
         stopping.cancel()
-    for task in done:
-        if task is not stopping and not task.cancelled() and (failure := task.exception()) is not None:
+    for task in done - {stopping}:
+        failure = _failure(task)
+        if failure is not None:
             if not isinstance(failure, Misconfigured):
                 log.error("task ended", failure=failure, task=task.get_name())
             raise failure
+
+
+def _failure(task: asyncio.Task[Any]) -> BaseException | None:
+    """Return what ended a task that nobody has told to end."""
+    try:
+        return task.exception()
+    except asyncio.CancelledError as error:
+        # A library's own, such as of a task of its that it gave up: to let it pass would be an end with exit code 0.
+        failure = RuntimeError(f"{task.get_name()} was cancelled")
+        failure.__cause__ = error
+        return failure
 
 
 def tune_memory() -> None:
@@ -237,21 +339,30 @@ def tune_memory() -> None:
     gc.set_threshold(500_000, 20, 50)
 
 
-def run_process(main: Callable[[asyncio.Event], Awaitable[None]]) -> int:
-    """Run a process until SIGINT or SIGTERM; return its exit code. A second signal or the deadline ends it at once."""
+def run_process(main: Callable[[asyncio.Event], Awaitable[None]], *, drain_seconds: float = 0.0) -> int:
+    """Run a process until SIGINT or SIGTERM; return its exit code. A second signal or the deadline ends it at once.
+
+    After SIGTERM it says for `drain_seconds` that it is going, and works on.
+    """
 
     async def body() -> int:
-        stop = asyncio.Event()
+        stop = Stop()
         loop = asyncio.get_running_loop()
+        _watch_loop(loop)
 
-        def on_signal() -> None:
-            if stop.is_set():
+        def end() -> None:
+            if not stop.is_set():
+                stop.set()
+                loop.call_later(_STOP_SECONDS, _overdue)
+
+        def on_signal(drain: float) -> None:
+            if stop.draining or stop.is_set():
                 os._exit(1)
-            stop.set()
-            loop.call_later(_STOP_SECONDS, _overdue)
+            stop.draining = True
+            loop.call_later(drain, end) if drain else end()
 
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, on_signal)
+        loop.add_signal_handler(signal.SIGINT, on_signal, 0.0)
+        loop.add_signal_handler(signal.SIGTERM, on_signal, drain_seconds)
         try:
             await main(stop)
         except Misconfigured as error:
@@ -265,6 +376,29 @@ def run_process(main: Callable[[asyncio.Event], Awaitable[None]]) -> int:
     tune_memory()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(body())
+
+
+def _watch_loop(loop: asyncio.AbstractEventLoop) -> None:
+    """End the process when its event loop takes no turn any more: nothing on the loop itself could tell."""
+    turned = threading.Event()
+
+    def turn() -> None:
+        turned.set()
+        loop.call_later(0.5, turn)
+
+    def watch() -> None:
+        frozen = 0  # seconds that were looked at, not that the clock says: a stopped process looks at none
+        while not loop.is_closed():
+            time.sleep(1)
+            frozen = 0 if turned.is_set() else frozen + 1
+            turned.clear()
+            if frozen >= _FROZEN_SECONDS:
+                log.error("the event loop stands still", seconds=frozen)
+                faulthandler.dump_traceback(all_threads=True)
+                os._exit(1)
+
+    loop.call_soon(turn)
+    threading.Thread(target=watch, name="watch-loop", daemon=True).start()
 
 
 def _overdue() -> None:

@@ -10,7 +10,16 @@ from typing import Any
 
 import msgspec
 
-from shared.events import AlertV1, FeedbackReceivedV1, FollowUpDueV1, PageV1, RespondentErasedV1, ScoreDailyV1, TicketV1
+from shared.events import (
+    AlertV1,
+    FeedbackReceivedV1,
+    FollowUpDueV1,
+    PageV1,
+    RespondentErasedV1,
+    ScoreDailyV1,
+    StillOpenV1,
+    TicketV1,
+)
 
 DAY_MS = 86_400_000
 PARTITIONS = 8
@@ -47,6 +56,7 @@ ALERTS = Topic(
         "alert.opened": AlertV1,
         "alert.updated": AlertV1,
         "alert.cleared": AlertV1,
+        "alerts.open": StillOpenV1,
         "score.daily": ScoreDailyV1,
         ERASED: RespondentErasedV1,
     },
@@ -60,6 +70,7 @@ TICKETS = Topic(
         "ticket.updated": TicketV1,
         "ticket.resolved": TicketV1,
         "ticket.closed": TicketV1,
+        "tickets.open": StillOpenV1,
         "follow-up.due": FollowUpDueV1,
         ERASED: RespondentErasedV1,
     },

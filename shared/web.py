@@ -19,6 +19,7 @@ from shared.directory.access import Access, Caller
 from shared.directory.model import Scope as KeyScope
 from shared.errors import FieldError, Problem, Transient, invalid_fields, not_found
 from shared.logs import Log
+from shared.proxies import Proxies
 
 log = Log("shared.web")
 
@@ -38,10 +39,8 @@ class Faced(Protocol):
     def router(self) -> APIRouter: ...  # noqa: D102
     @property
     def described(self) -> Mapping[str, Any]: ...  # noqa: D102
-    @property
-    def checks(self) -> Mapping[str, Check]: ...  # noqa: D102
-    @property
-    def notes(self) -> Callable[[], Mapping[str, str]]: ...  # noqa: D102
+    def missing(self, *, door: bool = False) -> Mapping[str, str]: ...  # noqa: D102
+    def all_notes(self) -> Mapping[str, str]: ...  # noqa: D102
 
 
 def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -175,15 +174,14 @@ def _health(services: Sequence[Faced]) -> APIRouter:
 
     @router.head("/readyz", include_in_schema=False)
     @router.get("/readyz")
-    async def readyz() -> Response:  # pyright: ignore[reportUnusedFunction]
-        """Tell whether the process can do its work; if not, what is missing."""
-        missing = {
-            f"{service.name}: {name}": gap
-            for service in services
-            for name, check in service.checks.items()
-            if (gap := check()) is not None
-        }
-        notes = {f"{service.name}: {name}": note for service in services for name, note in service.notes().items()}
+    async def readyz(door: str | None = None) -> Response:  # pyright: ignore[reportUnusedFunction]
+        """Tell whether the process can do its work; if not, what is missing. `?door`: whether it can answer requests.
+
+        A balancer asks for the door: with Kafka away pages are still acknowledged and scores read.
+        """
+        gaps = {service.name: service.missing(door=door is not None) for service in services}
+        missing = {f"{of}: {name}": gap for of, found in gaps.items() for name, gap in found.items()}
+        notes = {f"{service.name}: {name}": note for service in services for name, note in service.all_notes().items()}
         body = {"status": "waiting" if missing else "ok", "missing": missing, **({"notes": notes} if notes else {})}
         return json_response(body, 503 if missing else 200)
 
@@ -280,10 +278,11 @@ class _TooLarge(HTTPException):
 class Front:
     """Sends a request to its hot path or to the framework, whose bodies it bounds."""
 
-    def __init__(self, app: ASGIApp, hot: Mapping[str, ASGIApp]) -> None:
+    def __init__(self, app: ASGIApp, hot: Mapping[str, ASGIApp], proxies: Proxies) -> None:
         """`hot`: paths that are served without the framework, because they carry the load."""
         self._app = app
         self._hot = hot
+        self._proxies = proxies
         self.open = False
         """Set once everything that requests need is there; until then only health is answered."""
 
@@ -292,6 +291,7 @@ class Front:
         if scope["type"] != "http":
             return
         path: str = scope["path"]
+        self._proxies.unveil(scope)
         if not self.open and path not in _ALWAYS:
             await problem_response(_STARTING)(scope, receive, send)
             return

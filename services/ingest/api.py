@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated, Any
@@ -79,6 +79,7 @@ def described() -> dict[str, Any]:
             },
             "responses": {
                 "202": {"description": "Accepted and durable"},
+                "413": {"description": "Larger than a request may be, or than Kafka takes"},
                 "422": {"description": "Invalid; the fields are named"},
                 "503": {"description": "Not durable; send it again with the same id"},
             },
@@ -118,7 +119,7 @@ def build_router(access: Access, publishing: Publishing, clock: Clock, signer: S
         id_, at = str(erasure.erasure), erasure.before
         with tracing(new_traceparent(erasure.erasure.hex)):
             message = cloud_event(FEEDBACK, ERASED, key=query.customer, id=id_, at=at, message=erasure)
-        await publishing.send([message])
+        await publishing.send(message)
         log.info("erasure accepted", erasure=erasure.erasure)
         return json_response({"erasure": erasure.erasure}, 202)
 
@@ -221,7 +222,7 @@ class FeedbackEndpoint:
         except Problem:
             _REJECTED.inc()
             raise
-        await self._publishing.publish([answer], traceparent)
+        await self._publishing.publish_one(answer, traceparent)
         return _Answer(202, _accepted(answer.id, self._status_url(answer)))
 
     async def _take_array(self, body: bytes, let: Let, traceparent: str | None) -> _Answer:
@@ -244,10 +245,15 @@ class FeedbackEndpoint:
                 continue
             accepted.append(answer)
             results.append({"id": answer.id, "status": "accepted"})
-        if accepted:
-            await self._publishing.publish(accepted, traceparent)
-        summary = {"accepted": len(accepted), "rejected": len(items) - len(accepted), "results": results}
-        if accepted:
+        refused: Mapping[int, Problem] = await self._publishing.publish(accepted, traceparent) if accepted else {}
+        if refused:
+            taken = [result for result in results if result["status"] == "accepted"]
+            for place, problem in refused.items():
+                taken[place] |= {"status": "rejected", "error": problem.body()}
+            _REJECTED.inc(len(refused))
+        count = len(accepted) - len(refused)
+        summary = {"accepted": count, "rejected": len(items) - count, "results": results}
+        if count:
             return _Answer(202, _encoder.encode(summary))
         none = Problem(422, "invalid", "No item can be accepted", "Each result says what is wrong with its item.")
         return _Answer(422, _encoder.encode({**none.body(), **summary}), _PROBLEM)

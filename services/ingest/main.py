@@ -27,7 +27,13 @@ def build(settings: IngestSettings, parts: Parts, public_url: Callable[[], str])
     publisher = Publisher(producers, FEEDBACK, wait=settings.ingest_wait_seconds, limit=settings.ingest_waiting)
     forwarder = Producer(parts.kafka)
     database = Database(parts.database_url, "ingest", pool=2)
-    spool = Spool(database, forwarder, wait=settings.ingest_wait_seconds, limit=settings.ingest_waiting)
+    spool = Spool(
+        database,
+        forwarder,
+        wait=settings.ingest_wait_seconds,
+        limit=settings.ingest_waiting,
+        migration_url=parts.migration_url,
+    )
     publishing = Publishing(publisher, spool)
     signs = Signer(settings.secrets) if settings.secrets else None
     router = build_router(parts.access, publishing, parts.clock, signs)
@@ -53,4 +59,6 @@ def build(settings: IngestSettings, parts: Parts, public_url: Callable[[], str])
             opened(lambda: patiently("Kafka", publisher.prepare), publisher.close),
         ],
         tasks={"publisher": publisher.run, "spool": spool.run},
+        # While Kafka is there nobody needs the spool: its trouble is told, and no reason to send answers elsewhere.
+        notes=lambda: {} if (why := spool.missing()) is None else {"spool": why},
     )

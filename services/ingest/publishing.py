@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -11,7 +11,7 @@ from services.ingest.spool import Spool
 from shared import metrics
 from shared.errors import Problem, Transient
 from shared.events import FeedbackReceivedV1
-from shared.kafka import Outgoing, Publisher, event_headers
+from shared.kafka import MessageTooLarge, Outgoing, Publisher, event_headers
 from shared.logs import Log, new_traceparent
 from shared.topics import FEEDBACK
 
@@ -22,6 +22,7 @@ _ASK_EVERY = 1.0
 """Seconds before Kafka is asked again whether it is back; nobody waits for it meanwhile."""
 _RECEIVED = {kind: metrics.FEEDBACK.labels(kind, "accepted") for kind in ("nps", "mood", "csat", "ces", "kpi")}
 _UNAVAILABLE = metrics.FEEDBACK.labels("unknown", "unavailable")
+_NONE: Mapping[int, Problem] = {}
 _encoder = msgspec.json.Encoder()
 
 
@@ -33,31 +34,43 @@ class Publishing:
         self._spool = spool
         self._ask_at: float | None = None
         """While Kafka is away: when to ask it again, in the loop's time."""
-        self._asking: asyncio.Task[Sequence[Outgoing]] | None = None
+        self._asking: asyncio.Task[object] | None = None
 
-    async def publish(self, answers: Sequence[FeedbackReceivedV1], traceparent: str | None) -> None:
-        """Return when all are durable. Raises the 503."""
+    async def publish(self, answers: Sequence[FeedbackReceivedV1], traceparent: str | None) -> Mapping[int, Problem]:
+        """Return when all are durable but those that Kafka does not take: their 413, by place. Raises the 503."""
         try:
-            await self.send([message_of(answer, traceparent) for answer in answers])
+            refused = await self._send([message_of(answer, traceparent) for answer in answers])
         except Problem:
             _UNAVAILABLE.inc(len(answers))
             raise
-        for answer in answers:
-            _RECEIVED[answer.kind].inc()
+        for place, answer in enumerate(answers):
+            if place not in refused:
+                _RECEIVED[answer.kind].inc()
+        return refused
 
-    async def send(self, messages: Sequence[Outgoing]) -> None:
-        """Return when all are durable. Raises the 503."""
+    async def publish_one(self, answer: FeedbackReceivedV1, traceparent: str | None) -> None:
+        """Return when it is durable. Raises the 413 and the 503."""
+        for problem in (await self.publish([answer], traceparent)).values():
+            raise problem
+
+    async def send(self, message: Outgoing) -> None:
+        """Return when it is durable. Raises the 413 and the 503."""
+        for problem in (await self._send([message])).values():
+            raise problem
+
+    async def _send(self, messages: Sequence[Outgoing]) -> Mapping[int, Problem]:
+        left, refused = messages, _NONE
         if self._ask_at is None:
-            messages = await self._to_kafka(messages)
+            left, refused = await self._to_kafka(messages)
         elif self._ask_at <= asyncio.get_running_loop().time() and (self._asking is None or self._asking.done()):
             # Whether it is back tells a message that goes to the spool too: it counts once, and nobody waits for it.
             self._asking = asyncio.create_task(self._to_kafka(messages[:1]))
-        if not messages:
-            return
+        if not left:
+            return refused
         try:
-            await self._spool.add(messages)
+            await self._spool.add(left)
         except Transient as error:
-            log.warning("refused", why=str(error), messages=len(messages))
+            log.warning("refused", why=str(error), messages=len(left))
             raise Problem(
                 503,
                 "not-durable",
@@ -65,20 +78,25 @@ class Publishing:
                 "Neither Kafka nor PostgreSQL confirmed it in time. Send it again with the same id: it counts once.",
                 headers={"Retry-After": _RETRY_AFTER},
             ) from None
+        return refused
 
-    async def _to_kafka(self, messages: Sequence[Outgoing]) -> Sequence[Outgoing]:
-        """Return what Kafka did not confirm."""
+    async def _to_kafka(self, messages: Sequence[Outgoing]) -> tuple[Sequence[Outgoing], Mapping[int, Problem]]:
+        """Return what Kafka did not confirm, and what it does not take."""
         waiting = [self._publisher.publish(m.key or b"", m.value or b"", m.headers) for m in messages]
         left: list[Outgoing] = []
+        refused: dict[int, Problem] = {}
         why: Transient | None = None
-        for message, acknowledged in zip(messages, waiting, strict=True):
+        for place, acknowledged in enumerate(waiting):
             try:
                 await acknowledged
             except Transient as error:
-                left.append(message)
+                left.append(messages[place])
                 why = error
+            except MessageTooLarge as error:
+                # Not into the spool, out of which it could never come.
+                refused[place] = Problem(413, "too-large", "The answer is too large", str(error))
         self._know(why)
-        return left
+        return left, refused
 
     def _know(self, why: Transient | None) -> None:
         if why is None:

@@ -11,10 +11,14 @@ from itertools import chain
 
 from shared import metrics, outbox
 from shared.db import Database
+from shared.due import Periodic
 from shared.errors import Transient
 from shared.kafka import Outgoing, Producer
 from shared.outbox import Relay
 from shared.parts import migrated
+from shared.quarantine import Quarantine
+
+_FIGURES_SECONDS = 15
 
 _Waiting = list[tuple[Sequence[Outgoing], asyncio.Future[None]]]
 
@@ -22,10 +26,14 @@ _Waiting = list[tuple[Sequence[Outgoing], asyncio.Future[None]]]
 class Spool:
     """Writes what many requests leave at the same moment in one transaction."""
 
-    def __init__(self, database: Database, producer: Producer, *, wait: float, limit: int) -> None:
+    def __init__(
+        self, database: Database, producer: Producer, *, wait: float, limit: int, migration_url: str | None
+    ) -> None:
         """`wait`: seconds that a transaction may take; `limit`: messages that may wait for one."""
         self._database = database
+        self._migration_url = migration_url
         self._relay = Relay(database, producer)
+        self._quarantine = Quarantine(database)
         self._wait = wait
         self._limit = limit
         self._open = False
@@ -39,18 +47,24 @@ class Spool:
 
         In the background: while Kafka is there, ingest needs no PostgreSQL, not even to start.
         """
-        await migrated(self._database, None)
+        await migrated(self._database, None, self._migration_url)
         self._open = True
+        held = Periodic("ingest", "quarantine", _FIGURES_SECONDS, self._quarantine.measure)
         metrics.SPOOL_RECORDS.set_function(lambda: self._relay.waiting)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._relay.run())
                 group.create_task(self._write())
+                group.create_task(held.run())
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
         finally:
             self._open = False
             _settle(self._waiting, Transient("database: the spool is closed"))
+
+    def missing(self) -> str | None:
+        """Return what keeps the spool from forwarding, None while it is well."""
+        return self._relay.progress.missing() or self._quarantine.notes().get("quarantine")
 
     async def add(self, messages: Sequence[Outgoing]) -> None:
         """Return when they are durable. Raises Transient; then they may be, or not."""

@@ -58,7 +58,7 @@ def build_router(
         if answer.customer not in directory.customers:
             return _told(directory, accept_language, facts, 404, "unknown")
         try:
-            await publishing.publish([answer], None)
+            await publishing.publish_one(answer, None)
         except Problem as problem:
             return Response(problem.title, problem.status, {**PAGE_HEADERS, **problem.headers}, media_type="text/plain")
         return _told(directory, accept_language, facts, 200, "thanks", status_url(answer))

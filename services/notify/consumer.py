@@ -30,19 +30,20 @@ from services.notify.store import letters, notices, pages, proactive
 from services.notify.store.notices import Line
 from shared import metrics, outbox
 from shared.clock import Clock
+from shared.comparison import compare
 from shared.consume import AfterCommit, Memoryless, Record
 from shared.db import Connection
 from shared.directory.follower import Follower
 from shared.directory.model import Directory
 from shared.errors import Invalid, Transient
-from shared.events import AlertV1, ErasedV1, FollowUpDueV1, RespondentErasedV1, ScoreDailyV1, TicketV1
+from shared.events import AlertV1, ErasedV1, FollowUpDueV1, RespondentErasedV1, ScoreDailyV1, StillOpenV1, TicketV1
 from shared.kafka import cloud_event
 from shared.logs import Log, tracing
 from shared.topics import ERASED, PAGES
 
 log = Log("notify")
 
-TicketMessage = TicketV1 | FollowUpDueV1 | RespondentErasedV1
+TicketMessage = TicketV1 | FollowUpDueV1 | StillOpenV1 | RespondentErasedV1
 AlertMessage = AlertV1 | ScoreDailyV1 | RespondentErasedV1
 
 
@@ -72,6 +73,10 @@ class TicketHandler(Memoryless):
             if kind is RespondentErasedV1:
                 for _, record in some:
                     await self._erase(tx, cast("Record[RespondentErasedV1]", record))
+            elif kind is StillOpenV1:
+                for _, record in some:
+                    told = cast("StillOpenV1", record.message)
+                    await compare(tx, told, await pages.paged(tx, told.ids))
             elif kind is FollowUpDueV1:
                 due = [(cast("FollowUpDueV1", record.message), record.traceparent) for _, record in some]
                 written += due

@@ -25,6 +25,7 @@ from shared.directory.follower import Follower
 from shared.directory.model import Directory, severity_rank
 from shared.due import DueLoop
 from shared.logs import Log
+from shared.quarantine import Quarantine, judging
 
 log = Log("notify")
 
@@ -43,6 +44,7 @@ class Escalator:
         directory: Follower,
         channels: Mapping[str, Channel],
         clock: Clock,
+        quarantine: Quarantine,
         sent: Callable[[], None],
     ) -> None:
         """`sent` is called when there is something for the sender."""
@@ -51,21 +53,22 @@ class Escalator:
         self._channels = channels
         self._clock = clock
         self._sent = sent
-        self.loop = DueLoop("escalator", self.work)
+        self.loop = DueLoop("notify", "escalator", self._work, quarantine, at_once=_PAGES_AT_ONCE)
 
-    async def work(self) -> int:
-        """Do what is due, some at a time; return how many pages that were."""
+    async def _work(self, limit: int) -> int:
+        """Do what is due, so many pages at the most; return how many that were."""
         revision = self._directory.current
         if revision is None:
             return 0
         async with self._database.transaction() as tx:
             now = self._clock.now()
-            due = await pages.due(tx, now, _PAGES_AT_ONCE)
+            due = await pages.due(tx, now, limit)
             if not due:
                 return 0
-            happened, wanted = await self._decide(tx, due, revision.directory, now)
-            await save(tx, happened, now)
-            await deliveries.add(tx, wanted, now)
+            with judging(pages.QUEUE, [kept.page.id for kept in due]):
+                happened, wanted = await self._decide(tx, due, revision.directory, now)
+                await save(tx, happened, now)
+                await deliveries.add(tx, wanted, now)
         for one in happened:
             if one.outcome.event == "page.exhausted":
                 page = one.outcome.page
@@ -90,8 +93,7 @@ class Escalator:
         happened = await self._storms(tx, due, silences, now)
         for kept in due:
             if not _follows(kept.page):
-                page = _behind(kept.page, directory)
-                happened.append(Happened(_turned(page, finds, silences, directory, now), kept.traceparent))
+                happened.append(Happened(_turned(kept.page, finds, silences, directory, now), kept.traceparent))
         paged = [(one, one.outcome.pages) for one in happened if one.outcome.pages is not None]
         before = {kept.page.id: kept.page for kept in due}
         load = await deliveries.load(tx, sorted(_repeated(paged, before)), now - _LOAD)
@@ -118,7 +120,7 @@ class Escalator:
         following = [kept for kept in due if _follows(kept.page)]
         # The most severe leads: what may be held at night leads nothing that may not.
         following.sort(key=lambda kept: -severity_rank(kept.page.severity))
-        leads = await pages.some(tx, sorted({kept.page.lead for kept in following if kept.page.lead is not None}))
+        leads = await pages.leading(tx, sorted({kept.page.lead for kept in following if kept.page.lead is not None}))
         customers = sorted({kept.page.customer for kept in following})
         leading_now = await pages.leads(tx, customers, now - _STORM) if customers else {}
         new: dict[UUID | None, Page] = {}
@@ -169,10 +171,11 @@ def _successor(page: Page, lead: Page | None, silences: Sequence[Silence], now: 
 
 def _turned(page: Page, finds: Finds, silences: Sequence[Silence], directory: Directory, now: datetime) -> Outcome:
     try:
+        page = _behind(page, directory)
         return turn(page, finds, silences, directory.people, now)
     except Exception as error:  # noqa: BLE001
-        # A bug that one page or one schedule brings out must not end paging for everybody, again after every restart:
-        # it is told as loudly as a crash, and whoever is behind everybody is paged.
+        # A bug that one page or one schedule brings out must not keep the page from a person, as setting it aside
+        # would: it is told as loudly, and whoever is behind everybody is paged.
         log.error("page failed", failure=error, page=page.id, customer=page.customer)
         return to_catch_all(page, now)
 

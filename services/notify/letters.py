@@ -19,6 +19,8 @@ from shared.directory.model import Directory
 from shared.due import DueLoop
 from shared.errors import Transient
 from shared.logs import Log, tracing
+from shared.progress import STALE_SECONDS
+from shared.quarantine import Quarantine
 from shared.retry import Backoff
 
 log = Log("notify")
@@ -64,24 +66,33 @@ class Letters:
     """Sends the letters that are due."""
 
     def __init__(
-        self, database: Database, directory: Follower, mailer: Mailer, clock: Clock, *, call_seconds: float
+        self,
+        database: Database,
+        directory: Follower,
+        mailer: Mailer,
+        clock: Clock,
+        quarantine: Quarantine,
+        *,
+        call_seconds: float,
     ) -> None:
         self._database = database
         self._directory = directory
         self._mailer = mailer
         self._clock = clock
         self._lease = timedelta(seconds=call_seconds) + _LEASE_MARGIN
-        self.loop = DueLoop("letters", self._work)
+        self._quarantine = quarantine
+        within = STALE_SECONDS + call_seconds  # a turn ends with its slowest call
+        self.loop = DueLoop("notify", "letters", self._work, quarantine, at_once=_AT_ONCE, within=within)
 
-    async def _work(self) -> int:
+    async def _work(self, limit: int) -> int:
         revision = self._directory.current
         if revision is None:
             return 0
         async with self._database.transaction() as tx:
-            claimed = await store.claim(tx, self._clock.now(), _AT_ONCE, self._lease)
+            claimed = await store.claim(tx, self._clock.now(), limit, self._lease)
         async with asyncio.TaskGroup() as calls:
             for letter in claimed:
-                calls.create_task(self._send(letter, revision.directory))
+                calls.create_task(self._do(letter, revision.directory))
         return len(claimed)
 
     async def forget(self) -> None:
@@ -89,27 +100,31 @@ class Letters:
         async with self._database.transaction() as tx:
             await store.forget(tx, self._clock.now() - _KEPT)
 
-    async def _send(self, letter: Letter, directory: Directory) -> None:
+    async def _do(self, letter: Letter, directory: Directory) -> None:
+        """Send a letter and store what came of it; what it brings out is its own."""
+        try:
+            with tracing(letter.traceparent):
+                async with self._quarantine.containing(store.QUEUE, letter.message.id):
+                    await self._store(letter, await self._send(letter, directory))
+        except Transient as error:
+            # The lease brings the letter back, with the same key.
+            log.warning("result not stored", letter=letter.message.id, why=str(error))
+
+    async def _send(self, letter: Letter, directory: Directory) -> Result:
         message = letter.message
         assert message.contact is not None
         words = _WORDS.get(message.language[:2].lower(), _WORDS["en"])
         mail = EmailMessage()
         mail["Subject"] = one_line(words.subject)
         mail.set_content(words.text.format(company=directory.company, url=message.survey_url))
-        with tracing(letter.traceparent):
-            try:
-                result = await self._mailer.send(
-                    mail, message.contact, directory.smtp, key=str(message.id), at=self._clock.now()
-                )
-            except Exception as error:  # noqa: BLE001
-                # The address is a respondent's: what it brings out must not stop the pages of all the others.
-                log.error("letter failed", failure=error, letter=message.id)
-                result = Result("permanent", f"our fault: {type(error).__name__}")
-            try:
-                await self._store(letter, result)
-            except Transient as error:
-                # The lease brings the letter back, with the same key.
-                log.warning("result not stored", letter=message.id, why=str(error))
+        try:
+            return await self._mailer.send(
+                mail, message.contact, directory.smtp, key=str(message.id), at=self._clock.now()
+            )
+        except Exception as error:  # noqa: BLE001
+            # The address is a respondent's: what it brings out ends this letter, and waits for nobody to release it.
+            log.error("letter failed", failure=error, letter=message.id)
+            return Result("permanent", f"our fault: {type(error).__name__}")
 
     async def _store(self, letter: Letter, result: Result) -> None:
         again = result.kind in {"temporary", "unknown"} and letter.attempt < _ATTEMPTS

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 
 from services.notify.answers import Answers
@@ -26,18 +25,22 @@ from services.notify.sender import Sender
 from services.notify.settings import NotifySettings
 from services.notify.store import pages
 from shared import metrics
+from shared.comparison import looking
 from shared.consume import Consumer
 from shared.db import Database
-from shared.due import periodically
+from shared.due import Periodic
 from shared.kafka import Producer
 from shared.outbox import Relay
 from shared.parts import Parts, database_ready, outbound, signer
+from shared.progress import Worker
+from shared.quarantine import Quarantine
 from shared.service import Service, opened
 from shared.topics import ALERTS, TICKETS
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 _FIGURES_SECONDS = 5
 _FORGET_SECONDS = 600
+_QUARANTINE_SECONDS = 15
 
 
 def build(settings: NotifySettings, parts: Parts, public_url: Callable[[], str]) -> Service:
@@ -47,6 +50,7 @@ def build(settings: NotifySettings, parts: Parts, public_url: Callable[[], str])
     client, signs, clock, directory = outbound(settings), signer(settings), parts.clock, parts.directory
     mailer = Mailer(settings.notify_call_seconds)
     channels = build_channels(mailer, client, signs, settings.notify_call_seconds)
+    quarantine = Quarantine(database)
     sender = Sender(
         database,
         directory,
@@ -58,20 +62,22 @@ def build(settings: NotifySettings, parts: Parts, public_url: Callable[[], str])
         attempts=settings.notify_attempts,
         calls=settings.notify_calls,
         link_days=settings.notify_link_days,
+        quarantine=quarantine,
         escalate=lambda: escalator.loop.wake(),
     )
-    escalator = Escalator(database, directory, channels, clock, sender.loop.wake)
-    letters = Letters(database, directory, mailer, clock, call_seconds=settings.notify_call_seconds)
-    digests = Digests(database, directory, channels, clock, sender.loop.wake)
-    check_ins = CheckIns(database, directory, channels, clock, sender.loop.wake)
-    heartbeats = Heartbeats(database, directory, clock, escalator.loop.wake)
-    revisions = Revisions(database, directory, clock, [check_ins.plan, heartbeats.plan])
+    escalator = Escalator(database, directory, channels, clock, quarantine, sender.loop.wake)
+    letters = Letters(database, directory, mailer, clock, quarantine, call_seconds=settings.notify_call_seconds)
+    digests = Digests(database, directory, channels, clock, quarantine, sender.loop.wake)
+    check_ins = CheckIns(database, directory, channels, clock, quarantine, sender.loop.wake)
+    heartbeats = Heartbeats(database, directory, clock, quarantine, escalator.loop.wake)
+    plans = {"check-ins": check_ins.plan, "heartbeats": heartbeats.plan}
+    revisions = Revisions(database, directory, clock, quarantine, plans)
     watch = Watch(database, directory, channels, clock)
     answers = Answers(database, directory, channels, clock, signs, link_days=settings.notify_link_days)
 
     handler = TicketHandler(directory, clock, escalator.loop.wake, letters.loop.wake)
     tickets = Consumer(parts.kafka, database, TICKETS, handler)
-    auditor = Auditor(database, directory, clock, client, repair=escalator.work, missing=tickets.ready)
+    auditor = Auditor(database, directory, clock, client, repair=escalator.loop.once, missing=tickets.ready)
     alerts = Consumer(parts.kafka, database, ALERTS, AlertHandler(directory, clock))
 
     async def figures() -> None:
@@ -99,22 +105,24 @@ def build(settings: NotifySettings, parts: Parts, public_url: Callable[[], str])
             escalate=escalator.loop.wake,
             sent=sender.loop.wake,
         ),
-        resources=[database_ready(database, MIGRATIONS), opened(None, producer.close), opened(None, client.close)],
-        tasks={
-            "tickets.v1": tickets.run,
-            "alerts.v1": alerts.run,
-            "escalator": escalator.loop.run,
-            "sender": sender.run,
-            "letters": letters.loop.run,
-            "digests": digests.loop.run,
-            "check-ins": check_ins.loop.run,
-            "heartbeats": heartbeats.loop.run,
-            "revisions": revisions.loop.run,
-            "auditor": partial(periodically, AUDIT_SECONDS, auditor.run_once),
-            "watch": partial(periodically, WATCH_SECONDS, watch.look),
-            "outbox": Relay(database, producer).run,
-            "retention": partial(periodically, _FORGET_SECONDS, forget),
-            "figures": partial(periodically, _FIGURES_SECONDS, figures),
-        },
+        resources=[
+            database_ready(database, MIGRATIONS, parts.migration_url),
+            opened(None, producer.close),
+            opened(None, client.close),
+        ],
+        workers=[
+            tickets.worker,
+            alerts.worker,
+            Relay(database, producer).worker,
+            looking(database, clock, settings.compare_seconds).worker,
+            *(one.loop.worker for one in (escalator, letters, digests, check_ins, heartbeats, revisions)),
+            Worker(sender.run, sender.loop.progress),
+            Periodic("notify", "auditor", AUDIT_SECONDS, auditor.run_once).worker,
+            Periodic("notify", "watch", WATCH_SECONDS, watch.look).worker,
+            Periodic("notify", "retention", _FORGET_SECONDS, forget).worker,
+            Periodic("notify", "figures", _FIGURES_SECONDS, figures).worker,
+            Periodic("notify", "quarantine", _QUARANTINE_SECONDS, quarantine.measure).worker,
+        ],
         checks={"tickets.v1": tickets.ready, "alerts.v1": alerts.ready},
+        notes=quarantine.notes,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -26,6 +26,7 @@ from shared.due import DueLoop
 from shared.errors import Transient
 from shared.ids import uuid7
 from shared.logs import Log, tracing
+from shared.quarantine import Quarantine, Undecidable, judging
 from shared.retry import Backoff
 from shared.security import Signer
 
@@ -77,6 +78,7 @@ class Sender:
         attempts: int,
         calls: int,
         link_days: float,
+        quarantine: Quarantine,
         escalate: Callable[[], None],
     ) -> None:
         """`escalate` is called when a person could not be reached at all."""
@@ -94,24 +96,28 @@ class Sender:
         self._calls: asyncio.TaskGroup | None = None
         self._called: list[_Called] = []
         self._some_called = asyncio.Event()
-        self.loop = DueLoop("sender", self._work)
+        self._quarantine = quarantine
+        self.loop = DueLoop("notify", "sender", self._work, quarantine, at_once=calls)
 
     async def run(self) -> None:
-        """Run as long as the service; a bug in a call ends it."""
+        """Run as long as the service."""
         async with asyncio.TaskGroup() as calls:
             self._calls = calls
             calls.create_task(self._store())
             await self.loop.run()
 
-    async def _work(self) -> int:
-        revision = self._directory.current
-        if revision is None or self._free == 0:
+    async def _work(self, limit: int) -> int:
+        revision, free = self._directory.current, min(limit, self._free)
+        if revision is None or free == 0:
             return 0
         async with self._database.transaction() as tx:
             now = self._clock.now()
-            claimed = await deliveries.claim(tx, now, self._free, self._lease)
-            calls = await self._prepared(tx, claimed, revision.directory, now) if claimed else []
-            await deliveries.add_intents(tx, [_intent(call, call.notice) for call in calls if call.notice], now)
+            claimed = await deliveries.claim(tx, now, free, self._lease)
+            if not claimed:
+                return 0
+            with judging(deliveries.QUEUE, [delivery.id for delivery in claimed]):
+                calls = await self._prepared(tx, claimed, revision.directory, now)
+                await deliveries.add_intents(tx, [_intent(call, call.notice) for call in calls if call.notice], now)
         assert self._calls is not None
         for call in calls:
             self._free -= 1
@@ -192,7 +198,7 @@ class Sender:
             with tracing(None if call.kept is None else call.kept.traceparent):
                 result = await self._send(call.notice)
         finally:
-            self._called.append(_Called(call, _clean(result)))
+            self._called.append(_Called(call, result))
             self._some_called.set()
 
     async def _send(self, notice: Notice | None) -> Result:
@@ -218,10 +224,11 @@ class Sender:
             await self._some_called.wait()
             self._some_called.clear()
             batch, self._called = self._called, []
+            waiting = list(batch)
             begun = asyncio.get_running_loop().time()
             while True:
                 try:
-                    await self._store_all(batch)
+                    await self._stored(waiting)
                     failures = 0
                 except Transient as error:
                     failures += 1
@@ -229,10 +236,25 @@ class Sender:
                         await asyncio.sleep(_STORE_AGAIN.delay(failures))
                         continue
                     # The lease brings the deliveries back, with the same keys.
-                    log.warning("results not stored", calls=len(batch), why=str(error))
+                    log.warning("results not stored", calls=len(waiting), why=str(error))
                 break
             self._free += len(batch)
             self.loop.wake()
+
+    async def _stored(self, waiting: list[_Called]) -> None:
+        """Store results and take them from those that wait. Raises Transient.
+
+        One that cannot be stored is set aside, and its page goes on to the next person by its own timer.
+        """
+        try:
+            with judging(deliveries.QUEUE, [one.call.delivery.id for one in waiting]):
+                await self._store_all(waiting)
+            waiting.clear()
+        except Undecidable:
+            while waiting:
+                async with self._quarantine.containing(deliveries.QUEUE, waiting[-1].call.delivery.id):
+                    await self._store_all(waiting[-1:])
+                waiting.pop()
 
     async def _store_all(self, batch: list[_Called]) -> None:
         revision = self._directory.current
@@ -272,6 +294,7 @@ class Sender:
             self._escalate()
 
     def _ended(self, one: _Called, now: datetime) -> tuple[DeliveryState, datetime]:
+        """Return where a delivery stands after a call, and when it is tried again."""
         if one.result.kind in REACHED:
             return "delivered", now
         if one.call.delivery.page is None and one.result.kind != "permanent":
@@ -281,7 +304,7 @@ class Sender:
             return ("pending", now + timedelta(seconds=wait)) if attempt < _LETTERS else ("failed", now)
         if one.result.kind != "permanent" and one.call.delivery.attempt < self._attempts:
             wait = max(_RETRY.delay(one.call.delivery.attempt), one.result.retry_after or 0)
-            return "pending", now + timedelta(seconds=min(wait, _PATIENCE))
+            return "pending", _within_step(one, now, now + timedelta(seconds=min(wait, _PATIENCE)))
         return "failed", now
 
     def _tell(self, one: _Called) -> None:
@@ -315,14 +338,15 @@ def _delivered(
     return happened, first
 
 
-def _clean(result: Result) -> Result:
-    """Return what the other side said as it can be stored: no more than so much, and nothing that is no character."""
-    receipt = None if result.receipt is None else _printable(result.receipt[:200])
-    return replace(result, detail=_printable(result.detail[:500]), receipt=receipt)
+def _within_step(one: _Called, now: datetime, at: datetime) -> datetime:
+    """Return when a page is tried again at a contact: at the latest when its step ends.
 
-
-def _printable(said: str) -> str:
-    return "".join(c if c.isprintable() else " " for c in said)
+    _PATIENCE alone does not see to it, since a step may be as short as a second; later the next person is paged anyway.
+    """
+    page = None if one.call.kept is None else one.call.kept.page
+    if page is None or page.turn != one.call.delivery.turn or page.due_at is None or page.due_at <= now:
+        return at
+    return min(at, page.due_at)
 
 
 def _intent(call: _Call, notice: Notice) -> Intent:

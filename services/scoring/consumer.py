@@ -1,6 +1,8 @@
 """feedback.v1 -> scores and alerts: load, decide, save, each in a few statements for the whole batch.
 
-Memory is changed while the transaction runs; when it does not commit, the loop makes us forget it.
+Memory is changed while the transaction runs; when it does not commit, the loop makes us forget it. Owning a partition
+is not owning a customer: each transaction that changes what is remembered of one moves its version on from what we
+remember, before it writes anything else. Where somebody else was first, memory is forgotten and the work done again.
 """
 
 from __future__ import annotations
@@ -45,6 +47,7 @@ from shared.events import AlertV1, ErasedV1, FeedbackReceivedV1, Kind, Responden
 from shared.ids import uuid7
 from shared.kafka import Outgoing, cloud_event
 from shared.logs import Log, tracing
+from shared.quarantine import judging
 from shared.topics import ALERTS, ERASED
 
 log = Log("scoring")
@@ -115,54 +118,71 @@ class FeedbackHandler:
         if not fresh:
             return None
         new = [arrival(record.message) for record in fresh]
-        places = await self._places(tx, new, states)
+        places, added = self._places(new, states)
         around = await self._around(tx, new, places)
-        await answers.store_answers(tx, new, places)
         counted: list[counting.Counted] = []
         told: list[Told] = []
         touched: dict[str, CustomerState] = {}
-        for record, one, place in zip(fresh, new, places, strict=True):
-            answer = one.answer
-            previous = following = None
-            if answer.respondent is not None:
-                others = around[place, answer.respondent]
-                previous, following = neighbours(one.said, others)
-                others.append(one.said)
-            made = changes(one, previous, following)
-            for change in made:
-                counted.append((place, change))  # noqa: PERF401 (usually one: a comprehension costs more)
-            state = touched[answer.customer] = states[answer.customer]
-            prior = self.priors.get(answer.kind, DEFAULT_PRIOR)
-            decisions = state.take(self._plan(state), one, previous, made, now, prior)
-            if decisions:
-                told += [(decision, record.traceparent) for decision in decisions]
+        async with answers.in_step(tx, states.values()):
+            for record, one, place in zip(fresh, new, places, strict=True):
+                answer = one.answer
+                previous = following = None
+                if answer.respondent is not None:
+                    others = around[place, answer.respondent]
+                    previous, following = neighbours(one.said, others)
+                    others.append(one.said)
+                made = changes(one, previous, following)
+                for change in made:
+                    counted.append((place, change))  # noqa: PERF401 (usually one: a comprehension costs more)
+                state = touched[answer.customer] = states[answer.customer]
+                prior = self.priors.get(answer.kind, DEFAULT_PRIOR)
+                decisions = state.take(self._plan(state), one, previous, made, now, prior)
+                if decisions:
+                    told += [(decision, record.traceparent) for decision in decisions]
+        await answers.save_customers(tx, touched.values())
+        await answers.add_series(tx, added)
+        await answers.store_answers(tx, new, places)
         await counting.count(tx, counted)
-        await answers.save_customers(tx, list(touched.values()))
         return await self._tell(tx, told, states, now)
 
-    async def sweep(self, tx: Connection, partitions: Sequence[int]) -> AfterCommit | None:
-        """Look at the open alerts, and at the customers, that are due by time alone."""
+    async def sweep(self, tx: Connection, partitions: Sequence[int], limit: int | None = None) -> AfterCommit | None:
+        """Look at the open alerts, and at the customers, that are due by time alone.
+
+        `limit`: at so many customers at the most, and at nothing else. Raises Undecidable for what is wrong with one.
+        """
         now = self._clock.now()
-        await self._forget_old(tx, partitions, now)
-        due = await alerts.due_alerts(tx, now, partitions, _DUE)
-        quiet = await answers.due_customers(tx, now, partitions, _DUE)
-        if not due and not quiet:
+        then = [await self._forget_old(tx, partitions, now) if limit is None else None]
+        due = await alerts.due_alerts(tx, now, partitions, limit or _DUE)
+        owned = {row.alert.customer: row.partition for row in due}
+        quiet = await answers.due_customers(tx, now, partitions, _DUE if limit is None else limit - len(owned))
+        owned |= quiet
+        with judging("customers", owned):
+            then.append(await self._look(tx, due, list(quiet), owned, now))
+        return _all(then)
+
+    async def _look(
+        self, tx: Connection, due: Sequence[alerts.Kept], quiet: Sequence[str], owned: dict[str, int], now: datetime
+    ) -> AfterCommit | None:
+        """Look at alerts that are due, and at customers. `owned`: all of these customers, with their partitions."""
+        if not owned:
             return None
-        states = await self._states_of(tx, {row.alert.customer: row.partition for row in due} | quiet, now)
-        told = [
-            (state.look(self._plan(state), row.alert, now), row.traceparent)
-            for row in due
-            if (state := states[row.alert.customer])
-        ]
-        for customer in quiet:
-            state = states[customer]
-            told += [(decision, None) for decision in state.listen(self._plan(state), now)]
+        states = await self._states_of(tx, owned, now)
+        told: list[Told] = []
+        async with answers.in_step(tx, states.values()):
+            for row in due:
+                state, alert = states[row.alert.customer], row.alert
+                if alert.answer is None and state.alerts.get(alert.dedup_key) != alert:
+                    raise answers.StaleCustomer(1, len(states))  # changed before we had the customer, or while away
+                told.append((state.look(self._plan(state), alert, now), row.traceparent))
+            for customer in quiet:
+                state = states[customer]
+                told += [(decision, None) for decision in state.listen(self._plan(state), now)]
+        await answers.save_customers(tx, states.values())
         await self._end_day(tx, [states[customer] for customer in quiet], now)
-        await answers.save_customers(tx, [states[customer] for customer in quiet])
         return await self._tell(tx, told, states, now)
 
     def forget(self, partitions: Sequence[int]) -> None:
-        """Drop the customers of these partitions."""
+        """Drop the customers that were last counted or looked at by these partitions."""
         gone = set(partitions)
         for customer in [c for c, state in self._states.items() if state.partition in gone]:
             del self._states[customer]
@@ -199,13 +219,16 @@ class FeedbackHandler:
             await self._load_cooling(tx, [self._states[name] for name in names], now)
         states: dict[str, CustomerState] = {}
         planned: list[tuple[CustomerState, Plan]] = []
-        for customer in partitions:
+        for customer, partition in partitions.items():
             self._states.move_to_end(customer)
             state = states[customer] = self._states[customer]
+            # It may be another one than the last time: `forget` must find it by what this transaction claimed.
+            state.partition = partition
             planned.append((state, self._plan(state)))
         while len(self._states) > max(self._remembered, len(states)):
             self._states.popitem(last=False)
-        await counting.move_windows(tx, planned, now)
+        async with answers.in_step(tx, states.values()):
+            await counting.move_windows(tx, planned, now)
         return states
 
     async def _load_cooling(self, tx: Connection, states: Sequence[CustomerState], now: datetime) -> None:
@@ -215,10 +238,10 @@ class FeedbackHandler:
             for customer, problem, cleared_at in await alerts.cleared_since(tx, list(cooling), since):
                 self._states[customer].cleared[problem] = cleared_at
 
-    async def _places(
-        self, tx: Connection, new: Sequence[Arrival], states: Mapping[str, CustomerState]
-    ) -> list[answers.Place]:
-        """Return where each answer is counted; series that are new get the customer's next number."""
+    def _places(
+        self, new: Sequence[Arrival], states: Mapping[str, CustomerState]
+    ) -> tuple[list[answers.Place], list[tuple[int, int, Series]]]:
+        """Return where each answer is counted, and the series that are new: they get the customer's next number."""
         added: list[tuple[int, int, Series]] = []
         places: list[answers.Place] = []
         for one in new:
@@ -228,8 +251,7 @@ class FeedbackHandler:
                 number = state.series[one.series] = len(state.series)
                 added.append((state.number, number, one.series))
             places.append(answers.place_of(state.number, number))
-        await answers.add_series(tx, added)
-        return places
+        return places, added
 
     async def _around(
         self, tx: Connection, new: Sequence[Arrival], places: Sequence[answers.Place]
@@ -297,38 +319,53 @@ class FeedbackHandler:
 
     # ---- what is too old
 
-    async def _forget_old(self, tx: Connection, partitions: Sequence[int], now: datetime) -> None:
+    async def _forget_old(self, tx: Connection, partitions: Sequence[int], now: datetime) -> AfterCommit | None:
         """Delete what is older than the directory keeps, of some customers at a time, and of one customer some.
 
         Nothing goes that a window of a rule in force, or the one before it, can hold: where the directory keeps less
         than that, such answers stay until no window has them, so that no figure changes by what is deleted. Only the
-        partition's owner deletes, inside the fence: nobody counts for the customer meanwhile.
+        partition's owner deletes, inside the fence, and moves the customer's version: nobody counts for it meanwhile.
         """
         revision = self._directory.current
         if revision is None or now < self._old_at:
-            return
+            return None
         window, cooldown = self._longest(revision)
         keep = max(revision.directory.retention, window)
         before = retention.Before(hour_time(window_start(now, keep)), hour_time(window_start(now, max(keep, cooldown))))
         looked = await retention.look(tx, self._old_after, partitions, before, _LOOKED)
-        left = _OLD
+        left, reached, again = _OLD, self._old_after, self._old_at
         for customer in looked:
             if customer.old:
-                dropped, hour = await retention.drop(tx, customer, before, left)
-                left -= dropped
-                state = self._states.get(customer.name)
-                if state is not None and any(
-                    window.start < hour for window in (*state.hours.values(), *state.before.values())
-                ):
-                    # It was not moved for long: what it would take away when it moves is no longer counted anywhere.
-                    del self._states[customer.name]
+                with judging("customers", [customer.name]):
+                    dropped = await retention.drop(tx, customer, before, left)
+                left -= dropped.count
+                self._keep_up(customer, dropped)
                 if left <= 0:
-                    return  # the rest of this customer, and those after it, the next time
-            self._old_after = customer.number
-        if len(looked) < _LOOKED:
-            self._old_after, self._old_at = 0, now + _OLD_AGAIN
-        if left < _OLD:
-            log.info("old answers and alerts deleted", count=_OLD - left)
+                    break  # the rest of this customer, and those after it, the next time
+            reached = customer.number
+        else:
+            if len(looked) < _LOOKED:
+                reached, again = 0, now + _OLD_AGAIN
+
+        def go_on() -> None:
+            self._old_after, self._old_at = reached, again
+            if left < _OLD:
+                log.info("old answers and alerts deleted", count=_OLD - left)
+
+        return go_on
+
+    def _keep_up(self, customer: retention.Looked, dropped: retention.Dropped) -> None:
+        """Go along with what was deleted of a customer, or forget it."""
+        state = self._states.get(customer.name)
+        if state is None:
+            return
+        stale = state.version + 1 != dropped.version
+        # It was not moved for long: what it would take away when it moves is no longer counted anywhere.
+        behind = any(window.start < dropped.hour for window in (*state.hours.values(), *state.before.values()))
+        if stale or behind:
+            del self._states[customer.name]
+        else:
+            state.version, state.partition = dropped.version, customer.partition
 
     def _longest(self, revision: Revision) -> tuple[int, int]:
         """Return how far back a window in force looks, with the one before it where that is compared, and a cooldown.
@@ -377,9 +414,11 @@ class FeedbackHandler:
         self, tx: Connection, told: Sequence[Told], states: dict[str, CustomerState], now: datetime
     ) -> AfterCommit | None:
         """Store what was decided and leave the messages that tell it."""
-        await alerts.defer(tx, [d.alert for d, _ in told if d.happening == "deferred"])
+        last = {d.alert.id: d for d, _ in told}
+        later = [d.alert for d in last.values() if d.happening == "deferred"]
         said = [(d, trace) for d, trace in told if d.happening != "deferred"]
         if not said:
+            await alerts.defer(tx, later)
             return None
         evidence = await alerts.evidence(tx, [self._evidence_of(d, states[d.alert.customer], now) for d, _ in said])
         customers = sorted({d.alert.customer for d, _ in said})
@@ -401,6 +440,7 @@ class FeedbackHandler:
                     trust=message.trust,
                 )
         await alerts.save(tx, tellings)
+        await alerts.defer(tx, later)  # after it: one that was told and has more to tell is in both
         await outbox.add(tx, sent)
         return lambda: _measure([d for d, _ in said])
 

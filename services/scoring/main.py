@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from services.scoring.api import build_router
 from services.scoring.consumer import Erasing, FeedbackHandler
 from services.scoring.gauges import Company, Gauges
 from services.scoring.settings import ScoringSettings
+from services.scoring.store import alerts
+from shared.comparison import telling
 from shared.consume import Consumer
 from shared.db import Database
-from shared.due import periodically
+from shared.due import Periodic
 from shared.kafka import Producer
 from shared.outbox import Relay
 from shared.parts import Parts, database_ready, signer
+from shared.quarantine import Quarantine
 from shared.service import Service, opened
-from shared.topics import FEEDBACK
+from shared.topics import ALERTS, FEEDBACK
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 _FIGURES_SECONDS = 15
@@ -29,20 +31,24 @@ def build(settings: ScoringSettings, parts: Parts) -> Service:
     database = Database(parts.database_url, "scoring")
     producer = Producer(parts.kafka)
     handlers = [_handler(settings, parts) for _ in range(settings.scoring_workers)]
-    consumers = [_consumer(settings, parts, database, handler) for handler in handlers]
+    consumers = [_consumer(settings, parts, database, handler, n) for n, handler in enumerate(handlers, 1)]
+    quarantine = Quarantine(database)
     company = Company(database, parts.clock, handlers)
     gauges = Gauges(database, parts.directory, parts.clock, consumers)
     return Service(
         name="scoring",
         router=build_router(database, parts.access, parts.clock),
-        resources=[database_ready(database, MIGRATIONS), opened(None, producer.close)],
-        tasks={
-            **{f"feedback.v1 {n}": consumer.run for n, consumer in enumerate(consumers, 1)},
-            "outbox": Relay(database, producer).run,
-            "company": partial(periodically, _COMPANY_SECONDS, company.measure),
-            "gauges": partial(periodically, _FIGURES_SECONDS, gauges.measure),
-        },
+        resources=[database_ready(database, MIGRATIONS, parts.migration_url), opened(None, producer.close)],
+        workers=[
+            *(consumer.worker for consumer in consumers),
+            Relay(database, producer).worker,
+            Periodic("scoring", "company", _COMPANY_SECONDS, company.measure).worker,
+            Periodic("scoring", "gauges", _FIGURES_SECONDS, gauges.measure).worker,
+            telling(database, parts.clock, ALERTS, "alerts.open", alerts.open_ids, settings.compare_seconds).worker,
+            Periodic("scoring", "quarantine", _FIGURES_SECONDS, quarantine.measure).worker,
+        ],
         checks={f"feedback.v1 {n}": consumer.ready for n, consumer in enumerate(consumers, 1)},
+        notes=quarantine.notes,
     )
 
 
@@ -59,5 +65,8 @@ def _handler(settings: ScoringSettings, parts: Parts) -> FeedbackHandler:
     )
 
 
-def _consumer(settings: ScoringSettings, parts: Parts, database: Database, handler: FeedbackHandler) -> Consumer:
-    return Consumer(parts.kafka, database, FEEDBACK, handler, max_records=settings.scoring_batch)
+def _consumer(
+    settings: ScoringSettings, parts: Parts, database: Database, handler: FeedbackHandler, number: int
+) -> Consumer:
+    name = f"{FEEDBACK.name} {number}"
+    return Consumer(parts.kafka, database, FEEDBACK, handler, max_records=settings.scoring_batch, worker=name)

@@ -28,17 +28,28 @@ from services.ticketing.ledger import Happened, Ledger, measure_breaches
 from services.ticketing.store import actions, desks, hooks, people, tickets
 from shared import metrics, outbox
 from shared.clock import Clock
+from shared.comparison import compare
 from shared.consume import AfterCommit, Memoryless, Record
 from shared.db import Connection
 from shared.directory.follower import Follower
 from shared.erasure import nameless
-from shared.events import AlertV1, ErasedV1, EvidenceV1, PageV1, RespondentErasedV1, ScoreDailyV1, TicketV1
+from shared.events import (
+    AlertV1,
+    ErasedV1,
+    EvidenceV1,
+    PageV1,
+    RespondentErasedV1,
+    ScoreDailyV1,
+    StillOpenV1,
+    TicketV1,
+)
 from shared.kafka import cloud_event
 from shared.logs import Log, tracing
 from shared.topics import ERASED, TICKETS
 
 log = Log("ticketing")
 
+AlertMessage = AlertV1 | StillOpenV1 | ScoreDailyV1 | RespondentErasedV1
 Digests = Callable[[str], Sequence[str]]
 """What is kept of a respondent's name, the newest first."""
 
@@ -57,15 +68,17 @@ class AlertHandler(Memoryless):
         self._digests = digests
         self._reopen_within = reopen_within
 
-    async def handle(
-        self, tx: Connection, records: Sequence[Record[AlertV1 | ScoreDailyV1 | RespondentErasedV1]]
-    ) -> AfterCommit | None:
+    async def handle(self, tx: Connection, records: Sequence[Record[AlertMessage]]) -> AfterCommit | None:
         """Take alerts, daily scores and erasures in the order that they came."""
         then: list[AfterCommit] = []
         for kind, some in groupby(records, _kind):
             if kind == ERASED:
                 for record in some:
                     await self._erase(tx, cast("Record[RespondentErasedV1]", record))
+            elif kind == "alerts":
+                for record in some:
+                    told = cast("StillOpenV1", record.message)
+                    await compare(tx, told, (await tickets.merged(tx, told.ids)).keys())
             elif kind == "score":
                 await self._score(tx, [cast("ScoreDailyV1", record.message) for record in some])
             else:
@@ -202,7 +215,7 @@ class AlertHandler(Memoryless):
         await outbox.add(tx, [event])
 
 
-def _kind(record: Record[AlertV1 | ScoreDailyV1 | RespondentErasedV1]) -> str:
+def _kind(record: Record[AlertMessage]) -> str:
     return record.type if record.type == ERASED else record.type.split(".")[0]
 
 

@@ -24,6 +24,7 @@ from shared.due import DueLoop
 from shared.errors import Transient
 from shared.http import Answer, Outbound, Refused, Unreachable
 from shared.logs import Log
+from shared.quarantine import Quarantine
 from shared.security import Signer
 from shared.webhooks import NoSecret, signed_headers, signing_secret
 
@@ -43,7 +44,13 @@ class Courier:
     """Calls the addresses that the directory lists."""
 
     def __init__(
-        self, database: Database, directory: Follower, clock: Clock, signer: Signer, outbound: Outbound
+        self,
+        database: Database,
+        directory: Follower,
+        clock: Clock,
+        signer: Signer,
+        outbound: Outbound,
+        quarantine: Quarantine,
     ) -> None:
         self._database = database
         self._directory = directory
@@ -53,17 +60,18 @@ class Courier:
         self._busy: Counter[str] = Counter()
         """Calls under way, by address."""
         self._calls: asyncio.TaskGroup | None = None
-        self.loop = DueLoop("webhooks", self._work)
+        self._quarantine = quarantine
+        self.loop = DueLoop("ticketing", "webhooks", self._work, quarantine, at_once=_AT_ONCE)
 
     async def run(self) -> None:
-        """Run as long as the service; a bug in a call ends it."""
+        """Run as long as the service."""
         async with asyncio.TaskGroup() as calls:
             self._calls = calls
             await self.loop.run()
 
-    async def _work(self) -> int:
+    async def _work(self, limit: int) -> int:
         revision = self._directory.current
-        free = _AT_ONCE - self._busy.total()
+        free = min(limit, _AT_ONCE - self._busy.total())
         if revision is None or free == 0:
             return 0
         async with self._database.transaction() as tx:
@@ -80,7 +88,10 @@ class Courier:
 
     async def _call(self, sending: Sending, endpoint: Webhook | None) -> None:
         try:
-            await self._send(sending, endpoint)
+            async with self._quarantine.containing(hooks.QUEUE, sending.id):
+                await self._send(sending, endpoint)
+        except Transient as error:
+            log.warning("result not stored", delivery=sending.id, why=str(error))  # it falls due again
         finally:
             self._busy[sending.url] -= 1
             if not self._busy[sending.url]:
@@ -88,21 +99,18 @@ class Courier:
             self.loop.wake()
 
     async def _send(self, sending: Sending, endpoint: Webhook | None) -> None:
+        if endpoint is None:
+            await self._store(sending, "failed", None, "the directory no longer lists the address, or it is gone")
+            return
         try:
-            if endpoint is None:
-                await self._store(sending, "failed", None, "the directory no longer lists the address, or it is gone")
-                return
-            try:
-                secret = signing_secret(endpoint.url, endpoint.secret_env, self._signer)
-                body = sending.body.encode()
-                headers = signed_headers(secret, str(sending.id), self._clock.now(), body)
-                answer = await self._outbound.post(endpoint.url, body, headers, seconds=_SECONDS)
-            except (NoSecret, Refused, Unreachable) as error:
-                await self._again(sending, None, str(error), 0)
-                return
-            await self._answered(sending, answer)
-        except Transient as error:
-            log.warning("result not stored", delivery=sending.id, why=str(error))  # it falls due again
+            secret = signing_secret(endpoint.url, endpoint.secret_env, self._signer)
+            body = sending.body.encode()
+            headers = signed_headers(secret, str(sending.id), self._clock.now(), body)
+            answer = await self._outbound.post(endpoint.url, body, headers, seconds=_SECONDS)
+        except (NoSecret, Refused, Unreachable) as error:
+            await self._again(sending, None, str(error), 0)
+            return
+        await self._answered(sending, answer)
 
     async def _answered(self, sending: Sending, answer: Answer) -> None:
         if 200 <= answer.status < 300:
@@ -120,7 +128,7 @@ class Courier:
             await self._store(sending, "failed", status, why)
             return
         wait = SCHEDULE[sending.attempts - 1] * (1 + random.uniform(0, _JITTER))  # noqa: S311 (no secret)
-        await self._store(sending, "pending", status, why, timedelta(seconds=max(wait, min(at_least, 86_400))))
+        await self._store(sending, "pending", status, why, timedelta(seconds=max(wait, at_least)))
 
     async def _store(
         self, sending: Sending, state: DeliveryState, status: int | None, detail: str, wait: timedelta | None = None

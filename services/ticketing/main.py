@@ -16,19 +16,23 @@ from services.ticketing.store import tickets
 from services.ticketing.synchronizer import Synchronizer
 from services.ticketing.timekeeper import Timekeeper
 from shared import metrics
+from shared.comparison import looking, telling
 from shared.consume import Consumer
 from shared.db import Database
 from shared.directory.model import SEVERITIES
-from shared.due import periodically
+from shared.due import Periodic
 from shared.kafka import Producer
 from shared.outbox import Relay
 from shared.parts import Parts, database_ready, outbound, signer
+from shared.progress import Worker
+from shared.quarantine import Quarantine
 from shared.service import Service, opened
-from shared.topics import ALERTS, PAGES
+from shared.topics import ALERTS, PAGES, TICKETS
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 _FIGURES_SECONDS = 15
 _FORGET_SECONDS = 600
+_QUARANTINE_SECONDS = 15
 
 
 def build(settings: TicketingSettings, parts: Parts, public_url: Callable[[], str]) -> Service:
@@ -38,9 +42,10 @@ def build(settings: TicketingSettings, parts: Parts, public_url: Callable[[], st
     client, signs = outbound(settings), signer(settings)
     directory, clock = parts.directory, parts.clock
     ledger = Ledger(directory, clock, signs, public_url)
-    synchronizer = Synchronizer(database, directory, clock, ledger, client)
-    courier = Courier(database, directory, clock, signs, client)
-    timekeeper = Timekeeper(database, directory, clock, ledger)
+    quarantine = Quarantine(database)
+    synchronizer = Synchronizer(database, directory, clock, ledger, client, quarantine)
+    courier = Courier(database, directory, clock, signs, client, quarantine)
+    timekeeper = Timekeeper(database, directory, clock, ledger, quarantine)
     alert_handler = AlertHandler(
         directory,
         clock,
@@ -67,17 +72,24 @@ def build(settings: TicketingSettings, parts: Parts, public_url: Callable[[], st
     return Service(
         name="ticketing",
         router=build_router(database, parts.access, clock, ledger, synchronizer, signs),
-        resources=[database_ready(database, MIGRATIONS), opened(None, producer.close), opened(None, client.close)],
-        tasks={
-            "alerts.v1": alerts.run,
-            "pages.v1": pages.run,
-            "outbox": Relay(database, producer).run,
-            "desks": synchronizer.run,
-            "webhooks": courier.run,
-            "clocks": timekeeper.loop.run,
-            "retention": partial(periodically, _FORGET_SECONDS, timekeeper.forget),
-            "figures": partial(periodically, _FIGURES_SECONDS, figures),
-        },
+        resources=[
+            database_ready(database, MIGRATIONS, parts.migration_url),
+            opened(None, producer.close),
+            opened(None, client.close),
+        ],
+        workers=[
+            alerts.worker,
+            pages.worker,
+            Relay(database, producer).worker,
+            telling(database, clock, TICKETS, "tickets.open", tickets.to_be_paged, settings.compare_seconds).worker,
+            looking(database, clock, settings.compare_seconds).worker,
+            Worker(synchronizer.run, synchronizer.progress),
+            Worker(courier.run, courier.loop.progress),
+            timekeeper.loop.worker,
+            Periodic("ticketing", "retention", _FORGET_SECONDS, timekeeper.forget).worker,
+            Periodic("ticketing", "figures", _FIGURES_SECONDS, figures).worker,
+            Periodic("ticketing", "quarantine", _QUARANTINE_SECONDS, quarantine.measure).worker,
+        ],
         checks={"alerts.v1": alerts.ready, "pages.v1": pages.ready},
-        notes=lambda: {f"desk {name}": why for name, why in synchronizer.troubles.items()},
+        notes=lambda: {**{f"desk {name}": why for name, why in synchronizer.troubles.items()}, **quarantine.notes()},
     )

@@ -19,6 +19,7 @@ from uuid import UUID
 import msgspec
 
 from services.ticketing.desks import MOST, Desk, Draft, Failed, Gone, Remark, Remote, Told
+from services.ticketing.desks.guarded import Guarded
 from services.ticketing.desks.registry import build
 from services.ticketing.domain.crowd import Crowd
 from services.ticketing.domain.story import tell
@@ -36,9 +37,11 @@ from shared.directory.model import Directory
 from shared.due import DueLoop
 from shared.errors import Transient
 from shared.events import TicketV1
-from shared.http import Outbound
+from shared.http import LONGEST_WAIT, Outbound
 from shared.ids import uuid7
 from shared.logs import Log
+from shared.progress import STALE_SECONDS, Progress
+from shared.quarantine import Quarantine
 from shared.retry import Backoff
 
 log = Log("ticketing")
@@ -58,7 +61,11 @@ _PAUSE = Backoff(15, 600)
 _OVERLAP = timedelta(minutes=2)
 """Desks' clocks and searches lag: what changed lately is looked at again."""
 _TICK = 0.5
+_PATIENCE = LONGEST_WAIT + STALE_SECONDS
+"""Seconds that a turn can take between two calls: a desk may ask us to wait."""
 
+_REMARK = 4_000
+"""Characters of a desk's comment that are kept."""
 _MARK = "Fiilis, ticket {number}, entry {line}"
 _MARKED = re.compile(r"Fiilis, ticket [0-9]+, entry [0-9]+\Z")
 """Ends each remark that we write, so that it is not read back as somebody's."""
@@ -68,17 +75,31 @@ class Synchronizer:
     """Runs a loop for each desk of the directory."""
 
     def __init__(
-        self, database: Database, directory: Follower, clock: Clock, ledger: Ledger, outbound: Outbound
+        self,
+        database: Database,
+        directory: Follower,
+        clock: Clock,
+        ledger: Ledger,
+        outbound: Outbound,
+        quarantine: Quarantine,
     ) -> None:
         self._database = database
         self._directory = directory
         self._clock = clock
         self._ledger = ledger
         self._outbound = outbound
+        self._quarantine = quarantine
         self._owner = uuid7()
         self._loops: dict[str, _Loop] = {}
-        self.troubles: Mapping[str, str] = {}
+        self._left_alone: Mapping[str, str] = {}
         """Desks that are left alone for now, and why."""
+        self.progress = Progress("ticketing", "desks")
+
+    @property
+    def troubles(self) -> dict[str, str]:
+        """Desks for which nothing is done now, and why."""
+        late = {name: why for name, loop in self._loops.items() if (why := loop.due.progress.missing()) is not None}
+        return {**late, **self._left_alone}
 
     def wake(self) -> None:
         """Something may be due."""
@@ -96,17 +117,21 @@ class Synchronizer:
                         assert loop.task is not None
                         loop.task.cancel()
                         del self._loops[name]
+                        # A loop that is no more has no age.
+                        metrics.WORKER_PROGRESS_AGE.remove("ticketing", loop.due.progress.worker)
                 for name, settings in wanted.items():
                     if name not in self._loops:
-                        loop = self._loops[name] = _Loop(name, settings, self._turn)
+                        loop = self._loops[name] = _Loop(name, settings, self._turn, self._quarantine)
                         loop.task = group.create_task(loop.due.run())
+                self.progress.made()
                 await asyncio.sleep(_TICK)
 
     def driver(self, name: str, settings: DeskSettings) -> Desk:
         """Return a desk's driver. Raises Failed while a secret is missing."""
         loop = self._loops.get(name)
         if loop is None or loop.settings != settings:
-            return build(name, settings, self._outbound, Pace(settings.calls_per_minute), os.environ)
+            driver = build(name, settings, self._outbound, Pace(settings.calls_per_minute), os.environ)
+            return Guarded(name, driver)
         return loop.driver(self._outbound)
 
     async def figures(self) -> None:
@@ -115,19 +140,19 @@ class Synchronizer:
             waiting = await desks.waiting(tx)
             healths = await desks.healths(tx)
         now = self._clock.now()
-        self.troubles = {
+        self._left_alone = {
             name: f"left alone until {health.closed_until:%H:%M} UTC: {health.error}"
             for name, health in healths.items()
             if name in self._loops and health.closed_until is not None and health.closed_until > now
         }
         for name in self._loops:
             metrics.DESK_WAITING.labels(name).set(waiting.get(name, 0))
-            metrics.DESK_OPEN.labels(name).set(name in self.troubles)
+            metrics.DESK_OPEN.labels(name).set(name in self._left_alone)
 
     # ---- one desk
 
-    async def _turn(self, loop: _Loop) -> int:
-        """Do some of what is due for a desk; return how many tickets."""
+    async def _turn(self, loop: _Loop, limit: int) -> int:
+        """Do some of what is due for a desk, so much at the most; return how many tickets."""
         revision = self._directory.current
         if revision is None:
             return 0
@@ -145,7 +170,7 @@ class Synchronizer:
         except Failed as failed:
             await self._ailing(loop, failed, now)
             return 0
-        work = asyncio.create_task(self._work(loop, desk, turn, revision.directory))
+        work = asyncio.create_task(self._work(loop, desk, turn, limit, revision.directory))
         keeping = asyncio.create_task(self._keep(loop))
         try:
             await asyncio.wait({work, keeping}, return_when=asyncio.FIRST_COMPLETED)
@@ -169,13 +194,13 @@ class Synchronizer:
                 log.warning("lease not renewed", desk=loop.name, why=str(error))
         log.warning("another process works for the desk", desk=loop.name)
 
-    async def _work(self, loop: _Loop, desk: Desk, turn: desks.Turn, directory: Directory) -> int:
+    async def _work(self, loop: _Loop, desk: Desk, turn: desks.Turn, limit: int, directory: Directory) -> int:
         now = self._clock.now()
         careful = turn.closed_until is not None  # one call shows whether it is well again
         if now >= loop.poll_at and not careful:
             await self._poll(loop, desk, turn.polled_until, now)
         async with self._database.transaction() as tx:
-            claimed = await desks.claim(tx, loop.name, now, _ROW_LEASE, 1 if careful else _AT_ONCE)
+            claimed = await desks.claim(tx, loop.name, now, _ROW_LEASE, 1 if careful else limit)
         if careful and not claimed:
             await self._poll(loop, desk, turn.polled_until, now)
         async with asyncio.TaskGroup() as group:
@@ -215,22 +240,22 @@ class Synchronizer:
     async def _one(self, loop: _Loop, desk: Desk, mirror: Mirror, directory: Directory) -> None:
         """Bring one ticket and the desk to the same state; whatever goes wrong is this ticket's."""
         try:
-            try:
-                await self._bring(loop, desk, mirror, directory)
-                await self._well(loop)
-            except Gone as gone:
-                if mirror.reference is not None and await desk.find(mirror.ticket):
-                    raise Failed("temporary", f"the desk does not find what it has: {gone}") from None
-                await self._gone(mirror, str(gone))
+            async with self._quarantine.containing(desks.QUEUE, mirror.ticket):
+                try:
+                    await self._brought(loop, desk, mirror, directory)
+                except Failed as failed:
+                    await self._failed(loop, desk, mirror, failed)
         except Transient as error:
             log.warning("desk waits", desk=loop.name, why=str(error))  # the row falls due again
-        except Failed as failed:
-            await self._failed(loop, desk, mirror, failed)
-        except Exception as error:  # noqa: BLE001
-            # As in channels: what one ticket or one desk's answer brings out must not stop all tickets, again after
-            # every restart. It is told as loudly as a crash.
-            log.error("desk failed", failure=error, desk=loop.name, ticket=mirror.ticket)
-            await self._failed(loop, desk, mirror, Failed("permanent", f"our fault: {type(error).__name__}"))
+
+    async def _brought(self, loop: _Loop, desk: Desk, mirror: Mirror, directory: Directory) -> None:
+        try:
+            await self._bring(loop, desk, mirror, directory)
+            await self._well(loop)
+        except Gone as gone:
+            if mirror.reference is not None and await desk.find(mirror.ticket):
+                raise Failed("temporary", f"the desk does not find what it has: {gone}") from None
+            await self._gone(mirror, str(gone))
 
     async def _bring(self, loop: _Loop, desk: Desk, mirror: Mirror, directory: Directory) -> None:
         async with self._database.transaction() as tx:
@@ -273,10 +298,8 @@ class Synchronizer:
                 if not await desks.ask(tx, mirror, self._clock.now()):
                     return  # whoever has it now asks
             found = [await desk.create(_draft(ticket, directory))]
-        for one in found:
-            named = one.reference and one.label  # an address it need not have
-            if not named or any(len(t) > 1_000 or not t.isprintable() for t in (one.reference, one.label, one.url)):
-                raise Failed("unknown", "the desk calls its ticket something that nobody can store")
+        if not all(one.can_be_named for one in found):
+            raise Failed("unknown", "the desk calls its ticket something that nobody can store")
         await self._adopt(mirror, ticket, found)
 
     async def _adopt(self, mirror: Mirror, ticket: TicketV1, found: Sequence[Remote]) -> None:
@@ -286,6 +309,9 @@ class Synchronizer:
             # Always the ticket before what the desk has of it: whoever saves a ticket locks them in this order.
             if await tickets.one_locked(tx, ticket.id) is None:
                 return
+            named = await desks.of_reference(tx, mirror.desk, remote.reference)
+            if named not in {None, ticket.id}:
+                raise Failed("permanent", f"the desk calls two tickets {remote.reference}: this one, and {named}")
             kept = await desks.adopt(
                 tx,
                 ticket.id,
@@ -414,7 +440,7 @@ class Synchronizer:
         remarks = [one for one in remarks if not _MARKED.search(one.text.rstrip())]
         new = await desks.new_remarks(tx, ticket.id, [one.id for one in remarks])
         said = [
-            entry(ticket.id, one.at, actor, "desk comment", text=one.text[:4_000], author=one.author)
+            entry(ticket.id, one.at, actor, "desk comment", text=one.text[:_REMARK], author=one.author)
             for one in remarks
             if one.id in new
         ]
@@ -487,7 +513,13 @@ class Synchronizer:
 class _Loop:
     """One desk's loop."""
 
-    def __init__(self, name: str, settings: DeskSettings, turn: Callable[[_Loop], Awaitable[int]]) -> None:
+    def __init__(
+        self,
+        name: str,
+        settings: DeskSettings,
+        turn: Callable[[_Loop, int], Awaitable[int]],
+        quarantine: Quarantine,
+    ) -> None:
         self.name = name
         self.settings = settings
         self.poll = timedelta(seconds=settings.poll)
@@ -497,14 +529,17 @@ class _Loop:
         """When somebody else may work for the desk unless we say before that we do, by the loop's own clock."""
         self.crowd: Crowd | None = None
         self.failures = 0
-        self.due = DueLoop(f"desk {name}", partial(turn, self))
+        self.due = DueLoop(
+            "ticketing", f"desk {name}", partial(turn, self), quarantine, at_once=_AT_ONCE, within=_PATIENCE
+        )
         self.task: asyncio.Task[None] | None = None
         self._desk: Desk | None = None
 
     def driver(self, outbound: Outbound) -> Desk:
         """Return the desk's driver. Raises Failed while a secret is missing."""
         if self._desk is None:
-            self._desk = build(self.name, self.settings, outbound, self._may_call, os.environ)
+            driver = build(self.name, self.settings, outbound, self._may_call, os.environ)
+            self._desk = Guarded(self.name, driver)
         return self._desk
 
     async def _may_call(self) -> None:
@@ -513,6 +548,7 @@ class _Loop:
         A process that was stopped for a while must not go on and create what the next one has created meanwhile.
         """
         await self.pace()
+        self.due.progress.made()
         if asyncio.get_running_loop().time() + _CALL > self.lost_at:
             raise Transient("the desk is not ours for long enough to call it")
 

@@ -11,6 +11,7 @@ from shared.db import Database
 from shared.directory.follower import Follower
 from shared.due import DueLoop
 from shared.logs import Log
+from shared.quarantine import Quarantine, judging
 
 log = Log("ticketing")
 
@@ -22,24 +23,27 @@ _LOG_KEPT = timedelta(days=30)
 class Timekeeper:
     """Looks at tickets whose clocks are due."""
 
-    def __init__(self, database: Database, directory: Follower, clock: Clock, ledger: Ledger) -> None:
+    def __init__(
+        self, database: Database, directory: Follower, clock: Clock, ledger: Ledger, quarantine: Quarantine
+    ) -> None:
         self._database = database
         self._directory = directory
         self._clock = clock
         self._ledger = ledger
-        self.loop = DueLoop("clocks", self._work)
+        self.loop = DueLoop("ticketing", "clocks", self._work, quarantine, at_once=_AT_ONCE)
 
-    async def _work(self) -> int:
+    async def _work(self, limit: int) -> int:
         if self._directory.current is None:
             return 0
         now = self._clock.now()
         async with self._database.transaction() as tx:
-            due = await tickets.due_clocks(tx, now, _AT_ONCE)
-            happened = [Happened(outcome, None) for ticket in due if (outcome := self._ledger.looked(ticket))]
-            await self._ledger.save(tx, happened, now)
-            changed = {one.outcome.ticket.id for one in happened}
-            unchanged = [ticket for ticket in due if ticket.id not in changed]
-            await tickets.look_again(tx, {ticket.id: self._ledger.next_look(ticket) for ticket in unchanged})
+            due = await tickets.due_clocks(tx, now, limit)
+            with judging(tickets.CLOCKS, [ticket.id for ticket in due]):
+                happened = [Happened(outcome, None) for ticket in due if (outcome := self._ledger.looked(ticket))]
+                await self._ledger.save(tx, happened, now)
+                changed = {one.outcome.ticket.id for one in happened}
+                unchanged = [ticket for ticket in due if ticket.id not in changed]
+                await tickets.look_again(tx, {ticket.id: self._ledger.next_look(ticket) for ticket in unchanged})
         if happened:
             measure_breaches(happened)
             self._ledger.wake()

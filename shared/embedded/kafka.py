@@ -108,14 +108,16 @@ class EmbeddedKafka(Server):
             write_whole(self._data / "ports", "{} {}\n".format(*ports))
             kept = ports
         self._broker_port, self._controller_port = kept
-        settings = SETTINGS.format(host=HOST, broker=self._broker_port, controller=self._controller_port)
-        write_whole(self._data / "server.properties", settings)
+        write_whole(self._data / "server.properties", self._settings())
         # Native libraries are unpacked here and left behind by a kill -9.
         scratch = self._data / "tmp"
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()
         await self._format(java, jars)
         return self._spec(java, jars, "kafka.Kafka", "server.properties")
+
+    def _settings(self) -> str:
+        return SETTINGS.format(host=HOST, broker=self._broker_port, controller=self._controller_port)
 
     async def _format(self, java: Path, jars: list[Path]) -> None:
         """Format the storage, once; a format that was interrupted is done again from nothing."""

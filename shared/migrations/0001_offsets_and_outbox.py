@@ -1,6 +1,6 @@
 """Offsets beside the state, and the outbox."""
 
-from shared.db import run_script
+from shared.migrate import run_script
 
 revision = "shared_0001"
 down_revision = None

@@ -21,6 +21,7 @@ from shared.directory.model import Key, MoodAtMost, NpsBelow, Rule
 from shared.embedded import EmbeddedKafka, EmbeddedPostgres
 from shared.ids import uuid7
 from shared.kafka import Kafka
+from shared.provisioning import ensure_topics
 from shared.security import key_hash, new_key
 from shared.topics import ALERTS, FEEDBACK, PAGES, TICKETS, TOPICS
 from tests.support.house import company
@@ -148,7 +149,7 @@ async def _run(
     small = company(phone, Key("ops", "secret", key_hash(key), scopes=("feedback",)))
     first = next(iter(small.customers.values()))
     customers = {f"c{n}": replace(first, id=f"c{n}", name=f"Customer {n}") for n in range(CUSTOMERS)}
-    await kafka.ensure_topics(TOPICS)
+    await ensure_topics(kafka, TOPICS)
     await publish(kafka, replace(small, customers=customers, rules=RULES))
     environment = {
         "FIILIS_KAFKA": servers_kafka.bootstrap,

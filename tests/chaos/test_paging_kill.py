@@ -21,6 +21,7 @@ from shared.directory.model import Step
 from shared.events import TicketV1
 from shared.ids import uuid7
 from shared.kafka import Kafka
+from shared.provisioning import ensure_topics
 from shared.topics import TICKETS, TOPICS
 from tests.support import build
 from tests.support.house import House, company
@@ -88,7 +89,7 @@ class Night:
 @pytest.fixture
 async def night(kafka: Kafka, database_url: str, tmp_path: Path) -> AsyncIterator[Night]:
     phone = await Phone().start()
-    await kafka.ensure_topics(TOPICS)
+    await ensure_topics(kafka, TOPICS)
     small = company(phone)
     steps = (Step("architect", 60), Step("deputy", 2))
     escalations = {"standard": replace(small.escalations["standard"], steps=steps)}

@@ -20,6 +20,7 @@ from shared.directory.model import NpsBelow, NpsDrop, Rule
 from shared.events import FeedbackReceivedV1
 from shared.ids import uuid7
 from shared.kafka import Kafka, Producer, Publisher, event_headers
+from shared.provisioning import ensure_topics
 from shared.topics import FEEDBACK, TOPICS
 from tests.support.house import company
 from tests.support.phone import Phone
@@ -73,7 +74,7 @@ async def test_partitions_move_under_load(kafka: Kafka, database_url: str, tmp_p
     small = company(phone)
     first = next(iter(small.customers.values()))
     customers = {f"c{n}": replace(first, id=f"c{n}") for n in range(CUSTOMERS)}
-    await kafka.ensure_topics(TOPICS)
+    await ensure_topics(kafka, TOPICS)
     await publish(kafka, replace(small, customers=customers, rules=RULES))
     environment = {
         "FIILIS_KAFKA": kafka.bootstrap,

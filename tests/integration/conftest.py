@@ -9,6 +9,7 @@ import pytest
 
 from services.run import MIGRATIONS
 from shared.db import Database
+from shared.migrate import migrate
 
 
 @pytest.fixture
@@ -18,7 +19,7 @@ async def of(database_url: str) -> AsyncIterator[Callable[[Any], Awaitable[Datab
 
     async def migrated(service: Any) -> Database:
         made.append(Database(database_url, service, pool=3))
-        await made[-1].migrate(MIGRATIONS[service])
+        await migrate(made[-1], MIGRATIONS[service])
         return made[-1]
 
     yield migrated

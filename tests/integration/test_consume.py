@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any, cast
 
+import asyncpg
 import msgspec
 import pytest
 from aiokafka.admin.records_to_delete import RecordsToDelete
@@ -25,6 +26,7 @@ from shared.ids import uuid7
 from shared.kafka import Kafka, Outgoing, Producer, event_headers
 from shared.offsets import OffsetLost
 from shared.outbox import Relay
+from shared.provisioning import ensure_topics
 from shared.topics import FEEDBACK
 from tests.support.effects import SCHEMA, Effects, prepare
 from tests.support.wait import until
@@ -40,7 +42,7 @@ async def database(database_url: str) -> AsyncIterator[Database]:
 
 @pytest.fixture
 async def topic(kafka: Kafka) -> Kafka:
-    await kafka.ensure_topics([FEEDBACK])
+    await ensure_topics(kafka, [FEEDBACK])
     return kafka
 
 
@@ -146,15 +148,30 @@ async def test_our_own_bug_does_not_drain_a_topic(topic: Kafka, database: Databa
             await asyncio.wait_for(task, 20)
 
 
-async def test_a_bug_ends_the_consumer(topic: Kafka, database: Database) -> None:
-    """What is neither invalid nor transient is a bug: rolled back and raised, never logged and skipped."""
+async def test_a_record_that_cannot_be_decided_costs_only_itself(topic: Kafka, database: Database) -> None:
+    """One record whose content brings a bug out is found among the others and put aside, with the reason."""
     handler = Effects()
-    handler.fail = [ZeroDivisionError()]
+    handler.poison = "c7"
+    await send(topic, 100)  # two of each customer
+    async with consuming(Consumer(topic, database, FEEDBACK, handler)):
+        await until(lambda: has(database, 98))
+        async with database.transaction() as tx:
+            headers = await tx.fetch("SELECT headers FROM outbox WHERE topic = $1", FEEDBACK.dead)
+    assert await effects(database) == (98, 98)
+    assert len(headers) == 2
+    assert all("undecidable: OverflowError: date value out of range" in row[0] for row in headers)
+
+
+async def test_what_would_fail_for_every_record_ends_the_consumer(topic: Kafka, database: Database) -> None:
+    """A table that is missing is no record's fault: nothing is put aside, the process ends."""
+    async with database.transaction() as tx:
+        await tx.execute("ALTER TABLE effect RENAME TO gone")
     await send(topic, 5)
-    async with consuming(Consumer(topic, database, FEEDBACK, handler)) as task:
-        with pytest.raises(ZeroDivisionError):
+    async with consuming(Consumer(topic, database, FEEDBACK, Effects())) as task:
+        with pytest.raises(asyncpg.UndefinedTableError):
             await asyncio.wait_for(task, 20)
-    assert await effects(database) == (0, 0)
+    async with database.transaction() as tx:
+        assert await tx.fetchval("SELECT count(*) FROM outbox") == 0
 
 
 async def test_another_cluster_stops_the_service_loudly(topic: Kafka, database: Database) -> None:

@@ -24,6 +24,8 @@ from shared.events import TicketV1
 from shared.http import Guard, Outbound
 from shared.ids import uuid7
 from shared.kafka import Kafka
+from shared.migrate import migrate
+from shared.quarantine import Held, Quarantine, items
 from shared.security import Signer
 from tests.support import build
 from tests.support.phone import Phone
@@ -88,7 +90,8 @@ class Office:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Send."""
-        courier = Courier(self.database, self.follower, self.clock, Signer(["a-test-secret"]), Outbound(Guard("true")))
+        signer, client, quarantine = Signer(["a-test-secret"]), Outbound(Guard("true")), Quarantine(self.database)
+        courier = Courier(self.database, self.follower, self.clock, signer, client, quarantine)
         running = asyncio.create_task(courier.run())
         try:
             yield
@@ -102,7 +105,7 @@ class Office:
 @pytest.fixture
 async def at(database_url: str, kafka: Kafka) -> AsyncIterator[Office]:
     database = Database(database_url, "ticketing", pool=6)
-    await database.migrate(MIGRATIONS["ticketing"])
+    await migrate(database, MIGRATIONS["ticketing"])
     follower, clock, phone = Follower(kafka, ("ticketing",)), MovableClock(), await Phone().start()
     ledger = Ledger(follower, clock, Signer(["a-test-secret"]), lambda: "https://fiilis.example.test")
     made = Office(database, follower, clock, ledger, phone, None)  # pyright: ignore[reportArgumentType]
@@ -193,3 +196,60 @@ async def test_a_secret_that_got_another_name_signs_what_waits(at: Office, monke
 
 async def _all(got: Callable[[], Awaitable[int]], wanted: int) -> bool:
     return await got() >= wanted
+
+
+# ---- one bad value stops one thing
+
+
+@pytest.mark.parametrize("wait", ["9" * 400, "1789000000", "1789000000000", "Fri, 31 Dec 9999 23:59:59 GMT"])
+async def test_whatever_an_address_asks_to_wait_others_are_told(at: Office, wait: str) -> None:
+    """It is believed up to an hour."""
+    at.know(Webhook(at.phone.url("/busy")), Webhook(at.phone.url("/well")))
+    at.phone.headers = {"retry-after": wait}
+    at.phone.answer = lambda one: 429 if one.path == "/busy" else 204
+    async with at.running():
+        await at.open()
+        await until(lambda: _all(at.got("/well"), 1))
+        await until(lambda: _stored(at, "/busy", "status = 429"))
+    async with at.database.transaction() as tx:
+        due_at = await tx.fetchval("SELECT due_at FROM webhook_delivery WHERE url = $1", at.phone.url("/busy"))
+    assert due_at - at.clock.now() <= timedelta(hours=1)
+
+
+async def test_an_address_that_leads_to_nowhere_ends_nothing(at: Office) -> None:
+    """An answer whose `location` nobody can read came out of the client as an error of its own kind."""
+    at.know(Webhook(at.phone.url("/odd")), Webhook(at.phone.url("/well")))
+    at.phone.headers = {"location": "mailto:xhttp:// #"}
+    at.phone.answer = lambda one: 301 if one.path == "/odd" else 204
+    async with at.running():
+        await at.open()
+        await until(lambda: _stored(at, "/odd", "detail LIKE 'InvalidURL%'"))
+        await until(lambda: _all(at.got("/well"), 1))
+
+
+async def test_a_result_that_cannot_be_stored_is_set_aside(at: Office) -> None:
+    """Its message alone: it is not sent again and again, and the others of the address are sent."""
+    at.know(Webhook(at.phone.url("/tool")))
+    at.phone.answer = lambda one: 418 if one.data["customer"] == "borealis" else 204
+    async with at.database.transaction() as tx:
+        await tx.execute("ALTER TABLE webhook_delivery ADD CONSTRAINT no_teapots CHECK (status <> 418)")
+    async with at.running():
+        await at.open("borealis")
+        await until(lambda: _held(at))
+        await at.open("acme")
+        await until(lambda: _stored(at, "/tool", "state = 'delivered'"))
+        at.clock.move(timedelta(minutes=5))
+        await at.open("acme")
+        await until(lambda: _all(at.got("/tool"), 3))
+    assert await at.got("/tool")() == 3
+    assert len(await _held(at)) == 1
+
+
+async def _stored(at: Office, path: str, what: str) -> bool:
+    async with at.database.transaction() as tx:
+        return bool(await tx.fetch(f"SELECT FROM webhook_delivery WHERE url = $1 AND {what}", at.phone.url(path)))
+
+
+async def _held(at: Office) -> list[Held]:
+    async with at.database.transaction() as tx:
+        return [one for one in await items(tx) if one.queue == "webhooks"]

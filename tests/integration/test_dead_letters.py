@@ -10,6 +10,7 @@ from aiokafka import TopicPartition
 
 from shared.dead_letters import DeadLetter, DeadLetters
 from shared.kafka import Kafka, Outgoing, Producer, event_headers
+from shared.provisioning import ensure_topics
 from shared.topics import FEEDBACK, TOPICS
 from tests.support.build import answer
 from tests.support.house import House, house
@@ -89,7 +90,7 @@ async def test_what_was_refused_is_sent_again_once(kafka: Kafka, database_url: s
 
 async def test_many_are_sent_in_batches(kafka: Kafka) -> None:
     """Every one, in the order in which they were refused, with the headers that they had."""
-    await kafka.ensure_topics(TOPICS)
+    await ensure_topics(kafka, TOPICS)
     headers = event_headers("feedback.received", "x", "ingest", "2026-11-22T10:00:00+00:00", None)
     await leave(
         kafka,
@@ -117,7 +118,7 @@ async def test_many_are_sent_in_batches(kafka: Kafka) -> None:
 
 async def test_what_somebody_else_wrote_is_shown_as_it_is(kafka: Kafka) -> None:
     """Nothing of it moves the cursor or becomes a picture."""
-    await kafka.ensure_topics(TOPICS)
+    await ensure_topics(kafka, TOPICS)
     headers = [("dead_reason", b"invalid: \x1b[2J :smile:"), ("dead_service", b"scoring")]
     await leave(kafka, Outgoing(FEEDBACK.dead, b"acme", b'"\xc3\xa4 :smile:"', headers))
     assert "invalid: \\x1b[2J :smile:" in (await letters(kafka, "list", FEEDBACK.name)).out
@@ -132,6 +133,6 @@ async def test_a_topic_that_is_none(kafka: Kafka, action: str) -> None:
 
 
 async def test_nothing_was_refused(kafka: Kafka) -> None:
-    await kafka.ensure_topics(TOPICS)
+    await ensure_topics(kafka, TOPICS)
     assert await listed(kafka) == []
     assert await replayed(kafka) == 0

@@ -22,15 +22,18 @@ from services.ticketing.ledger import Happened, Ledger
 from services.ticketing.pace import Pace
 from services.ticketing.store import desks, people, tickets
 from services.ticketing.synchronizer import Synchronizer
+from services.ticketing.timekeeper import Timekeeper
 from shared.clock import MovableClock
 from shared.db import Database
 from shared.directory.follower import Follower, revision_of
-from shared.directory.model import Customer, Desk, Directory, Escalation, Person, Step
+from shared.directory.model import Customer, Desk, Directory, Escalation, Person, Sla, Step
 from shared.errors import Transient
 from shared.events import DeskV1, TicketV1
 from shared.http import Answer, Guard, Outbound
 from shared.ids import uuid7
 from shared.kafka import Kafka
+from shared.migrate import migrate
+from shared.quarantine import Quarantine, items
 from shared.security import Signer
 from tests.support import build
 from tests.support.desks import FakeDesk, Reply, Trouble
@@ -91,7 +94,8 @@ class Office:
 
     def run(self, outbound: Outbound | None = None) -> Synchronizer:
         """Start a process."""
-        made = Synchronizer(self.database, self.follower, self.clock, self.ledger, outbound or Outbound(Guard("true")))
+        quarantine, client = Quarantine(self.database), outbound or Outbound(Guard("true"))
+        made = Synchronizer(self.database, self.follower, self.clock, self.ledger, client, quarantine)
         self.ledger.wake = made.wake
         self.running = asyncio.create_task(made.run())
         return made
@@ -228,7 +232,7 @@ async def office(
         for name, value in desk.environ.items():
             monkeypatch.setenv(name, value)
         database = Database(database_url, "ticketing", pool=6)
-        await database.migrate(MIGRATIONS["ticketing"])
+        await migrate(database, MIGRATIONS["ticketing"])
         follower = Follower(kafka, ("ticketing",))
         entry = {"calls_per_minute": 6_000, "poll": 1, **desk.directory_entry(), **settings}
         follower.current = revision_of(1, directory(Desk(**entry)))
@@ -861,3 +865,100 @@ async def test_a_webhook_that_only_says_yes_is_a_desk(
         at.run()
         assert await at.mirrored(ticket) == str(ticket.id)
         assert len(at.desk.calls) == 1
+
+
+# ---- one bad value stops one thing
+
+
+async def held(at: Office, queue: str) -> list[str]:
+    async with at.database.transaction() as tx:
+        return [one.key for one in await items(tx) if one.queue == queue]
+
+
+async def test_a_ticket_that_cannot_be_read_is_set_aside(zammad: Office) -> None:
+    """Its desk gets all others, and is not left alone for it."""
+    bad = await zammad.open()
+    async with zammad.database.transaction() as tx:
+        await tx.execute("UPDATE ticket SET body = 'no JSON' WHERE id = $1", bad.id)
+    zammad.run()
+    for _ in range(3):
+        await zammad.mirrored(await zammad.open())
+    assert await until(lambda: held(zammad, "desks")) == [str(bad.id)]
+    assert (await zammad.shown(bad)).error == "set aside: python -m services quarantine list"
+    async with zammad.database.transaction() as tx:
+        assert (await desks.healths(tx))["main"].failures == 0
+
+
+ODD: Mapping[str, Any] = {
+    "updated_at": "9999-12-31T23:59:59.999-14:00",
+    "number": "4\x002",
+    "owner": "a\0b" * 100_000,
+    "id": 10**400,
+    "state": None,
+}
+
+
+@pytest.mark.parametrize("field", ODD)
+async def test_an_odd_ticket_of_a_desk_hides_no_other(zammad: Office, field: str) -> None:
+    """What people do to others comes back, and the process lives."""
+    zammad.run()
+    odd, well = await zammad.open(), await zammad.open("borealis")
+    references = {name: await zammad.mirrored(ticket) for name, ticket in (("odd", odd), ("well", well))}
+    answer = zammad.desk.answer
+
+    def answered(call: Any) -> Reply:
+        reply = answer(call)
+        for row in reply.body if isinstance(reply.body, list) else [reply.body]:
+            if isinstance(row, dict) and "updated_at" in row and str(row["id"]) == references["odd"]:
+                row[field] = ODD[field]
+        return reply
+
+    zammad.desk.answer = answered
+    for reference in references.values():
+        zammad.desk.take(reference, "architect-2")
+        zammad.desk.move(reference, "pending reminder", pending_time="2030-01-01T00:00:00Z")
+    zammad.clock.move(timedelta(minutes=3))
+    await zammad.becomes(well, "waiting")
+    zammad.desk.end(references["well"])
+    zammad.clock.move(timedelta(minutes=3))
+    await zammad.becomes(well, "resolved")
+    assert zammad.running is not None
+    assert not zammad.running.done()
+    assert await held(zammad, "desks") == []
+
+
+async def test_two_tickets_of_one_name_are_refused(
+    database_url: str, kafka: Kafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A receiver that calls every ticket the same has one; the other says why it has none."""
+    fake = fake_webhook()
+    async with office(fake, database_url, kafka, monkeypatch) as at:
+        answer = fake.answer
+        fake.answer = lambda call: copied(answer(call), body={"reference": "W-1"})
+        at.run()
+        await at.mirrored(await at.open())
+        second = await at.open()
+
+        async def said() -> bool:
+            return "the desk calls two tickets W-1" in ((await at.shown(second)).error or "")
+
+        await until(said)
+
+
+async def test_clocks_that_cannot_be_looked_at_are_set_aside(zammad: Office) -> None:
+    """One ticket's; the others' run out in time."""
+    zammad.follower.current = revision_of(
+        1, replace(directory(cast("Any", None)), desks={}, sla={"critical": Sla(3_600, 7_200)})
+    )
+    bad, well = await zammad.open(), await zammad.open("borealis")
+    async with zammad.database.transaction() as tx:
+        await tx.execute("UPDATE ticket SET body = 'no JSON' WHERE id = $1", bad.id)
+    quarantine = Quarantine(zammad.database)
+    timekeeper = Timekeeper(zammad.database, zammad.follower, zammad.clock, zammad.ledger, quarantine)
+    zammad.clock.move(timedelta(hours=1, minutes=1))
+    for _ in range(3):
+        await timekeeper.loop.once()
+    assert await held(zammad, "clocks") == [str(bad.id)]
+    late = (await zammad.ticket(well)).sla
+    assert late is not None
+    assert late.first_response == "breached"

@@ -388,7 +388,7 @@ async def test_retry_after_is_honoured(fiilis: House) -> None:
 
 async def test_a_retry_after_that_is_none(fiilis: House) -> None:
     """It is the other side's word: whatever it says, the page is sent again, and soon."""
-    headers = ("soon", "-1", "9" * 400, "\u0663", "\u00b2", "1.5", "", "Wed, 21 Oct 2027 07:28:00 GMT")
+    headers = ("soon", "-1", "9" * 400, "\u0663", "\u00b2", "1.5", "", "Fri, 31 Dec 9999 23:59:59 GMT")
 
     def answer(request: Received) -> int:
         fiilis.phone.headers = {"retry-after": headers[int(request.path[1:])] if request.path[1:].isdigit() else ""}
@@ -400,7 +400,7 @@ async def test_a_retry_after_that_is_none(fiilis: House) -> None:
     await unhappy(fiilis)
     for number, header in enumerate(headers):
         await attempts(fiilis, 2 * number + 1)
-        fiilis.move(seconds=61 if len(header) == 400 else 4)
+        fiilis.move(seconds=61 if header.startswith(("999", "Fri")) else 4)
     found = await attempts(fiilis, 2 * len(headers) + 1)
     assert found[-1]["person"] == "deputy-1"
 

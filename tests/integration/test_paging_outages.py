@@ -428,6 +428,7 @@ async def test_meetings_more_often_begin_with_the_directory_that_says_so(pager: 
     pager.move(days=7)
 
     async def briefed() -> bool:
-        return [one.type for one in pager.phone.received] == ["brief"]
+        # The daily word about the rota is due then too.
+        return [one.type for one in pager.phone.received if one.type != "digest"] == ["brief"]
 
     await until(briefed, seconds=8)

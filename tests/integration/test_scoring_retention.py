@@ -24,6 +24,7 @@ from shared.directory.follower import Follower, revision_of
 from shared.directory.model import Customer, Directory, Escalation, MoodAtMost, NpsBelow, NpsDrop, Person, Rule, Step
 from shared.events import FeedbackReceivedV1
 from shared.kafka import Kafka
+from shared.migrate import migrate
 from tests.support import build
 
 DAY = 86400
@@ -65,7 +66,9 @@ class Office:
     async def sweep(self, times: int = 1) -> None:
         for _ in range(times):
             async with self.database.transaction() as tx:
-                await self.handler.sweep(tx, [0])
+                after = await self.handler.sweep(tx, [0])
+            if after is not None:
+                after()
 
     async def oldest(self) -> datetime | None:
         async with self.database.transaction() as tx:
@@ -108,7 +111,7 @@ def _handler(follower: Follower, clock: MovableClock) -> FeedbackHandler:
 @pytest.fixture
 async def at(database_url: str, kafka: Kafka) -> AsyncIterator[Office]:
     database = Database(database_url, "scoring", pool=3)
-    await database.migrate(MIGRATIONS["scoring"])
+    await migrate(database, MIGRATIONS["scoring"])
     follower, clock = Follower(kafka, ("scoring",)), MovableClock()
     made = Office(database, clock, follower, _handler(follower, clock))
     yield made

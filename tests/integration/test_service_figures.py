@@ -16,6 +16,7 @@ from services.ticketing.domain.ticket import ACTIVE, Entry, Outcome, entry
 from services.ticketing.store import tickets
 from shared.db import Database
 from shared.events import TicketState, TicketV1
+from shared.migrate import migrate
 from tests.support.build import NOW, evidence, ticket
 
 _STATES: tuple[TicketState, ...] = (*cast("tuple[TicketState, ...]", tuple(ACTIVE)), "resolved", "closed", "cancelled")
@@ -24,7 +25,7 @@ _STATES: tuple[TicketState, ...] = (*cast("tuple[TicketState, ...]", tuple(ACTIV
 @pytest.fixture
 async def database(database_url: str) -> AsyncIterator[Database]:
     made = Database(database_url, "ticketing", pool=3)
-    await made.migrate(MIGRATIONS["ticketing"])
+    await migrate(made, MIGRATIONS["ticketing"])
     yield made
     await made.close()
 
@@ -116,6 +117,6 @@ async def test_the_upgrade_reads_the_columns_from_the_tickets(database: Database
         await tx.execute("ALTER TABLE seen_page DROP ticket")
         await tx.execute("DROP TABLE desk_duplicate, desk_erasure")
         await tx.execute("UPDATE version SET version_num = '0002'")
-    assert any("0003" in name for name in await database.migrate(MIGRATIONS["ticketing"]))
+    assert any("0003" in name for name in await migrate(database, MIGRATIONS["ticketing"]))
     async with database.transaction() as tx:
         assert await tickets.tally(tx, "acme", NOW - timedelta(days=200)) == before

@@ -31,8 +31,9 @@ from services.scoring.domain.windows import Measure
 from services.scoring.store import alerts, answers
 from services.ticketing.domain.ticket import Outcome
 from services.ticketing.store import tickets
-from shared.db import SHARED_MIGRATIONS, Connection, Database
+from shared.db import Connection, Database
 from shared.ids import uuid7
+from shared.migrate import SHARED_MIGRATIONS, migrate
 from tests.support import build
 
 NPS = Measure("nps", None, "customer")
@@ -62,7 +63,7 @@ STATEMENTS = list(_statements())
 async def database(request: pytest.FixtureRequest, database_url: str) -> AsyncIterator[Database]:
     """A service's schema, freshly migrated."""
     made = Database(database_url, request.param, pool=3)
-    await made.migrate(MIGRATIONS[request.param])
+    await migrate(made, MIGRATIONS[request.param])
     yield made
     await made.close()
 
@@ -105,14 +106,14 @@ def test_every_folder_of_migrations_is_run() -> None:
 
 async def test_migrating_again_changes_nothing(database: Database) -> None:
     """Every start migrates."""
-    assert await database.migrate(MIGRATIONS[database.schema]) == []  # type: ignore[index]
+    assert await migrate(database, MIGRATIONS[database.schema]) == []  # type: ignore[index]
 
 
 async def test_migrating_at_the_same_time_is_safe(database_url: str) -> None:
     """Every replica of every service migrates when it starts: each revision is applied once."""
     databases = [Database(database_url, service, pool=1) for service in MIGRATIONS for _ in range(3)]
     try:
-        applied = await asyncio.gather(*(d.migrate(MIGRATIONS[d.schema]) for d in databases))  # type: ignore[index]
+        applied = await asyncio.gather(*(migrate(d, MIGRATIONS[d.schema]) for d in databases))  # type: ignore[index]
     finally:
         await asyncio.gather(*(d.close() for d in databases))
     revisions = [revision for one in applied for revision in one]

@@ -16,6 +16,7 @@ from shared.consume import AfterCommit, Consumer, Record
 from shared.db import Connection, Database
 from shared.events import FeedbackReceivedV1
 from shared.kafka import Kafka
+from shared.migrate import migrate
 from shared.topics import FEEDBACK
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -33,6 +34,8 @@ class Effects:
         self.forgotten: list[int] = []
         self.remembered: dict[int, int] = {}
         self.fail: list[Exception] = []
+        self.poison: str | None = None
+        """A customer whose records no handler can decide."""
 
     async def handle(self, tx: Connection, records: Sequence[Record[FeedbackReceivedV1]]) -> AfterCommit | None:
         await tx.executemany(
@@ -43,6 +46,8 @@ class Effects:
             await asyncio.sleep(self.pause)
         if self.fail:
             raise self.fail.pop(0)
+        if any(record.message.customer == self.poison for record in records):
+            raise OverflowError("date value out of range")
 
         def after() -> None:
             for record in records:
@@ -50,7 +55,7 @@ class Effects:
 
         return after
 
-    async def sweep(self, tx: Connection, partitions: Sequence[int]) -> AfterCommit | None:
+    async def sweep(self, tx: Connection, partitions: Sequence[int], limit: int | None = None) -> AfterCommit | None:
         return None
 
     def forget(self, partitions: Sequence[int]) -> None:
@@ -59,7 +64,7 @@ class Effects:
 
 async def prepare(database: Database) -> None:
     """Make the tables."""
-    await database.migrate(MIGRATIONS)
+    await migrate(database, MIGRATIONS)
 
 
 async def main(bootstrap: str, prefix: str, url: str, pause: str) -> None:

@@ -31,6 +31,7 @@ from shared.directory.model import (
 )
 from shared.ids import uuid7
 from shared.kafka import Kafka, Producer, cloud_event
+from shared.provisioning import ensure_topics
 from shared.security import key_hash, new_key
 from shared.service import Settings
 from shared.topics import TOPICS, Topic
@@ -176,7 +177,7 @@ async def house(kafka: Kafka, database_url: str, names: Sequence[ServiceName] = 
         ),
     )
     made = House(kafka, database_url, MovableClock(), phone, company(phone, *keys), key=key, public_key=public_key)
-    await kafka.ensure_topics(TOPICS)
+    await ensure_topics(kafka, TOPICS)
     await publish(kafka, made.company)
     settings = Settings(
         kafka=kafka.bootstrap,

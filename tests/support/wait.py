@@ -20,3 +20,12 @@ async def until(ask: Callable[[], Awaitable[T]], *, seconds: float = 20, every: 
         if time.monotonic() > end:
             raise AssertionError(f"not within {seconds} s; the last answer was {answer!r}")
         await asyncio.sleep(every)
+
+
+async def until_true(ask: Callable[[], bool], *, seconds: float = 20) -> None:
+    """Wait until something that needs no asking around holds."""
+
+    async def answer() -> bool:
+        return ask()
+
+    await until(answer, seconds=seconds)

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from ipaddress import ip_address
 
 import pytest
@@ -308,13 +310,33 @@ async def test_a_name_that_can_be_no_name_is_refused_or_not_found(host: str) -> 
         ("", None),
         ("-1", None),
         ("soon", None),
-        ("Wed, 21 Oct 2026 07:28:00 GMT", None),
+        ("1.5", None),
         ("²", None),
+        ("3600", 3600),
+        ("3601", 3600),
+        ("1789000000", 3600),
+        ("1789000000000", 3600),
+        ("9" * 400, 3600),
+        ("9" * 9_000, 3600),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 3600),
+        ("Fri, 31 Dec 9999 23:59:59 -9999999999", None),
+        ("Fri, 31 Dec 99999 23:59:59 GMT", None),
+        ("Mon, 00 Jan 0000 00:00:00 GMT", None),
     ],
 )
-def test_retry_after_in_seconds_is_honoured(value: str, seconds: float | None) -> None:
-    """Whatever a desk writes there, it is a number of seconds or nothing."""
+def test_retry_after_is_believed_up_to_an_hour(value: str, seconds: float | None) -> None:
+    """Whatever somebody writes there (a moment in seconds or milliseconds, too), it is a wait that ends, or nothing."""
     assert Answer(503, {"retry-after": value}, b"").retry_after == seconds
+
+
+def test_retry_after_may_be_a_date() -> None:
+    """RFC 9110 knows three forms."""
+    at = datetime.now(UTC) + timedelta(seconds=90)
+    for form in (format_datetime(at, usegmt=True), f"{at:%A, %d-%b-%y %H:%M:%S} GMT", f"{at:%a %b %e %H:%M:%S %Y}"):
+        asked = Answer(429, {"retry-after": form}, b"").retry_after
+        assert asked is not None, form
+        assert 85 < asked <= 90, form
 
 
 def test_no_retry_after_is_none() -> None:

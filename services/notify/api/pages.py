@@ -69,7 +69,8 @@ def build_router(
     @router.get("/v1/pages/{page}")
     async def one(page: str, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Return a page with every attempt to reach somebody, and everything else that happened to it."""
-        async with database.transaction() as tx:
+        # One moment for all of it: an attempt that has just been stored belongs to the page as it was stored with it.
+        async with database.snapshot() as tx:
             found = caller.visible("page", page, await store.one(tx, id_in_path("page", page)))
             attempts = [_masked(one, caller) for one in await deliveries.attempts(tx, found.id)]
             timeline = await audit.of_page(tx, found.id)

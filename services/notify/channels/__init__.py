@@ -31,6 +31,16 @@ class Result:
     retry_after: float | None = None
     """Seconds that the other side asked to wait."""
 
+    def __post_init__(self) -> None:
+        """Keep of what the other side said what can be stored: so much, and nothing that is no character."""
+        object.__setattr__(self, "detail", _printable(self.detail[:500]))
+        if self.receipt is not None:
+            object.__setattr__(self, "receipt", _printable(self.receipt[:200]))
+
+
+def _printable(said: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in said)
+
 
 @dataclass(frozen=True, slots=True)
 class Notice:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 from datetime import datetime
@@ -61,20 +62,26 @@ class Mailer:
             mail["Date"] = format_datetime(at)
             mail["Message-ID"] = f"<{key}@{smtp.sender.rpartition('@')[2]}>"
             mail["Auto-Submitted"] = "auto-generated"
-            _, answer = await aiosmtplib.send(
-                mail,
-                recipients=[address],
-                hostname=smtp.host,
-                port=smtp.port,
-                username=user,
-                password=password,
-                use_tls=smtp.tls == "implicit",
-                start_tls=smtp.tls == "starttls",
-                timeout=self._seconds,
-            )
+            # In all: a relay that answers each command in time could otherwise hold us for as many times as there are.
+            async with asyncio.timeout(self._seconds):
+                _, answer = await aiosmtplib.send(
+                    mail,
+                    recipients=[address],
+                    hostname=smtp.host,
+                    port=smtp.port,
+                    username=user,
+                    password=password,
+                    use_tls=smtp.tls == "implicit",
+                    start_tls=smtp.tls == "starttls",
+                    timeout=self._seconds,
+                )
         except (aiosmtplib.SMTPRecipientsRefused, aiosmtplib.SMTPResponseException) as error:
             return _refused(error)
-        except (aiosmtplib.SMTPConnectError, aiosmtplib.SMTPConnectTimeoutError, OSError) as error:
+        except aiosmtplib.SMTPConnectError as error:
+            return Result("temporary", f"no connection to {smtp.host}:{smtp.port}: {error}")
+        except TimeoutError:
+            return Result("unknown", f"no answer within {self._seconds:g} s")
+        except OSError as error:
             return Result("temporary", f"no connection to {smtp.host}:{smtp.port}: {error}")
         except ValueError as error:  # a part that no mail can have
             return Result("permanent", f"the mail cannot be written: {error}")
@@ -89,6 +96,4 @@ def _secret(name: str | None) -> str | None:
 
 def _refused(error: aiosmtplib.SMTPRecipientsRefused | aiosmtplib.SMTPResponseException) -> Result:
     first = error.recipients[0] if isinstance(error, aiosmtplib.SMTPRecipientsRefused) else error
-    said = "".join(c if c.isprintable() else " " for c in first.message.encode(errors="replace").decode())
-    detail = f"{first.code} {said}"[:500]
-    return Result("temporary" if 400 <= first.code < 500 else "permanent", detail)
+    return Result("temporary" if 400 <= first.code < 500 else "permanent", f"{first.code} {first.message}")

@@ -28,6 +28,8 @@ Held = Literal["quiet hours", "silence", "storm"]
 OPENED = "opened"
 UNREACHED = "nobody reached"
 _SHOWN_EVIDENCE = 5
+_LONGEST_STEP = 3650 * 86_400.0
+"""Seconds; the longest duration of a directory."""
 _FOLLOWING = timedelta(minutes=1)
 """A page of a storm looks this often whether the one that is sent for all of them is still waiting."""
 
@@ -204,7 +206,8 @@ def next_turn(page: Page, finds: Finds, now: datetime) -> Outcome:
 
 def to_catch_all(page: Page, now: datetime) -> Outcome:
     """Page whoever is behind everybody."""
-    wait = page.steps[-1].ack_within if page.steps else 300.0
+    # Whatever its steps say: this is what is done when nothing else can be.
+    wait = min(_LONGEST_STEP, page.steps[-1].ack_within) if page.steps else 300.0
     changed = msgspec.structs.replace(
         page,
         version=page.version + 1,

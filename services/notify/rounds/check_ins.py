@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 
 from services.notify.channels import Channel
 from services.notify.domain.check_in import Due, brief, first_look, look
@@ -16,6 +17,7 @@ from shared.directory.follower import Follower
 from shared.directory.model import Directory
 from shared.due import DueLoop
 from shared.logs import Log
+from shared.quarantine import Quarantine, judging
 
 log = Log("notify")
 
@@ -31,6 +33,7 @@ class CheckIns:
         directory: Follower,
         channels: Mapping[str, Channel],
         clock: Clock,
+        quarantine: Quarantine,
         sent: Callable[[], None],
     ) -> None:
         """`sent` is called when there is something for the sender."""
@@ -39,7 +42,7 @@ class CheckIns:
         self._channels = channels
         self._clock = clock
         self._sent = sent
-        self.loop = DueLoop("check-ins", self._work, poll=5)
+        self.loop = DueLoop("notify", "check-ins", self._work, quarantine, at_once=_AT_ONCE, poll=5)
 
     async def plan(self, tx: Connection, directory: Directory) -> None:
         """Look after the customers that a new directory asks for."""
@@ -51,33 +54,39 @@ class CheckIns:
         }
         await proactive.plan(tx, wanted)
 
-    async def _work(self) -> int:
+    async def _work(self, limit: int) -> int:
         revision = self._directory.current
         if revision is None:
             return 0
-        directory, now = revision.directory, self._clock.now()
+        now = self._clock.now()
         async with self._database.transaction() as tx:
-            due = await proactive.due(tx, now, _AT_ONCE)
+            due = await proactive.due(tx, now, limit)
             if not due:
                 return 0
-            names = [one.customer for one in due]
-            standings, held = await proactive.standings(tx, names), await proactive.last(tx, names)
-            told: list[Told] = []
-            looked: list[Due] = []
-            for one in due:
-                customer = directory.customers.get(one.customer)
-                if customer is None or customer.check_in is None:
-                    continue  # the next plan forgets it
-                after, reminder = look(one, customer.check_in, now)
-                looked.append(after)
-                person = responsible(directory, customer, now)
-                if reminder is not None and person is not None:
-                    words = brief(customer, reminder, standings.get(customer.id), held.get(customer.id))
-                    told.append(notices.new(person.id, reminder.kind, words, now))
-            await proactive.looked(tx, looked)
-            reach = Reach(directory, self._channels, await contacts.stopped(tx))
-            await reach.tell(tx, told, now)
+            with judging(proactive.QUEUE, [one.customer for one in due]):
+                looked, told = await self._look(tx, due, revision.directory, now)
         if told:
-            log.info("check-ins", reminders=len(told))
+            log.info("check-ins", reminders=told)
             self._sent()
-        return len(looked)
+        return looked
+
+    async def _look(self, tx: Connection, due: Sequence[Due], directory: Directory, now: datetime) -> tuple[int, int]:
+        """Return how many customers were looked at, and how many reminders came of it."""
+        names = [one.customer for one in due]
+        standings, held = await proactive.standings(tx, names), await proactive.last(tx, names)
+        told: list[Told] = []
+        looked: list[Due] = []
+        for one in due:
+            customer = directory.customers.get(one.customer)
+            if customer is None or customer.check_in is None:
+                continue  # the next plan forgets it
+            after, reminder = look(one, customer.check_in, now)
+            looked.append(after)
+            person = responsible(directory, customer, now)
+            if reminder is not None and person is not None:
+                words = brief(customer, reminder, standings.get(customer.id), held.get(customer.id))
+                told.append(notices.new(person.id, reminder.kind, words, now))
+        await proactive.looked(tx, looked)
+        reach = Reach(directory, self._channels, await contacts.stopped(tx))
+        await reach.tell(tx, told, now)
+        return len(looked), len(told)

@@ -17,6 +17,7 @@ from shared.db import Database
 from shared.directory.follower import Follower
 from shared.due import DueLoop
 from shared.logs import Log
+from shared.quarantine import Quarantine, judging
 
 log = Log("notify")
 
@@ -33,6 +34,7 @@ class Digests:
         directory: Follower,
         channels: Mapping[str, Channel],
         clock: Clock,
+        quarantine: Quarantine,
         sent: Callable[[], None],
     ) -> None:
         """`sent` is called when there is something for the sender."""
@@ -41,26 +43,27 @@ class Digests:
         self._channels = channels
         self._clock = clock
         self._sent = sent
-        self.loop = DueLoop("digests", self._work, poll=2)
+        self.loop = DueLoop("notify", "digests", self._work, quarantine, at_once=_PEOPLE, poll=2)
 
-    async def _work(self) -> int:
+    async def _work(self, people: int) -> int:
         revision = self._directory.current
         if revision is None:
             return 0
         now = self._clock.now()
         async with self._database.transaction() as tx:
-            taken = await notices.take_lines(tx, now, now + BUNDLE, _PEOPLE)
+            taken = await notices.take_lines(tx, now, now + BUNDLE, people)
             if not taken:
                 return 0
             of_person: defaultdict[str, list[Line]] = defaultdict(list)
             for line in sorted(taken, key=lambda one: one.entry.at):
                 of_person[line.person].append(line)
-            told = [
-                notices.new(person, "digest", digest_words([(line.kind, line.entry) for line in lines]), now)
-                for person, lines in of_person.items()
-            ]
-            reach = Reach(revision.directory, self._channels, await contacts.stopped(tx))
-            await reach.tell(tx, told, now)
+            with judging(notices.QUEUE, [line.id for line in taken]):
+                told = [
+                    notices.new(person, "digest", digest_words([(line.kind, line.entry) for line in lines]), now)
+                    for person, lines in of_person.items()
+                ]
+                reach = Reach(revision.directory, self._channels, await contacts.stopped(tx))
+                await reach.tell(tx, told, now)
         log.info("digests", people=len(told), lines=len(taken))
         self._sent()
         return len(taken)

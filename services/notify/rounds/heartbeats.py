@@ -18,6 +18,7 @@ from shared.directory.follower import Follower
 from shared.directory.model import Directory
 from shared.due import DueLoop
 from shared.events import TicketV1
+from shared.quarantine import Quarantine, judging
 
 _AT_ONCE = 100
 _NAMESPACE = UUID("5b7a3f0e-6f0c-5d0b-9a51-8f4b7f6f2c11")
@@ -26,13 +27,20 @@ _NAMESPACE = UUID("5b7a3f0e-6f0c-5d0b-9a51-8f4b7f6f2c11")
 class Heartbeats:
     """Looks for sources that are silent for too long."""
 
-    def __init__(self, database: Database, directory: Follower, clock: Clock, escalate: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        directory: Follower,
+        clock: Clock,
+        quarantine: Quarantine,
+        escalate: Callable[[], None],
+    ) -> None:
         """`escalate` is called when a page is due."""
         self._database = database
         self._directory = directory
         self._clock = clock
         self._escalate = escalate
-        self.loop = DueLoop("heartbeats", self._work, poll=1)
+        self.loop = DueLoop("notify", "heartbeats", self._work, quarantine, at_once=_AT_ONCE, poll=1)
 
     async def plan(self, tx: Connection, directory: Directory) -> None:
         """Look after the sources that a new directory lists; one that is new has its time until the first sign."""
@@ -40,16 +48,18 @@ class Heartbeats:
         due = {name: now + timedelta(seconds=beat.every) for name, beat in directory.heartbeats.items()}
         await end_pages(tx, await heartbeats.plan(tx, due), now)
 
-    async def _work(self) -> int:
+    async def _work(self, limit: int) -> int:
         revision = self._directory.current
         if revision is None:
             return 0
         now = self._clock.now()
         async with self._database.transaction() as tx:
-            silent = await heartbeats.due(tx, now, _AT_ONCE)
-            started = [(one.name, page) for one in silent if (page := _page(one, revision.directory, now)) is not None]
-            await save(tx, [Happened(Outcome(page, None, why=OPENED), None) for _, page in started], now)
-            await heartbeats.silent(tx, [(name, page.id) for name, page in started])
+            silent = await heartbeats.due(tx, now, limit)
+            with judging(heartbeats.QUEUE, [one.name for one in silent]):
+                pages_of = [(one.name, _page(one, revision.directory, now)) for one in silent]
+                started = [(name, page) for name, page in pages_of if page is not None]
+                await save(tx, [Happened(Outcome(page, None, why=OPENED), None) for _, page in started], now)
+                await heartbeats.silent(tx, [(name, page.id) for name, page in started])
         for _, page in started:
             metrics.PAGES.labels(page.severity).inc()
         if started:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
 
 from services.notify.store import audit, pages, rota
@@ -13,6 +13,8 @@ from shared.directory.difference import difference
 from shared.directory.follower import Follower, Revision
 from shared.directory.model import Directory
 from shared.due import DueLoop
+from shared.progress import STALE_SECONDS
+from shared.quarantine import Quarantine, held, judging
 
 _RESPONSIBLE = ("people", "schedules", "escalations", "customers", "team")
 """Sections that say who is paged."""
@@ -20,39 +22,73 @@ _AT_ONCE = 5_000
 _MOST = 200
 """Changes of one revision that are told one by one."""
 
+_QUEUE = "revisions"
+"""Where a revision is set aside that cannot be kept, or planned by."""
+
 Plan = Callable[[Connection, Directory], Awaitable[None]]
 
 
 class Revisions:
     """Takes over each new directory."""
 
-    def __init__(self, database: Database, directory: Follower, clock: Clock, plans: Sequence[Plan]) -> None:
-        """`plans` are told of each new directory, in the same transaction."""
+    def __init__(
+        self,
+        database: Database,
+        directory: Follower,
+        clock: Clock,
+        quarantine: Quarantine,
+        plans: Mapping[str, Plan],
+    ) -> None:
+        """`plans` are told of each new directory, each in a transaction of its own."""
         self._database = database
         self._directory = directory
         self._clock = clock
         self._plans = plans
-        self._kept = 0
-        self.loop = DueLoop("revisions", self._work, poll=5)
+        self._taken: tuple[str, int] | None = None
+        """Log and number of the last one that was taken over."""
+        # A large directory takes long to be compared and packed.
+        within = 3 * STALE_SECONDS
+        self.loop = DueLoop("notify", "revisions", self._work, quarantine, at_once=1, poll=5, within=within)
         directory.listen(lambda _: self.loop.wake())
 
-    async def _work(self) -> int:
+    async def _work(self, _: int) -> int:
         revision = self._directory.current
-        if revision is None or revision.number == self._kept:
+        if revision is None or (revision.log, revision.number) == self._taken:
             return 0
-        at = revision.applied_at or self._clock.now()
         async with self._database.transaction() as tx:
-            before = await rota.revision_before(tx, revision.number)
+            aside = await held(tx, _QUEUE)
+        name = f"{revision.log}/{revision.number}"
+        if name not in aside:
+            with judging(_QUEUE, [name]):
+                await self._keep(revision)
+        for what, plan in self._plans.items():
+            if f"{name} {what}" not in aside:
+                with judging(_QUEUE, [f"{name} {what}"]):
+                    async with self._database.transaction() as tx:
+                        await plan(tx, revision.directory)
+        self._taken = (revision.log, revision.number)
+        return 1
+
+    async def _keep(self, revision: Revision) -> None:
+        """Keep a revision once, and write down what it changes for those who are paged."""
+        at = revision.applied_at or self._clock.now()
+        log, number = revision.log, revision.number
+        async with self._database.transaction() as tx:
+            if await rota.is_kept(tx, log, number):
+                return
+            unknown = await rota.of_unknown_log(tx, number)
+            before = await rota.revision_before(tx, log, number, at)
         # Not within a transaction: a large directory takes longer than one may stand still.
+        if unknown is not None and await asyncio.to_thread(_is_same, revision, at, *unknown):
+            async with self._database.transaction() as tx:
+                await rota.adopt_revision(tx, log, number)
+            return
         lines = await asyncio.to_thread(_lines, before, revision, at)
         body = await asyncio.to_thread(rota.packed, revision.directory)
         async with self._database.transaction() as tx:
-            if await rota.add_revision(tx, revision.number, body, at, revision.author):
+            await rota.one_revision_at_a_time(tx)
+            if await rota.add_revision(tx, log, number, body, at, _storable(revision.author)):
                 await audit.add(tx, lines)
-            for plan in self._plans:
-                await plan(tx, revision.directory)
-        self._kept = revision.number
-        return 1
 
     async def forget(self) -> None:
         """Delete what is older than the directory keeps."""
@@ -65,13 +101,23 @@ class Revisions:
                 await pages.forget(tx, before, _AT_ONCE)
 
 
+def _is_same(revision: Revision, at: datetime, applied_at: datetime, body: bytes) -> bool:
+    """Tell whether a revision is the one that was kept under its number, of a log that was not known."""
+    return at == applied_at or rota.directory_of(body) == revision.directory
+
+
+def _storable(author: str) -> str:
+    """Return who applied it as a record's header says, which anybody may have written."""
+    return "".join(c for c in author[:200] if c.isprintable())
+
+
 def _lines(before: bytes | None, revision: Revision, at: datetime) -> list[audit.Line]:
     known = None if before is None else rota.directory_of(before)
     changes = [change for change in difference(known, revision.directory) if change.path.split(".")[0] in _RESPONSIBLE]
     told = [
         audit.line(
             at,
-            revision.author,
+            _storable(revision.author),
             "rota changed",
             customer=_customer(change.path),
             revision=revision.number,
@@ -83,7 +129,7 @@ def _lines(before: bytes | None, revision: Revision, at: datetime) -> list[audit
     ]
     if len(changes) > _MOST:
         more = len(changes) - _MOST
-        told.append(audit.line(at, revision.author, "rota changed", revision=revision.number, more=more))
+        told.append(audit.line(at, _storable(revision.author), "rota changed", revision=revision.number, more=more))
     return told
 
 

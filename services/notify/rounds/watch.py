@@ -34,13 +34,16 @@ class Watch:
         self._directory = directory
         self._channels = channels
         self._clock = clock
-        self._seen = 0
+        self._seen: tuple[str, int] | None = None
         self._looked_at = float("-inf")
 
     async def look(self) -> None:
         """Set the figures, and put what was found into the next digest of those behind everybody."""
         revision, elapsed = self._directory.current, asyncio.get_running_loop().time()
-        if revision is None or (revision.number == self._seen and elapsed - self._looked_at < _AGAIN):
+        if revision is None:
+            return
+        seen = (revision.log, revision.number)
+        if seen == self._seen and elapsed - self._looked_at < _AGAIN:
             return
         directory, now = revision.directory, self._clock.now()
         found = await self.findings(directory)
@@ -63,7 +66,7 @@ class Watch:
         metrics.UNREACHABLE.set(sum(1 for one in found if one.code == "unreachable"))
         for schedule in directory.schedules:
             metrics.ONCALL_GAP.labels(schedule).set(gap_seconds(found, schedule))
-        self._seen, self._looked_at = revision.number, elapsed
+        self._seen, self._looked_at = seen, elapsed
 
     async def findings(self, directory: Directory) -> list[Finding]:
         """Return everything that should be mended."""

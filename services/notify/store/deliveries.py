@@ -13,8 +13,11 @@ import msgspec
 
 from shared.db import Connection
 from shared.ids import uuid7
+from shared.quarantine import not_held
 
 DeliveryState = Literal["pending", "delivered", "failed"]
+QUEUE = "deliveries"
+"""Where one is set aside that cannot be called, or whose result cannot be stored."""
 
 # A contact whose time has not come is called at once when the one before it fails.
 _ADD = """
@@ -27,9 +30,10 @@ ON CONFLICT (page, turn, contact) DO UPDATE SET due_at = least(delivery.due_at, 
     WHERE delivery.state = 'pending' AND delivery.attempts = 0
 """
 # The lease: whoever dies between the claim and the result lets the delivery fall due again.
-_CLAIM = """
+_CLAIM = f"""
 WITH due AS (
-    SELECT id FROM delivery WHERE state = 'pending' AND due_at <= $1 ORDER BY due_at LIMIT $2 FOR UPDATE SKIP LOCKED
+    SELECT id FROM delivery WHERE state = 'pending' AND due_at <= $1 AND {not_held(QUEUE, "delivery.id")}
+    ORDER BY due_at LIMIT $2 FOR UPDATE SKIP LOCKED
 )
 UPDATE delivery SET due_at = $3, attempts = attempts + 1
 FROM due WHERE delivery.id = due.id
@@ -60,7 +64,9 @@ _LOAD = """
 SELECT person, count(DISTINCT (page, turn)) FROM delivery
 WHERE person = ANY($1::text[]) AND made_at > $2 AND page IS NOT NULL GROUP BY person
 """
-_OVERDUE = "SELECT count(*) FROM delivery WHERE state = 'pending' AND due_at < $1"
+_OVERDUE = f"""
+SELECT count(*) FROM delivery WHERE state = 'pending' AND due_at < $1 AND {not_held(QUEUE, "delivery.id")}
+"""
 # A call whose result nobody knows (it timed out, or the process died) is the one that a receipt of no other is of.
 _RECEIVED = """
 UPDATE attempt SET result = $3, receipt = coalesce(receipt, $2), detail = left($4, 500),

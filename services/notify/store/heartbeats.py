@@ -9,6 +9,10 @@ from typing import Any
 from uuid import UUID
 
 from shared.db import Connection
+from shared.quarantine import not_held
+
+QUEUE = "heartbeats"
+"""Where a source is set aside whose silence cannot be paged."""
 
 _COLUMNS = "name, beaten_at, due_at, silences, page"
 _PLAN = """
@@ -22,7 +26,9 @@ WHERE heartbeat.name = before.name
 RETURNING heartbeat.name, heartbeat.beaten_at, heartbeat.due_at, heartbeat.silences, before.page
 """
 _DUE = f"""
-SELECT {_COLUMNS} FROM heartbeat WHERE due_at <= $1 AND page IS NULL ORDER BY due_at LIMIT $2 FOR UPDATE SKIP LOCKED
+SELECT {_COLUMNS} FROM heartbeat
+WHERE due_at <= $1 AND page IS NULL AND {not_held(QUEUE, "heartbeat.name")}
+ORDER BY due_at LIMIT $2 FOR UPDATE SKIP LOCKED
 """
 _SILENT = """
 UPDATE heartbeat SET silences = silences + 1, page = new.page FROM unnest($1::text[], $2::uuid[]) AS new(name, page)

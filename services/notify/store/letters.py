@@ -12,6 +12,10 @@ import msgspec
 
 from shared.db import Connection
 from shared.events import FollowUpDueV1
+from shared.quarantine import judging, not_held
+
+QUEUE = "letters"
+"""Where one that cannot be sent is set aside."""
 
 _ADD_LETTERS = """
 INSERT INTO letter (id, customer, respondent, ticket, opening, state, due_at, traceparent, body)
@@ -20,10 +24,13 @@ FROM unnest($1::uuid[], $2::text[], $3::text[], $4::uuid[], $5::int[], $7::text[
     AS new(id, customer, respondent, ticket, opening, traceparent, body)
 ON CONFLICT (id) DO NOTHING
 """
-_CLAIM_LETTERS = """
-WITH due AS (SELECT id FROM letter WHERE due_at <= $1 ORDER BY due_at LIMIT $2 FOR UPDATE SKIP LOCKED)
+_CLAIM_LETTERS = f"""
+WITH due AS (
+    SELECT id FROM letter WHERE due_at <= $1 AND {not_held(QUEUE, "letter.id")}
+    ORDER BY due_at LIMIT $2 FOR UPDATE SKIP LOCKED
+)
 UPDATE letter SET due_at = $3, attempts = attempts + 1 FROM due WHERE letter.id = due.id
-RETURNING letter.body, letter.attempts, letter.traceparent
+RETURNING letter.id, letter.body, letter.attempts, letter.traceparent
 """
 _FINISH_LETTER = """
 UPDATE letter SET state = $2, due_at = $3, detail = $4, finished_at = $5 WHERE id = $1 AND state = 'pending'
@@ -62,8 +69,11 @@ async def add(tx: Connection, letters: Sequence[tuple[FollowUpDueV1, str | None]
 
 async def claim(tx: Connection, now: datetime, limit: int, lease: timedelta) -> list[Letter]:
     """Claim letters that are due until the lease is over, and count the attempt before it is made."""
-    rows = await tx.fetch(_CLAIM_LETTERS, now, limit, now + lease)
-    return [Letter(msgspec.json.decode(row[0], type=FollowUpDueV1), row[1], row[2]) for row in rows]
+    found: list[Letter] = []
+    for id_, body, attempt, traceparent in await tx.fetch(_CLAIM_LETTERS, now, limit, now + lease):
+        with judging(QUEUE, [id_]):
+            found.append(Letter(msgspec.json.decode(body, type=FollowUpDueV1), attempt, traceparent))
+    return found
 
 
 async def finish(

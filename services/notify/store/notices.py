@@ -13,6 +13,10 @@ import msgspec
 from services.notify.domain.words import Entry, Words
 from shared.db import Connection
 from shared.ids import uuid7
+from shared.quarantine import judging, not_held
+
+QUEUE = "digests"
+"""Where a line that can be told to nobody is set aside."""
 
 _ADD = """
 INSERT INTO notice (id, person, kind, made_at, body)
@@ -28,11 +32,12 @@ SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[],
 ON CONFLICT (id) DO NOTHING
 """
 # With those that are due, what would follow within the bundle's time: one message instead of two.
-_TAKE = """
+_TAKE = f"""
 WITH people AS (
-    SELECT DISTINCT person FROM digest_entry WHERE due_at <= $1 LIMIT $3
+    SELECT DISTINCT person FROM digest_entry WHERE due_at <= $1 AND {not_held(QUEUE, "digest_entry.id")} LIMIT $3
 ), taken AS (
-    SELECT id FROM digest_entry JOIN people USING (person) WHERE due_at <= $2 LIMIT 5000
+    SELECT id FROM digest_entry JOIN people USING (person)
+    WHERE due_at <= $2 AND {not_held(QUEUE, "digest_entry.id")} LIMIT 5000
     FOR UPDATE OF digest_entry SKIP LOCKED
 )
 DELETE FROM digest_entry USING taken WHERE digest_entry.id = taken.id
@@ -125,7 +130,11 @@ async def replace_lines(tx: Connection, kind: str, lines: Sequence[Line]) -> Non
 
 async def take_lines(tx: Connection, now: datetime, until: datetime, people: int) -> list[Line]:
     """Take the lines of some people who have any that is due, with theirs that are due until a moment."""
-    return [_line(row) for row in await tx.fetch(_TAKE, now, until, people)]
+    found: list[Line] = []
+    for row in await tx.fetch(_TAKE, now, until, people):
+        with judging(QUEUE, [row["id"]]):
+            found.append(_line(row))
+    return found
 
 
 async def erase(tx: Connection, customer: str, respondent: str) -> int:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -12,6 +13,13 @@ import msgspec
 from services.notify.domain.page import WAITING, Page
 from shared.cursor import Place
 from shared.db import Connection
+from shared.logs import Log
+from shared.quarantine import judging, not_held
+
+log = Log("notify")
+
+QUEUE = "pages"
+"""Where a page that cannot be decided is set aside."""
 
 _SEEN = "SELECT ticket, version, late FROM seen_ticket WHERE ticket = ANY($1::uuid[])"
 _REMEMBER = """
@@ -29,10 +37,12 @@ ON CONFLICT (id) DO UPDATE SET version = excluded.version, severity = excluded.s
     due_at = excluded.due_at, lead = excluded.lead, held = excluded.held, body = excluded.body
 """
 _CANCEL = "UPDATE delivery SET state = 'cancelled' WHERE page = ANY($1::uuid[]) AND state = 'pending'"
-_DUE = """
-SELECT body, traceparent FROM page WHERE due_at <= $1 ORDER BY due_at LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED
+_DUE = f"""
+SELECT id, body, traceparent FROM page WHERE due_at <= $1 AND {not_held(QUEUE, "page.id")}
+ORDER BY due_at LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED
 """
-_SOME = "SELECT body, traceparent FROM page WHERE id = ANY($1::uuid[])"
+_SOME = "SELECT id, body, traceparent FROM page WHERE id = ANY($1::uuid[])"
+_LEADING = f"SELECT id, body, traceparent FROM page WHERE id = ANY($1::uuid[]) AND {not_held(QUEUE, 'page.id')}"
 _ONE_LOCKED = "SELECT body, traceparent FROM page WHERE id = $1 FOR NO KEY UPDATE"
 _SOME_LOCKED = "SELECT body, traceparent FROM page WHERE id = ANY($1::uuid[]) ORDER BY id FOR NO KEY UPDATE"
 _WITH_FOLLOWERS_LOCKED = "SELECT body, traceparent FROM page WHERE id = $1 OR lead = $1 ORDER BY id FOR NO KEY UPDATE"
@@ -48,18 +58,21 @@ WHERE ($1::text[] IS NULL OR customer = ANY($1)) AND ($2::text IS NULL OR state 
     AND ($3::timestamptz IS NULL OR (opened_at, id) < ($3, $4::uuid))
 ORDER BY opened_at DESC, id DESC LIMIT $5
 """
+_ACTIVE = "SELECT body FROM page WHERE state IN ('sent', 'exhausted', 'acknowledged') ORDER BY opened_at, id"
+_PAGED = "SELECT DISTINCT ticket FROM page WHERE ticket = ANY($1::uuid[])"
 _OLDEST = "SELECT min(opened_at) FROM page WHERE state IN ('pending', 'sent', 'exhausted')"
 _RECENT = """
 SELECT customer, count(*) FROM page WHERE customer = ANY($1::text[]) AND opened_at > $2 AND lead IS NULL
 GROUP BY customer
 """
-_LEADS = """
-SELECT DISTINCT ON (customer) customer, body FROM page
+# Looked for as text: PostgreSQL reads all of a body as JSON for one field of it, and refuses a NUL in any other.
+_LEADS = f"""
+SELECT DISTINCT ON (customer) id, body, traceparent FROM page
 WHERE customer = ANY($1::text[]) AND opened_at > $2 AND lead IS NULL AND state IN ('pending', 'sent', 'exhausted')
-    AND (body::json ->> 'storm')::boolean
+    AND position('"storm":true' IN body) > 0 AND {not_held(QUEUE, "page.id")}
 ORDER BY customer, opened_at DESC
 """
-_OVERDUE = "SELECT count(*) FROM page WHERE due_at < $1"
+_OVERDUE = f"SELECT count(*) FROM page WHERE due_at < $1 AND {not_held(QUEUE, 'page.id')}"
 _NAMING = (
     "SELECT body, traceparent FROM page WHERE customer = $1 AND position($2 IN body) > 0 ORDER BY id FOR NO KEY UPDATE"
 )
@@ -141,7 +154,26 @@ async def save(tx: Connection, kept: Sequence[Kept]) -> None:
 
 async def due(tx: Connection, now: datetime, limit: int) -> list[Kept]:
     """Return pages whose next person is due, locked; those that another process holds are left to it."""
-    return [Kept(_decode(row[0]), row[1]) for row in await tx.fetch(_DUE, now, limit)]
+    found: list[Kept] = []
+    for row in await tx.fetch(_DUE, now, limit):
+        with judging(QUEUE, [row["id"]]):
+            found.append(_kept(row))
+    return found
+
+
+def _kept(row: Any) -> Kept:
+    return Kept(_decode(row["body"]), row["traceparent"])
+
+
+def _readable(rows: Iterable[Any]) -> list[Page]:
+    """Return the pages that can be read: one that cannot leads nobody, and is set aside when it is due itself."""
+    found: list[Page] = []
+    for row in rows:
+        try:
+            found.append(_decode(row["body"]))
+        except msgspec.DecodeError as error:
+            log.error("page cannot be read", page=row["id"], why=str(error))
+    return found
 
 
 async def overdue(tx: Connection, before: datetime) -> int:
@@ -161,8 +193,13 @@ async def some(tx: Connection, pages: Sequence[UUID]) -> dict[UUID, Page]:
 
 async def kept_of(tx: Connection, pages: Sequence[UUID]) -> dict[UUID, Kept]:
     """Return pages by id, with their traces."""
-    found = [Kept(_decode(row[0]), row[1]) for row in await tx.fetch(_SOME, pages)] if pages else []
+    found = [_kept(row) for row in await tx.fetch(_SOME, pages)] if pages else []
     return {kept.page.id: kept for kept in found}
+
+
+async def leading(tx: Connection, pages: Sequence[UUID]) -> dict[UUID, Page]:
+    """Return those of some pages that others can follow, by id: for one that is set aside nobody is paged."""
+    return {page.id: page for page in _readable(await tx.fetch(_LEADING, pages) if pages else [])}
 
 
 async def one_locked(tx: Connection, page: UUID) -> Kept | None:
@@ -215,7 +252,17 @@ async def recent(tx: Connection, customers: Sequence[str], since: datetime) -> d
 
 async def leads(tx: Connection, customers: Sequence[str], since: datetime) -> dict[str, Page]:
     """Return each customer's newest page that leads a storm and waits."""
-    return {row[0]: _decode(row[1]) for row in await tx.fetch(_LEADS, customers, since)}
+    return {page.customer: page for page in _readable(await tx.fetch(_LEADS, customers, since))}
+
+
+async def active(tx: Connection) -> list[Page]:
+    """Return every page that somebody is called for, or has taken, and that is not over."""
+    return [_decode(row[0]) for row in await tx.fetch(_ACTIVE)]
+
+
+async def paged(tx: Connection, tickets: Sequence[UUID]) -> set[UUID]:
+    """Return those of some tickets that have a page."""
+    return {UUID(int=row[0].int) for row in await tx.fetch(_PAGED, tickets)}
 
 
 async def oldest_waiting(tx: Connection) -> datetime | None:

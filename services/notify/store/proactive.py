@@ -13,6 +13,10 @@ from services.notify.domain.check_in import CheckIn, Due
 from shared.cursor import Place
 from shared.db import Connection
 from shared.events import ScoreDailyV1
+from shared.quarantine import not_held
+
+QUEUE = "check-ins"
+"""Where a customer is set aside whose check-in cannot be looked at."""
 
 _REMEMBER = """
 INSERT INTO standing (customer, day, body) SELECT * FROM unnest($1::text[], $2::text[], $3::text[])
@@ -42,9 +46,9 @@ INSERT INTO check_in_due (customer, since, look_at) VALUES ($1, $2, $3)
 ON CONFLICT (customer) DO UPDATE SET since = excluded.since, look_at = excluded.look_at, reminded = 0
     WHERE check_in_due.since <= excluded.since
 """
-_DUE = """
-SELECT customer, since, look_at, reminded FROM check_in_due WHERE look_at <= $1 ORDER BY look_at LIMIT $2
-FOR UPDATE SKIP LOCKED
+_DUE = f"""
+SELECT customer, since, look_at, reminded FROM check_in_due
+WHERE look_at <= $1 AND {not_held(QUEUE, "check_in_due.customer")} ORDER BY look_at LIMIT $2 FOR UPDATE SKIP LOCKED
 """
 _LOOK = """
 UPDATE check_in_due SET look_at = new.look_at, reminded = new.reminded

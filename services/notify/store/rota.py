@@ -45,11 +45,20 @@ _ONE_SILENCE = f"SELECT {_SILENCE_COLUMNS} FROM silence WHERE id = $1"
 _END_SILENCE = f"""
 UPDATE silence SET until = greatest(start_at, $2) WHERE id = $1 AND until > $2 RETURNING {_SILENCE_COLUMNS}
 """
+_ONE_AT_A_TIME = "LOCK TABLE directory_revision IN SHARE ROW EXCLUSIVE MODE"
+# What is kept is numbered on: `revision` is the log's own number until the log is made anew and begins at 1 again.
 _ADD_REVISION = """
-INSERT INTO directory_revision (revision, applied_at, author, body) VALUES ($1, $2, $3, $4)
-ON CONFLICT (revision) DO NOTHING RETURNING revision
+INSERT INTO directory_revision (revision, log, number, applied_at, author, body)
+SELECT greatest($2, coalesce(max(revision) + 1, 1)), $1, $2, $3, $4, $5 FROM directory_revision
+ON CONFLICT DO NOTHING RETURNING revision
 """
-_LAST_BEFORE = "SELECT body FROM directory_revision WHERE revision < $1 ORDER BY revision DESC LIMIT 1"
+_KEPT = "SELECT FROM directory_revision WHERE log = $1 AND coalesce(number, revision) = $2"
+_UNKNOWN_LOG = "SELECT applied_at, body FROM directory_revision WHERE log = '' AND coalesce(number, revision) = $1"
+_ADOPT = "UPDATE directory_revision SET log = $1, number = $2 WHERE log = '' AND coalesce(number, revision) = $2"
+_LAST_BEFORE = """
+SELECT body FROM directory_revision WHERE applied_at <= $1 AND (log, coalesce(number, revision)) <> ($2, $3)
+ORDER BY applied_at DESC, revision DESC LIMIT 1
+"""
 _AT = "SELECT body FROM directory_revision WHERE applied_at <= $1 ORDER BY applied_at DESC, revision DESC LIMIT 1"
 _FORGET_REVISIONS = """
 DELETE FROM directory_revision WHERE applied_at < (SELECT max(applied_at) FROM directory_revision WHERE applied_at < $1)
@@ -150,14 +159,35 @@ def directory_of(body: bytes) -> Directory:
     return decode(gzip.decompress(body))
 
 
-async def add_revision(tx: Connection, number: int, body: bytes, applied_at: datetime, author: str) -> bool:
+async def one_revision_at_a_time(tx: Connection) -> None:
+    """Let nobody else keep a revision until the transaction ends."""
+    await tx.execute(_ONE_AT_A_TIME)
+
+
+async def is_kept(tx: Connection, log: str, number: int) -> bool:
+    """Tell whether a log's revision is kept."""
+    return await tx.fetchrow(_KEPT, log, number) is not None
+
+
+async def of_unknown_log(tx: Connection, number: int) -> tuple[datetime, bytes] | None:
+    """Return when a revision was applied that was kept before logs were told apart, and its directory as it is kept."""
+    row = await tx.fetchrow(_UNKNOWN_LOG, number)
+    return None if row is None else (row[0], row[1])
+
+
+async def adopt_revision(tx: Connection, log: str, number: int) -> None:
+    """Note which log a revision is of that was kept before logs were told apart."""
+    await tx.execute(_ADOPT, log, number)
+
+
+async def add_revision(tx: Connection, log: str, number: int, body: bytes, applied_at: datetime, author: str) -> bool:
     """Keep a revision of the directory; False: it is kept already."""
-    return await tx.fetchval(_ADD_REVISION, number, applied_at, author, body) is not None
+    return await tx.fetchval(_ADD_REVISION, log, number, applied_at, author, body) is not None
 
 
-async def revision_before(tx: Connection, number: int) -> bytes | None:
-    """Return the directory of the revision before one, as it is kept."""
-    return await tx.fetchval(_LAST_BEFORE, number)
+async def revision_before(tx: Connection, log: str, number: int, applied_at: datetime) -> bytes | None:
+    """Return the directory that was in force before one was applied, as it is kept."""
+    return await tx.fetchval(_LAST_BEFORE, applied_at, log, number)
 
 
 async def revision_at(tx: Connection, at: datetime) -> bytes | None:

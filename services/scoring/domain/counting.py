@@ -20,6 +20,8 @@ SCORES_WINDOW = 30 * DAY
 
 CATEGORIES: dict[Kind, int] = {"nps": 3, "mood": 4, "csat": 5, "ces": 7, "kpi": 1}
 """How many categories are counted of each kind; NPS has detractors, passives, promoters, a key metric only one."""
+LARGEST = 1e15
+"""Score of a key metric, as it is summed up: beside a larger one a sum no longer holds the others, or overflows."""
 WIDTH = SUM + 1
 """Columns of a bucket: seven categories, then the sum of the scores of a key metric."""
 
@@ -52,9 +54,14 @@ def category_of(kind: Kind, score: float) -> int:
     return 0 if kind == "kpi" else int(score) - 1
 
 
+def amount_of(kind: Kind, score: float) -> float:
+    """Return what a score adds to the sum of its series: of a key metric itself, as far as it can be summed up."""
+    return max(-LARGEST, min(LARGEST, score)) if kind == "kpi" else 0.0
+
+
 def hour_of(at: datetime) -> int:
-    """Return the whole UTC hours since 1970."""
-    return int(at.timestamp()) // HOUR
+    """Return the whole UTC hours since 1970, below 0 before."""
+    return int(at.timestamp() // HOUR)
 
 
 def window_start(now: datetime, length: int) -> int:
@@ -115,7 +122,7 @@ def changes(new: Arrival, previous: Said | None, following: Said | None) -> list
     """
     kind, said = new.series.kind, new.said
     if previous is None and following is None:
-        return [Change(int(new.at) // HOUR, new.category, 1, said.score if kind == "kpi" else 0.0)]
+        return [Change(int(new.at // HOUR), new.category, 1, amount_of(kind, said.score))]
     found = [_place(kind, said, following, 1)]
     if previous is not None:
         found.append(_place(kind, previous, following, -1))
@@ -125,7 +132,7 @@ def changes(new: Arrival, previous: Said | None, following: Said | None) -> list
 
 def _place(kind: Kind, said: Said, replaced_by: Said | None, by: int) -> Change:
     until = None if replaced_by is None else hour_of(replaced_by.occurred_at)
-    amount = by * said.score if kind == "kpi" else 0.0
+    amount = by * amount_of(kind, said.score)
     return Change(hour_of(said.occurred_at), category_of(kind, said.score), by, amount, until)
 
 

@@ -185,6 +185,7 @@ class CustomerState:
 
     name: str
     partition: int
+    """By which it was last counted or looked at."""
     number: int
     """What the store calls it."""
     due_at: datetime
@@ -204,8 +205,10 @@ class CustomerState:
     detectors: dict[str, Detector] = field(default_factory=dict[str, Detector])
     rules: Plan | None = None
     """In force; None: to be asked."""
-    stored: tuple[datetime, int] | None = None
-    """`due_at` and `partition` as the store has them."""
+    stored_due_at: datetime | None = None
+    """`due_at` as the store has it."""
+    version: int = 0
+    """Of the stored customer as it was read or saved; when that has moved on, this is old."""
     forgets: bool = False
     """Somebody is to be forgotten: who it is, each batch asks for its own respondents."""
 

@@ -9,6 +9,8 @@ import msgspec
 from services.scoring.domain.counting import DAY
 from shared.directory.rules.base import OnTime, Rate, Reason
 
+_NEVER = datetime(9999, 12, 31, tzinfo=UTC)
+"""The last day that there is."""
 _HALF_LIFE_DAYS = 120.0
 """What was half a year ago says little of today's rate."""
 
@@ -41,7 +43,7 @@ class Pulse(msgspec.Struct, array_like=True):
     def breaks_at(self, condition: OnTime) -> datetime | None:
         """Return when silence becomes news, if nobody answers until then."""
         limit = self.limit(condition)
-        return None if limit is None else datetime.fromtimestamp(self.last + limit, UTC)
+        return None if limit is None else datetime.fromtimestamp(min(self.last + limit, _NEVER.timestamp()), UTC)
 
     def reason(self, condition: OnTime, now: datetime) -> Reason:
         """Return the numbers of a judgement at a moment."""

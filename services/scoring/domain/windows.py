@@ -8,7 +8,7 @@ from datetime import datetime
 from functools import cache
 from typing import NamedTuple, cast
 
-from services.scoring.domain.counting import CATEGORIES, WIDTH, Change, Said, Series, category_of
+from services.scoring.domain.counting import CATEGORIES, WIDTH, Change, Said, Series, amount_of, category_of
 from shared.directory.rules.base import SUM
 from shared.events import Audience, Kind
 
@@ -196,4 +196,4 @@ class ExactWindow:
 
 
 def _gain(kind: Kind, said: Said, by: int) -> Gain:
-    return category_of(kind, said.score), by, by * said.score if kind == "kpi" else 0.0
+    return category_of(kind, said.score), by, by * amount_of(kind, said.score)

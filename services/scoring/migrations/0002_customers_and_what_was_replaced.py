@@ -3,8 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
-from shared.db import run_script
 from shared.kafka import partition_of
+from shared.migrate import run_script
 from shared.topics import PARTITIONS
 
 revision = "0002"

@@ -8,10 +8,13 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+import msgspec
+
 from services.scoring.domain.decide import Alert, Decision
 from services.scoring.store.common import plain, text
 from shared.db import Connection
 from shared.events import AlertV1, EvidenceV1
+from shared.quarantine import not_held
 
 EVIDENCE = 20
 """Answers that an alert shows at most."""
@@ -48,7 +51,13 @@ SELECT id, version, customer, rule, kind, touchpoint, dedup_key, severity, trust
 FROM alert
 """
 _OPEN = _ALERT + "WHERE state = 'open' AND answer IS NULL AND customer = ANY($1::text[])"
-_DUE = _ALERT + "WHERE state = 'open' AND due_at <= $1 AND partition = ANY($2::int[]) ORDER BY due_at LIMIT $3"
+_DUE = f"""
+{_ALERT}WHERE state = 'open' AND due_at <= $1 AND partition = ANY($2::int[])
+    AND {not_held("customers", "alert.customer")}
+ORDER BY due_at LIMIT $3
+"""
+_OPEN_MESSAGES = "SELECT body FROM alert WHERE state = 'open' AND severity <> 'info' ORDER BY opened_at, id"
+_OPEN_IDS = "SELECT customer, id FROM alert WHERE state = 'open' AND severity <> 'info' ORDER BY customer, opened_at"
 _CLEARED = """
 SELECT DISTINCT ON (customer, dedup_key) customer, dedup_key, cleared_at FROM alert
 WHERE state = 'cleared' AND customer = ANY($1::text[]) AND cleared_at >= $2
@@ -61,6 +70,7 @@ SELECT * FROM unnest($1::uuid[], $2::int[], $3::text[], $4::int[], $5::text[], $
     $9::text[], $10::text[], $11::text[], $12::timestamptz[], $13::timestamptz[], $14::timestamptz[],
     $15::timestamptz[], $16::timestamptz[], $17::uuid[], $18::bool[], $19::text[], $20::text[], $21::text[])
 ON CONFLICT (id) DO UPDATE SET version = excluded.version, state = excluded.state, severity = excluded.severity,
+    partition = excluded.partition,
     trust = excluded.trust, updated_at = excluded.updated_at, cleared_at = excluded.cleared_at,
     due_at = excluded.due_at, pending = excluded.pending, body = excluded.body
 """
@@ -68,6 +78,9 @@ _DEFER = """
 UPDATE alert SET due_at = later.due_at, pending = later.pending
 FROM unnest($1::uuid[], $2::timestamptz[], $3::bool[]) AS later(id, due_at, pending) WHERE alert.id = later.id
 """
+
+
+_decode_message = msgspec.json.Decoder(AlertV1).decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +150,16 @@ def _kept(row: Any) -> Kept:
     partition, traceparent = facts.pop("partition"), facts.pop("traceparent")
     facts["id"] = UUID(int=facts["id"].int)  # the driver's own UUID class cannot be encoded
     return Kept(Alert(**facts), partition, traceparent)
+
+
+async def open_messages(tx: Connection) -> list[AlertV1]:
+    """Return every open alert that a ticket belongs to, as others were told of it last."""
+    return [_decode_message(row[0]) for row in await tx.fetch(_OPEN_MESSAGES)]
+
+
+async def open_ids(tx: Connection) -> list[tuple[str, UUID]]:
+    """Return every open alert that a ticket belongs to, by customer."""
+    return [(row[0], UUID(int=row[1].int)) for row in await tx.fetch(_OPEN_IDS)]
 
 
 async def open_alerts(tx: Connection, customers: Sequence[str]) -> list[Alert]:

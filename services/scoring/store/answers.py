@@ -2,38 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
+from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 import msgspec
 
 from services.scoring.domain.counting import Arrival, Said, Series, series
 from services.scoring.domain.customer import CustomerState, Memory
 from services.scoring.store.common import ints, text
 from shared.db import Connection
+from shared.errors import Transient
+from shared.quarantine import not_held
 
-_CUSTOMERS = """
-SELECT name, number, partition, due_at, memory.body AS memory
-FROM customer LEFT JOIN memory ON memory.customer = customer.number WHERE name = ANY($1::text[])
-"""
+_CUSTOMERS = "SELECT name, number, partition, due_at, version FROM customer WHERE name = ANY($1::text[])"
+# Held until the transaction ends, so that what was read is not stale when it is saved: of two owners who both have much
+# to count, one would otherwise lose each time that it tries again. The order keeps them from waiting for each other.
+_CUSTOMERS_TO_COUNT = _CUSTOMERS + " ORDER BY number FOR NO KEY UPDATE"
+# Two owners may meet a customer at once for the first time: the second one waits for the first, and has its row.
 _NEW_CUSTOMERS = """
 INSERT INTO customer (name, partition, due_at)
-SELECT name, partition, $3 FROM unnest($1::text[], $2::int[]) AS new(name, partition)
-RETURNING name, number, partition, due_at, NULL::bytea AS memory
+SELECT name, partition, $3 FROM unnest($1::text[], $2::int[]) AS new(name, partition) ORDER BY name
+ON CONFLICT (name) DO UPDATE SET partition = excluded.partition
+RETURNING name, number, partition, due_at, version
 """
-_REMEMBER = """
-INSERT INTO memory (customer, body) SELECT * FROM unnest($1::text::int[], $2::bytea[]) AS seen(customer, body)
-ON CONFLICT (customer) DO UPDATE SET body = excluded.body
+# Apart from the rows: where those had to be waited for, what one statement reads beside them is from before the wait.
+_REMEMBERED = """
+SELECT asked.number, memory.body, EXISTS (SELECT FROM erased WHERE erased.customer = asked.number)
+FROM unnest($1::int[]) AS asked(number) LEFT JOIN memory ON memory.customer = asked.number
 """
-_SAVE_DUE = """
-UPDATE customer SET due_at = seen.due_at, partition = seen.partition
-FROM unnest($1::int[], $2::timestamptz[], $3::int[]) AS seen(number, due_at, partition)
-WHERE customer.number = seen.number
+_SAVE = """
+WITH moved AS (
+    UPDATE customer
+    SET version = seen.version + 1, due_at = coalesce(seen.due_at, customer.due_at), partition = seen.partition
+    FROM unnest($1::text::int[], $2::text::bigint[], $3::text::timestamptz[], $4::text::int[])
+        AS seen(number, version, due_at, partition)
+    WHERE customer.number = seen.number AND customer.version = seen.version
+    RETURNING customer.number
+), kept AS (
+    INSERT INTO memory (customer, body) SELECT * FROM unnest($5::text::int[], $6::bytea[]) AS seen(customer, body)
+    WHERE (SELECT count(*) FROM moved) = $7
+    ON CONFLICT (customer) DO UPDATE SET body = excluded.body
+)
+SELECT count(*) FROM moved
 """
-_DUE_CUSTOMERS = """
-SELECT name, partition FROM customer WHERE due_at <= $1 AND partition = ANY($2::int[]) ORDER BY due_at LIMIT $3
+_IN_STEP = """
+SELECT count(*) FROM customer JOIN unnest($1::int[], $2::bigint[]) AS remembered(number, version)
+    ON customer.number = remembered.number AND customer.version = remembered.version
+"""
+_MOVE = "UPDATE customer SET version = version + 1 WHERE number = $1 RETURNING version"
+# The partition is that by which a customer was counted or looked at last. While its answers come by two of them, it may
+# be swept before those that wait in the other one are counted: silence may be told early, and clears with the next one.
+_DUE_CUSTOMERS = f"""
+SELECT name, partition FROM customer
+WHERE due_at <= $1 AND partition = ANY($2::int[]) AND {not_held("customers", "customer.name")}
+ORDER BY due_at LIMIT $3
 """
 _KNOWN = """
 SELECT id, customer FROM answer WHERE id = ANY($1::uuid[])
@@ -69,9 +96,6 @@ CROSS JOIN LATERAL (
     ORDER BY occurred_at, received_at, id LIMIT 1)
 ) AS said
 """
-_FORGETTING = """
-SELECT number FROM unnest($1::int[]) AS asked(number) WHERE EXISTS (SELECT FROM erased WHERE erased.customer = number)
-"""
 
 _SERIES_COLUMNS = ["customer", "number", *Series._fields]
 _ANSWER_COLUMNS = [
@@ -98,9 +122,23 @@ _unpack = msgspec.msgpack.Decoder(Memory).decode
 # ---- customers and series
 
 
+class StaleCustomer(Transient):
+    """Somebody else went on with a customer: what is remembered of it is old, and has to be read again.
+
+    Owning a partition is not owning a customer: while two producers count a topic's partitions differently, its answers
+    stand in two of them.
+    """
+
+    def __init__(self, stale: int, of: int) -> None:
+        super().__init__(
+            f"{stale} of {of} customers were changed by another owner since they were read; they are read again",
+            of="the other owner of a customer",
+        )
+
+
 async def customers(tx: Connection, partitions: Mapping[str, int], due_at: datetime) -> list[CustomerState]:
-    """Return some customers with their series; those that are new are due first at `due_at`."""
-    rows = await tx.fetch(_CUSTOMERS, list(partitions))
+    """Return some customers with their series, for who counts for them; those that are new are due at `due_at`."""
+    rows = await tx.fetch(_CUSTOMERS_TO_COUNT, list(partitions))
     if len(rows) < len(partitions):
         known = {row["name"] for row in rows}
         new = [name for name in partitions if name not in known]
@@ -121,27 +159,69 @@ async def known_customer(tx: Connection, customer: str) -> CustomerState | None:
 
 async def _states(tx: Connection, rows: Sequence[Any]) -> list[CustomerState]:
     states: dict[int, CustomerState] = {}
-    for name, number, partition, due_at, memory in rows:
-        state = states[number] = CustomerState(name, partition, number, due_at, stored=(due_at, partition))
-        if memory is not None:
-            state.recall(_unpack(memory))
+    for name, number, partition, due_at, version in rows:
+        states[number] = CustomerState(name, partition, number, due_at, stored_due_at=due_at, version=version)
     for number, series_number, *of in await tx.fetch(_SERIES, list(states)):
         states[number].series[series(*of)] = series_number
-    for (number,) in await tx.fetch(_FORGETTING, list(states)):
-        states[number].forgets = True
+    for number, memory, forgets in await tx.fetch(_REMEMBERED, list(states)):
+        states[number].forgets = forgets
+        if memory is not None:
+            states[number].recall(_unpack(memory))
     return list(states.values())
 
 
-async def save_customers(tx: Connection, states: Sequence[CustomerState]) -> None:
-    """Store what is remembered of customers, and when to look at them again."""
-    kept = [state for state in states if state.pulses or state.detectors]
-    if kept:
-        await tx.execute(_REMEMBER, ints(s.number for s in kept), [_pack(s.memory()) for s in kept])
-    moved = [state for state in states if state.stored != (state.due_at, state.partition)]
-    if moved:
-        await tx.execute(_SAVE_DUE, [s.number for s in moved], [s.due_at for s in moved], [s.partition for s in moved])
-        for state in moved:
-            state.stored = state.due_at, state.partition
+async def save_customers(tx: Connection, states: Collection[CustomerState]) -> None:
+    """Store what is remembered of customers, and when to look at them again; nobody else counts for them from here on.
+
+    Raises StaleCustomer when somebody else did so since they were read. Whoever writes anything else of them does so
+    after this: then no answer, series or alert of another owner is in the way.
+    """
+    if not states:
+        return
+    saved = sorted(states, key=attrgetter("number"))
+    kept = [state for state in saved if state.pulses or state.detectors]
+    moved = await tx.fetchval(
+        _SAVE,
+        ints(s.number for s in saved),
+        ints(s.version for s in saved),
+        _moments(None if s.due_at == s.stored_due_at else s.due_at for s in saved),
+        ints(s.partition for s in saved),
+        ints(s.number for s in kept),
+        [_pack(s.memory()) for s in kept],
+        len(saved),
+    )
+    if moved < len(saved):
+        raise StaleCustomer(len(saved) - moved, len(saved))
+    for state in saved:
+        state.version += 1
+        state.stored_due_at = state.due_at
+
+
+def _moments(moments: Iterable[datetime | None]) -> str:
+    """Return an array as its text, as `ints` does; hardly any customer of a batch is due at another moment now."""
+    return f"{{{','.join('NULL' if moment is None else moment.isoformat() for moment in moments)}}}"
+
+
+@contextlib.asynccontextmanager
+async def in_step(tx: Connection, states: Collection[CustomerState]) -> AsyncGenerator[None]:
+    """Work with what is remembered. Raises StaleCustomer for a fault where some of it is old: that may be all of it."""
+    try:
+        yield
+    except (Transient, asyncpg.PostgresError):
+        raise
+    except Exception:
+        fresh = await tx.fetchval(_IN_STEP, [s.number for s in states], [s.version for s in states])
+        if fresh < len(states):
+            raise StaleCustomer(len(states) - fresh, len(states)) from None
+        raise
+
+
+async def move(tx: Connection, customer: int) -> int:
+    """Make all that is remembered of a customer stale, for who changes what was counted; return its new version.
+
+    Whoever counts for it meanwhile is waited for, and who would do so next waits.
+    """
+    return await tx.fetchval(_MOVE, customer)
 
 
 async def due_customers(tx: Connection, now: datetime, partitions: Sequence[int], limit: int) -> dict[str, int]:

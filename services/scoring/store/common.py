@@ -11,7 +11,14 @@ from services.scoring.domain.counting import WIDTH
 from shared.events import AlertV1
 
 COLUMNS = (*(f"c{n}" for n in range(1, WIDTH)), "total")
-SUMS = ", ".join((*(f"sum({name})::int" for name in COLUMNS[:-1]), "sum(total)"))
+
+
+def summed(column: str) -> str:
+    """Return the SQL sum of scores: what was counted before they were bounded would make it overflow, an error."""
+    return f"sum(greatest(least({column}, 1e300), -1e300))"
+
+
+SUMS = ", ".join((*(f"sum({name})::int" for name in COLUMNS[:-1]), summed("total")))
 
 _encode = msgspec.json.Encoder().encode
 alert_decoder = msgspec.json.Decoder(AlertV1)

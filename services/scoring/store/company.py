@@ -15,9 +15,9 @@ INSERT INTO company (kind, detractors, passives, promoters, measured_at)
 SELECT kind, bad / (bad + middling + good), middling / (bad + middling + good), good / (bad + middling + good), $3
 FROM (
     SELECT kind,
-        sum(CASE kind WHEN 'nps' THEN c1 ELSE c1 + c2 END)::float8 AS bad,
-        sum(CASE kind WHEN 'nps' THEN c2 ELSE c3 END)::float8 AS middling,
-        sum(CASE kind WHEN 'nps' THEN c3 ELSE c4 END)::float8 AS good
+        greatest(sum(CASE kind WHEN 'nps' THEN c1 ELSE c1 + c2 END), 0)::float8 AS bad,
+        greatest(sum(CASE kind WHEN 'nps' THEN c2 ELSE c3 END), 0)::float8 AS middling,
+        greatest(sum(CASE kind WHEN 'nps' THEN c3 ELSE c4 END), 0)::float8 AS good
     FROM (SELECT number FROM customer ORDER BY hashint4(number + $2) LIMIT $1) AS sample
     JOIN series ON series.customer = sample.number
     JOIN bucket ON bucket.customer = series.customer AND bucket.series = series.number

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from services.scoring.domain.counting import HOUR, WIDTH, Change, Said, Series, series, window_start
+from services.scoring.domain.counting import HOUR, LARGEST, WIDTH, Change, Said, Series, series, window_start
 from services.scoring.domain.customer import CustomerState, Plan
 from services.scoring.domain.windows import ExactWindow, HourWindow
+from services.scoring.store import answers
 from services.scoring.store.answers import Place
-from services.scoring.store.common import COLUMNS, SUMS, ints, text
+from services.scoring.store.common import COLUMNS, SUMS, ints, summed, text
 from shared.db import Connection
 from shared.events import ScoreDailyV1
 
@@ -21,8 +22,8 @@ FROM unnest($1::int[], $2::int[], $3::int[]) WITH ORDINALITY AS asked(customer, 
 JOIN bucket ON bucket.customer = asked.customer AND bucket.hour >= asked.first AND bucket.hour < asked.after
 GROUP BY asked.place, bucket.series
 """
-_SUM_REPLACED = """
-SELECT asked.place::int, replaced.series, replaced.category, sum(replaced.count)::int, sum(replaced.total)
+_SUM_REPLACED = f"""
+SELECT asked.place::int, replaced.series, replaced.category, sum(replaced.count)::int, {summed("replaced.total")}
 FROM unnest($1::int[], $2::int[], $3::int[]) WITH ORDINALITY AS asked(customer, first, after, place)
 JOIN replaced ON replaced.customer = asked.customer AND replaced.hour >= asked.first AND replaced.hour < asked.after
     AND replaced.until >= asked.after
@@ -59,11 +60,11 @@ JOIN answer ON answer.customer = series.customer AND answer.series = series.numb
 """
 _CLEAR_BUCKETS = "DELETE FROM bucket WHERE customer = $1"
 _CLEAR_REPLACED = "DELETE FROM replaced WHERE customer = $1"
-_SAID = """
+_SAID = f"""
 SELECT series, (extract(epoch FROM date_trunc('hour', occurred_at, 'UTC')) / 3600)::int AS hour,
     CASE kind WHEN 'nps' THEN CASE WHEN score <= 6 THEN 0 WHEN score <= 8 THEN 1 ELSE 2 END
         WHEN 'kpi' THEN 0 ELSE score::int - 1 END AS category,
-    CASE kind WHEN 'kpi' THEN score ELSE 0 END AS amount,
+    CASE kind WHEN 'kpi' THEN greatest(least(score, {LARGEST}), -{LARGEST}) ELSE 0 END AS amount,
     CASE WHEN respondent IS NOT NULL THEN lead(
         (extract(epoch FROM date_trunc('hour', occurred_at, 'UTC')) / 3600)::int
     ) OVER (PARTITION BY series, respondent ORDER BY occurred_at, received_at, id) END AS until
@@ -271,8 +272,8 @@ async def _move_exact(tx: Connection, planned: Sequence[tuple[CustomerState, Pla
                     asked.append((state.number, since))
                     then.append((state, window))
             window.move(since)
-    for answers, (state, window) in zip(await recent(tx, asked), then, strict=True):
-        _fill(window, state, answers)
+    for said, (state, window) in zip(await recent(tx, asked), then, strict=True):
+        _fill(window, state, said)
 
 
 async def exact_counts(tx: Connection, state: CustomerState, since: datetime) -> dict[Series, list[float]]:
@@ -327,6 +328,7 @@ async def every_customer(tx: Connection) -> list[int]:
 
 async def recount(tx: Connection, customer: int) -> bool:
     """Count a customer's stored answers afresh, while nobody adds to them; tell whether that changed anything."""
+    await answers.move(tx, customer)  # before the table: who counts for a customer takes them in this order
     await tx.execute(_HOLD)
     before = await tx.fetch(_ALL_COUNTS, customer)
     await rebuild(tx, customer)
@@ -334,7 +336,7 @@ async def recount(tx: Connection, customer: int) -> bool:
 
 
 async def rebuild(tx: Connection, customer: int) -> None:
-    """Count a customer's stored answers afresh."""
+    """Count a customer's stored answers afresh, for who has moved its version."""
     await tx.execute(_CLEAR_BUCKETS, customer)
     await tx.execute(_CLEAR_REPLACED, customer)
     await tx.execute(_REBUILD_BUCKETS, customer)

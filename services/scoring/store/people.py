@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
+from services.scoring.store import answers
 from services.scoring.store.common import alert_decoder, text
 from services.scoring.store.counting import rebuild
 from shared.db import Connection
@@ -38,6 +39,7 @@ async def erase(
 
     With a pseudonym the answers stay counted, as one person's; without one they go, and the counts with them.
     """
+    await answers.move(tx, customer)  # first: whoever counts for it now would not know of the tombstone
     await tx.execute(_TOMBSTONE, customer, digest, before)
     if pseudonym is None:
         done = await tx.execute(_ERASE_WHOLLY, customer, respondent, before)

@@ -12,7 +12,7 @@ import msgspec
 
 from services.scoring.domain.counting import WIDTH, Series, series
 from services.scoring.domain.trend import Counted
-from services.scoring.store.common import SUMS, alert_decoder, plain
+from services.scoring.store.common import SUMS, alert_decoder, plain, summed
 from shared.db import Connection
 from shared.events import AlertScoresV1, AlertV1, FeedbackReceivedV1, ScoreDailyV1
 
@@ -23,9 +23,9 @@ FROM bucket JOIN series ON series.customer = bucket.customer AND series.number =
 WHERE bucket.customer = $1 AND bucket.hour >= $2
 GROUP BY 1, series.customer, series.number
 """
-_DAYS_REPLACED = """
+_DAYS_REPLACED = f"""
 SELECT replaced.hour / 24, replaced.until / 24, series.touchpoint, series.audience, series.kind, series.trust,
-    series.metric, replaced.category, sum(replaced.count)::int, sum(replaced.total)
+    series.metric, replaced.category, sum(replaced.count)::int, {summed("replaced.total")}
 FROM replaced JOIN series ON series.customer = replaced.customer AND series.number = replaced.series
 WHERE replaced.customer = $1 AND replaced.hour >= $2 AND replaced.until / 24 > replaced.hour / 24
 GROUP BY 1, 2, series.customer, series.number, replaced.category

@@ -7,16 +7,20 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from services.scoring.domain.counting import DAY, HOUR, hour_of, hour_time
+from services.scoring.store import answers
 from shared.db import Connection
+from shared.quarantine import not_held
 
-_LOOK = """
-SELECT number, name,
+_LOOK = f"""
+SELECT number, name, partition,
     EXISTS (SELECT FROM bucket WHERE bucket.customer = number AND hour < $3)
     OR EXISTS (SELECT FROM replaced WHERE replaced.customer = number AND hour < $3)
     OR EXISTS (SELECT FROM daily WHERE daily.customer = number AND day < $4)
     OR EXISTS (SELECT FROM alert WHERE alert.customer = name AND state = 'cleared' AND cleared_at < $6) AS old
 FROM (
-    SELECT number, name FROM customer WHERE number > $1 AND partition = ANY($2::int[]) ORDER BY number LIMIT $5
+    SELECT number, name, partition FROM customer
+    WHERE number > $1 AND partition = ANY($2::int[]) AND {not_held("customers", "customer.name")}
+    ORDER BY number LIMIT $5
 ) AS looked ORDER BY number
 """
 _OLDEST = """
@@ -51,8 +55,21 @@ class Looked:
 
     number: int
     name: str
+    partition: int
     old: bool
     """It has something that is too old."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """What went of a customer."""
+
+    count: int
+    """Answers and alerts."""
+    hour: int
+    """The first that stayed."""
+    version: int
+    """Of the customer from now on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,20 +88,20 @@ async def look(tx: Connection, after: int, partitions: Sequence[int], before: Be
     return [Looked(*row) for row in rows]
 
 
-async def drop(tx: Connection, customer: Looked, before: Before, limit: int) -> tuple[int, int]:
+async def drop(tx: Connection, customer: Looked, before: Before, limit: int) -> Dropped:
     """Delete a customer's oldest answers, all that was counted of their hours, and old alerts.
 
-    `limit`: about how many; an hour goes whole, so that what is counted is always what is kept. Return how many went,
-    and the first hour that stayed.
+    `limit`: about how many; an hour goes whole, so that what is counted is always what is kept.
     """
+    version = await answers.move(tx, customer.number)
     oldest = await tx.fetchrow(_OLDEST, customer.number, before.answers, limit)
     assert oldest is not None
     hour = hour_of(before.answers)
     if oldest[0] >= limit:
         hour = min(hour, hour_of(oldest[1]) + 1)
-    answers = await tx.execute(_DROP_ANSWERS, customer.number, hour_time(hour))
+    said = await tx.execute(_DROP_ANSWERS, customer.number, hour_time(hour))
     await tx.execute(_DROP_BUCKETS, customer.number, hour)
     await tx.execute(_DROP_REPLACED, customer.number, hour)
     await tx.execute(_DROP_DAYS, customer.number, hour * HOUR // DAY)
     alerts = await tx.execute(_DROP_ALERTS, customer.name, before.alerts, limit)
-    return int(answers.split()[-1]) + int(alerts.split()[-1]), hour
+    return Dropped(int(said.split()[-1]) + int(alerts.split()[-1]), hour, version)

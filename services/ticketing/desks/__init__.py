@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Literal, Protocol
 from uuid import UUID
 
@@ -21,6 +21,29 @@ MOST = 100
 
 FailureKind = Literal["temporary", "limited", "unknown", "permanent"]
 
+_EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
+_LATEST = datetime(2200, 1, 1, tzinfo=UTC)
+"""What a desk writes for a time may be none of ours: at the ends of the calendar neither a zone nor a minute fits."""
+_NAME = 200
+_WHO = 320
+_RESOLUTION = 4_000
+"""Characters, as of one that is written here: it goes into every message about the ticket, which Kafka bounds."""
+
+
+def line(text: str, most: int) -> str:
+    """Return the beginning of what a desk said, on one line of characters that can be stored and shown."""
+    return "".join(one if one.isprintable() else " " for one in text[:most])
+
+
+def _prose(text: str) -> str:
+    """Return what a desk said as it can be stored."""
+    return text.encode("utf-8", "replace").decode().replace("\0", "")
+
+
+def _believed(at: datetime) -> datetime:
+    """Return a time of a desk, in UTC."""
+    return min(max(at, _EARLIEST), _LATEST).astimezone(UTC)
+
 
 class Failed(Exception):
     """A call that did not do what was asked.
@@ -30,15 +53,19 @@ class Failed(Exception):
     """
 
     def __init__(self, kind: FailureKind, detail: str, retry_after: float | None = None) -> None:
-        super().__init__(detail)
+        self.detail = line(detail, 1_000)
+        """What the other side said is in it: on one line, as it can be stored."""
+        super().__init__(self.detail)
         self.kind = kind
-        self.detail = detail
         self.retry_after = retry_after
         """Seconds that the other side asked to wait."""
 
 
 class Gone(Exception):
     """The desk has no such ticket (any more)."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(line(detail, 1_000))
 
 
 class BadSignature(Exception):
@@ -82,6 +109,25 @@ class Remote:
     changed_at: datetime | None = None
     """When it changed last, by the desk's clock; None: it does not say."""
 
+    def __post_init__(self) -> None:
+        """Bound what the desk says; what it calls its ticket is left as it is: see `can_be_named`."""
+        if self.assignee is not None:
+            object.__setattr__(self, "assignee", line(self.assignee, _WHO))
+        if self.resolution is not None:
+            object.__setattr__(self, "resolution", _prose(self.resolution)[:_RESOLUTION])
+        if self.changed_at is not None:
+            object.__setattr__(self, "changed_at", _believed(self.changed_at))
+
+    @property
+    def can_be_named(self) -> bool:
+        """Tell whether its reference and label can be stored; an address it need not have."""
+        all_storable = all(len(t) <= 1_000 and t.isprintable() for t in (self.reference, self.label, self.url))
+        return all_storable and bool(self.reference and self.label)
+
+
+NOBODYS = Remote("", "", "", None)
+"""In a list, in place of a ticket that nobody can read: the others are read, and it counts."""
+
 
 @dataclass(frozen=True, slots=True)
 class Remark:
@@ -91,6 +137,13 @@ class Remark:
     author: str
     text: str
     at: datetime
+
+    def __post_init__(self) -> None:
+        """Bound what the desk says. The text is not cut: its end may tell that it is ours."""
+        object.__setattr__(self, "id", line(self.id, _NAME))
+        object.__setattr__(self, "author", line(self.author, _WHO))
+        object.__setattr__(self, "text", _prose(self.text))
+        object.__setattr__(self, "at", _believed(self.at))
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,16 +16,17 @@ from uuid import UUID
 
 import msgspec
 
-from services.ticketing.desks import Desk, Failed, Gone
+from services.ticketing.desks import NOBODYS, Desk, Failed, Gone, Remote
 from services.ticketing.domain.ticket import ACTIVE
 from shared import metrics
 from shared.events import TicketState
 from shared.http import Answer, Outbound, Refused, Unreachable
+from shared.logs import Log
+
+log = Log("ticketing")
 
 _SECONDS = 20.0
 """How long a desk may take."""
-_LONGEST = 3_600.0
-"""Seconds that a desk can make us wait with one answer."""
 _LIMIT = 1024 * 1024
 """Bytes of an answer that are read."""
 
@@ -135,13 +136,13 @@ class Api:
 
     def _failed(self, kind: Any, detail: str, retry_after: float | None = None) -> Failed:
         metrics.DESK_REQUESTS.labels(self._desk, kind).inc()
-        return Failed(kind, self._masked(detail), None if retry_after is None else min(retry_after, _LONGEST))
+        return Failed(kind, self._masked(detail), retry_after)
 
     def _masked(self, text: str) -> str:
         """Take out what authenticates us, in case the other side says it back."""
         for secret in self._secrets:
             text = text.replace(secret, "...")
-        return "".join(character if character.isprintable() else " " for character in text)
+        return text
 
 
 def _said(answer: Answer) -> str:
@@ -175,8 +176,24 @@ def told(value: Any, kind: type[T]) -> T:
     """Return what a desk told, as a type. Raises Failed where it has another shape."""
     try:
         return msgspec.convert(value, kind)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, RecursionError) as error:
         raise Failed("unknown", f"the desk's answer has another shape: {error}") from None
+
+
+def each(rows: Any, kind: type[T], remote: Callable[[T], Remote]) -> list[Remote]:
+    """Return the tickets of a list, one of another shape as NOBODYS. Raises Failed where it is no list.
+
+    One ticket that nobody can read hides no other.
+    """
+    found: list[Remote] = []
+    for row in told(rows, list[Any]):
+        try:
+            one = remote(told(row, kind))
+        except Failed as failed:
+            log.warning("a desk's ticket cannot be read", why=failed.detail)
+            one = NOBODYS
+        found.append(one if one.can_be_named else NOBODYS)
+    return found
 
 
 def moment(text: str) -> datetime:

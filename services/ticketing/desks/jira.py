@@ -16,6 +16,7 @@ from services.ticketing.desks.api import (
     Api,
     Pace,
     basic,
+    each,
     mark,
     moment,
     one_line,
@@ -63,6 +64,8 @@ _CATEGORY: Mapping[TicketState, str] = {
     "closed": "done",
     "cancelled": "done",
 }
+_DEEPEST = 50
+"""Parts within parts of a comment that are read."""
 _OTHER = 9
 """How far a status is from a state of another category."""
 _FIELDS = "status,assignee,resolution,labels,updated"
@@ -162,7 +165,8 @@ class Jira:
 
     async def find(self, ticket: UUID) -> Sequence[Remote]:
         """Return the issues that carry our id."""
-        issues = await self._search(f'labels = "{mark(ticket)}" ORDER BY created ASC')
+        found = await self._search(f'labels = "{mark(ticket)}" ORDER BY created ASC')
+        issues = told(found, list[_Issue])
         return [self._remote(issue) for issue in issues if mark(ticket) in issue.fields.labels]
 
     async def create(self, draft: Draft) -> Remote:
@@ -215,8 +219,8 @@ class Jira:
         """Return up to a hundred issues, the longest unchanged first."""
         # JQL takes a written time for one in the account's zone; milliseconds are the same everywhere.
         since_ms = int(since.timestamp() * 1000)
-        issues = await self._search(f'labels = "{MARK}" AND updated >= {since_ms} ORDER BY updated ASC', skip)
-        return [self._remote(issue) for issue in issues]
+        found = await self._search(f'labels = "{MARK}" AND updated >= {since_ms} ORDER BY updated ASC', skip)
+        return each(found, _Issue, self._remote)
 
     async def redact(self, reference: str, draft: Draft) -> str:
         """Overwrite summary and description."""
@@ -265,19 +269,20 @@ class Jira:
     async def _issue(self, path: str) -> _Issue:
         return told(await self._api.call("GET", path, query={"fields": _FIELDS}), _Issue)
 
-    async def _search(self, jql: str, skip: int = 0) -> list[_Issue]:
+    async def _search(self, jql: str, skip: int = 0) -> Any:
+        """Return the issues as the answer has them."""
         query: dict[str, str | int] = {"jql": jql, "fields": _FIELDS, "maxResults": MOST}
         if self._server:
             query |= {"startAt": skip} if skip else {}
             answer = await self._api.ask("GET", f"{self._rest}/search", query=query)
-            return told(shaped(answer, "issues"), list[_Issue])
+            return shaped(answer, "issues")
         answer = await self._api.ask("GET", f"{self._rest}/search/jql", query=query)
         for _ in range(skip // MOST):  # Cloud has no places, only a token for the next page
             token = answer.get("nextPageToken") if isinstance(answer, dict) else None  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
             if not isinstance(token, str):
                 return []
             answer = await self._api.ask("GET", f"{self._rest}/search/jql", query={**query, "nextPageToken": token})
-        return told(shaped(answer, "issues"), list[_Issue])
+        return shaped(answer, "issues")
 
     async def _step(self, path: str, wanted: TicketState) -> dict[str, Any] | None:
         """Return the transition that leads to a state, None where the issue is there."""
@@ -319,8 +324,11 @@ def _plain(body: str | _Node) -> str:
     return re.sub(r"\n{2,}", "\n", _lines(body)).strip()
 
 
-def _lines(node: _Node) -> str:
+def _lines(node: _Node, depth: int = 0) -> str:
     if node.type == "hardBreak":
         return "\n"
+    if depth > _DEEPEST:
+        return "…"
     own = node.text or str(node.attrs.get("text", ""))
-    return own + "".join(map(_lines, node.content)) + ("\n" if node.content and node.type != "doc" else "")
+    inner = "".join(_lines(one, depth + 1) for one in node.content)
+    return own + inner + ("\n" if node.content and node.type != "doc" else "")

@@ -17,6 +17,7 @@ from services.ticketing.desks.api import (
     MARK,
     Api,
     Pace,
+    each,
     letters,
     mark,
     moment,
@@ -142,7 +143,7 @@ class RequestTracker:
 
     async def find(self, ticket: UUID) -> Sequence[Remote]:
         """Return the tickets that carry our id."""
-        found = await self._search(f"CF.{{{self._field}}} = '{mark(ticket)}'", "id")
+        found = told(await self._search(f"CF.{{{self._field}}} = '{mark(ticket)}'", "id"), list[_Ticket])
         return [self._remote(one) for one in found if self._id(one) == mark(ticket)]
 
     async def create(self, draft: Draft) -> Remote:
@@ -205,7 +206,7 @@ class RequestTracker:
         # RT takes a written time for one in its account's zone: only an age is the same everywhere.
         minutes = 1 + max(0, math.ceil((datetime.now(UTC) - since).total_seconds() / 60))
         query = f"CF.{{{self._field}}} LIKE '{MARK}-' AND LastUpdated >= '{minutes} minutes ago'"
-        return [self._remote(one) for one in await self._search(query, "LastUpdated", skip // MOST + 1)]
+        return each(await self._search(query, "LastUpdated", skip // MOST + 1), _Ticket, self._remote)
 
     async def redact(self, reference: str, draft: Draft) -> str:
         """Set the title and say the story anew; RT lets nobody change what was said."""
@@ -278,14 +279,15 @@ class RequestTracker:
         answer = await self._api.call("GET", f"/REST/2.0/ticket/{safe(reference)}/attachments", query=query)
         return told(shaped(answer, "items"), list[_Text])[::-1]
 
-    async def _search(self, query: str, order: str, page: int = 1) -> list[_Ticket]:
+    async def _search(self, query: str, order: str, page: int = 1) -> Any:
+        """Return the tickets as the answer has them."""
         fields = {"fields": "Status,LastUpdated,Owner,CustomFields", "fields[Owner]": _NAMES}
         answer = await self._api.ask(
             "GET",
             "/REST/2.0/tickets",
             query={"query": query, **fields, "orderby": order, "per_page": MOST, "page": page},
         )
-        return told(shaped(answer, "items"), list[_Ticket])
+        return shaped(answer, "items")
 
     def _remote(self, ticket: _Ticket) -> Remote:
         owner = None if ticket.owner is None else ticket.owner.known_as

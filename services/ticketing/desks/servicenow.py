@@ -10,12 +10,13 @@ from uuid import UUID
 
 import msgspec
 
-from services.ticketing.desks import MOST, Draft, Failed, News, Remark, Remote
+from services.ticketing.desks import MOST, NOBODYS, Draft, Failed, News, Remark, Remote
 from services.ticketing.desks.api import (
     MARK,
     Api,
     Pace,
     basic,
+    each,
     moment,
     one_line,
     raise_unless_over,
@@ -111,7 +112,7 @@ class ServiceNow:
 
     async def find(self, ticket: UUID) -> Sequence[Remote]:
         """Return the incidents that carry our id."""
-        rows = await self._search(f"correlation_id={ticket}^ORDERBYsys_created_on")
+        rows = told(await self._search(f"correlation_id={ticket}^ORDERBYsys_created_on"), list[_Incident])
         # A condition on a field that does not exist is left out and matches everything.
         return [_remote(self._api.url, row) for row in rows if row.correlation_id == str(ticket)]
 
@@ -165,7 +166,7 @@ class ServiceNow:
         at = since.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
         query = f"correlation_display={MARK}^sys_updated_on>={at}^ORDERBYsys_updated_on"
         rows = await self._search(query, {"sysparm_offset": skip} if skip else {})
-        return [_remote(self._api.url, row) for row in rows if row.correlation_display == MARK]
+        return each(rows, _Incident, self._ours)
 
     async def redact(self, reference: str, draft: Draft) -> str:
         """Overwrite title and description."""
@@ -182,6 +183,9 @@ class ServiceNow:
         check_secret(headers, secret)
         return News(reference_in(body, ("sys_id",)))
 
+    def _ours(self, row: _Incident) -> Remote:
+        return _remote(self._api.url, row) if row.correlation_display == MARK else NOBODYS
+
     def _record(self, reference: str) -> str:
         return f"{self._table}/{safe(reference)}"
 
@@ -194,11 +198,12 @@ class ServiceNow:
             body["close_notes"] = draft.resolution or draft.root_cause or "resolved in Fiilis"
         return body
 
-    async def _search(self, query: str, more: Mapping[str, int] = _NOTHING) -> list[_Incident]:
+    async def _search(self, query: str, more: Mapping[str, int] = _NOTHING) -> Any:
+        """Return the incidents as the answer has them."""
         answer = await self._api.ask(
             "GET", self._table, query={**_shape(_FIELDS), "sysparm_query": query, "sysparm_limit": MOST, **more}
         )
-        return told(shaped(answer, "result"), list[_Incident])
+        return shaped(answer, "result")
 
     async def _assignment_group(self, group: str) -> str:
         """Return a group's sys_id; a name would be stored as it is and lead nowhere."""

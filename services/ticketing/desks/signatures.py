@@ -83,6 +83,8 @@ def reference_in(body: bytes, *places: tuple[str, ...]) -> str:
                 value = value[key]
         except (KeyError, TypeError):
             continue
-        if isinstance(value, str | int) and not isinstance(value, bool) and 0 < len(str(value)) <= 200:
-            return str(value)
+        if isinstance(value, str | int) and not isinstance(value, bool):
+            reference = str(value)
+            if 0 < len(reference) <= 200 and reference.isprintable():
+                return reference
     raise ValueError(f"no {' or '.join('.'.join(place) for place in places)} in the request")

@@ -15,6 +15,7 @@ from services.ticketing.desks.api import (
     MARK,
     Api,
     Pace,
+    each,
     letters,
     mark,
     moment,
@@ -110,7 +111,7 @@ class Zammad:
 
     async def find(self, ticket: UUID) -> Sequence[Remote]:
         """Return the tickets that carry our id."""
-        found = await self._search(mark(ticket), {}, "created_at", 10)
+        found = told(await self._search(mark(ticket), {}, "created_at", 10), list[_Ticket])
         # A condition that this version does not know would match everything.
         return [self._remote(one) for one in found if mark(ticket) in await self._tags(one.id)]
 
@@ -170,7 +171,7 @@ class Zammad:
             "condition[ticket.updated_at][value]": at,
         }
         found = await self._search(MARK, newer, "updated_at", MOST, page=skip // MOST + 1)
-        return [self._remote(one) for one in found]
+        return each(found, _Ticket, self._remote)
 
     async def redact(self, reference: str, draft: Draft) -> str:
         """Delete our notes that say something else, as far as Zammad lets us, then say it anew."""
@@ -207,7 +208,8 @@ class Zammad:
     async def _articles(self, reference: str) -> list[_Article]:
         return told(await self._api.call("GET", f"/api/v1/ticket_articles/by_ticket/{safe(reference)}"), list[_Article])
 
-    async def _search(self, tag: str, more: Mapping[str, str], sort: str, limit: int, page: int = 1) -> list[_Ticket]:
+    async def _search(self, tag: str, more: Mapping[str, str], sort: str, limit: int, page: int = 1) -> Any:
+        """Return the tickets as the answer has them."""
         query = {
             "condition[ticket.tags][operator]": "contains one",
             "condition[ticket.tags][value]": tag,
@@ -219,7 +221,7 @@ class Zammad:
             "page": page,
             **_EXPANDED,
         }
-        return told(await self._api.ask("GET", "/api/v1/tickets/search", query=query), list[_Ticket])
+        return await self._api.ask("GET", "/api/v1/tickets/search", query=query)
 
     def _remote(self, ticket: _Ticket) -> Remote:
         return Remote(

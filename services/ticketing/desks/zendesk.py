@@ -17,6 +17,7 @@ from services.ticketing.desks.api import (
     Api,
     Pace,
     basic,
+    each,
     letters,
     mark,
     moment,
@@ -215,7 +216,7 @@ class Zendesk:
             "page": skip // MOST + 1,
         }
         answer = await self._api.ask("GET", "/api/v2/search.json", query=query)
-        return [self._remote(one, answer) for one in told(shaped(answer, "results"), list[_Ticket])]
+        return each(shaped(answer, "results"), _Ticket, lambda one: self._remote(one, answer))
 
     async def redact(self, reference: str, draft: Draft) -> str:
         """Blacken our comments that say something else, then say it anew."""
@@ -274,8 +275,9 @@ class Zendesk:
         return self._group_id
 
     def _remote(self, ticket: _Ticket, answer: Any) -> Remote:
-        users = {} if answer is None else {one.id: one for one in told(answer, _Users).users}
-        assignee = users.get(ticket.assignee_id or 0)
+        # Of one that is assigned: what is odd about other users is nothing to it.
+        users = told(answer, _Users).users if answer is not None and ticket.assignee_id is not None else []
+        assignee = next((one for one in users if one.id == ticket.assignee_id), None)
         return Remote(
             str(ticket.id),
             f"#{ticket.id}",

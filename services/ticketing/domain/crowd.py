@@ -38,7 +38,8 @@ class Crowd:
         here = {reference for reference, at in changed if at is not None and at.replace(microsecond=0) <= self.since}
         self._grew = self._grew or bool(self._seen and not here <= self._seen)
         self._seen |= here
-        times = [at for _, at in changed if at is not None]
+        # A desk's clock can be wrong by years: the next look would begin there, and see nothing until then.
+        times = [min(at, now) for _, at in changed if at is not None]
         ends = len(changed) < most or not times
         last = self._began if ends else max(times).replace(microsecond=0)
         if not ends and last <= self.since:

@@ -11,6 +11,10 @@ from uuid import UUID
 from shared.db import Connection
 from shared.directory.model import severity_rank
 from shared.events import DeskV1, TicketState, TicketV1
+from shared.quarantine import not_held
+
+QUEUE = "desks"
+"""Where a ticket is set aside that cannot be brought to its desk."""
 
 _WANT = """
 INSERT INTO desk_ticket (ticket, desk, customer, severity, wanted, pushed, due_at)
@@ -30,22 +34,24 @@ UPDATE desk SET owner = $2, leased_until = $3
 WHERE name = $1 AND (owner = $2 OR leased_until IS NULL OR leased_until < $4)
 RETURNING polled_until, failures, closed_until, error
 """
-_CLAIM = """
+_CLAIM = f"""
 UPDATE desk_ticket SET due_at = $3
 FROM (
     SELECT ticket FROM (
         SELECT ticket, severity, due_at,
             row_number() OVER (PARTITION BY customer ORDER BY severity DESC, due_at) AS turn
-        FROM desk_ticket WHERE desk = $1 AND due_at <= $2 LIMIT 20000
+        FROM desk_ticket WHERE desk = $1 AND due_at <= $2 AND {not_held(QUEUE, "desk_ticket.ticket")} LIMIT 20000
     ) AS due ORDER BY turn, random() LIMIT $4
 ) AS claimed
 WHERE desk_ticket.ticket = claimed.ticket
 RETURNING desk_ticket.*
 """
 _ONE = "SELECT * FROM desk_ticket WHERE ticket = $1"
-_OF_TICKETS = """
+_OF_TICKETS = f"""
 SELECT ticket, desk_ticket.desk, reference, url, synced_at,
-    coalesce(desk_ticket.error, CASE WHEN due_at IS NOT NULL THEN desk.error END)
+    CASE WHEN {not_held(QUEUE, "desk_ticket.ticket")}
+        THEN coalesce(desk_ticket.error, CASE WHEN due_at IS NOT NULL THEN desk.error END)
+        ELSE 'set aside: python -m services quarantine list' END
 FROM desk_ticket LEFT JOIN desk ON desk.name = desk_ticket.desk WHERE ticket = ANY($1::uuid[])
 """
 _ASK = """

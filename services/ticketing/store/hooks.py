@@ -13,6 +13,10 @@ import msgspec
 from shared.cursor import Place
 from shared.db import Connection
 from shared.events import TicketV1
+from shared.quarantine import not_held
+
+QUEUE = "webhooks"
+"""Where a message is set aside that cannot be sent, or whose result cannot be stored."""
 
 _ADD = """
 INSERT INTO webhook_delivery (id, url, secret_env, event, customer, ticket, body, state, created_at, due_at)
@@ -22,7 +26,7 @@ FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::uuid
 """
 # The addresses are stepped through by the index, and of each only as many rows are read as it has calls left: what one
 # of them has waiting neither hides nor delays the others.
-_CLAIM = """
+_CLAIM = f"""
 WITH RECURSIVE address AS (
     (SELECT url FROM webhook_delivery WHERE due_at IS NOT NULL ORDER BY url LIMIT 1)
     UNION ALL
@@ -35,7 +39,7 @@ WITH RECURSIVE address AS (
     FROM address LEFT JOIN unnest($5::text[], $6::int[]) AS busy(url, calls) ON busy.url = address.url
     CROSS JOIN LATERAL (
         SELECT id, due_at FROM webhook_delivery
-        WHERE webhook_delivery.url = address.url AND due_at <= $1
+        WHERE webhook_delivery.url = address.url AND due_at <= $1 AND {not_held(QUEUE, "webhook_delivery.id")}
         ORDER BY due_at LIMIT greatest($4 - coalesce(busy.calls, 0), 0) FOR UPDATE SKIP LOCKED
     ) AS oldest
 )

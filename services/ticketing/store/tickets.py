@@ -15,6 +15,10 @@ from shared.cursor import Place
 from shared.db import Connection
 from shared.events import ClockState, TicketV1
 from shared.ids import uuid7_at
+from shared.quarantine import judging, not_held
+
+CLOCKS = "clocks"
+"""Where a ticket is set aside whose clocks cannot be looked at."""
 
 _NUMBERS = "SELECT nextval('ticket_number') FROM generate_series(1, $1)"
 _MERGED = "SELECT alert, version, ticket FROM merged_alert WHERE alert = ANY($1::uuid[])"
@@ -61,8 +65,9 @@ _SHOW = """
 INSERT INTO shown_answer (answer, ticket, customer, respondent)
 SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[]) ON CONFLICT DO NOTHING
 """
-_CLOCKS = """
-SELECT body FROM ticket WHERE clock_due_at <= $1 ORDER BY clock_due_at LIMIT $2 FOR UPDATE SKIP LOCKED
+_CLOCKS = f"""
+SELECT id, body FROM ticket WHERE clock_due_at <= $1 AND {not_held(CLOCKS, "ticket.id")}
+ORDER BY clock_due_at LIMIT $2 FOR UPDATE SKIP LOCKED
 """
 _LOOK_AGAIN = """
 UPDATE ticket SET clock_due_at = later.due_at FROM unnest($1::uuid[], $2::timestamptz[]) AS later(id, due_at)
@@ -108,6 +113,12 @@ FROM (
 _APPEND = """
 INSERT INTO timeline (ticket, at, actor, what, detail)
 SELECT * FROM unnest($1::uuid[], $2::timestamptz[], $3::text[], $4::text[], $5::text[])
+"""
+_ACTIVE = """
+SELECT body FROM ticket WHERE state IN ('open', 'acknowledged', 'in_progress', 'waiting') ORDER BY opened_at, id
+"""
+_TO_BE_PAGED = """
+SELECT customer, id FROM ticket WHERE state = 'open' AND severity IN ('critical', 'high') ORDER BY customer, opened_at
 """
 _ONE = "SELECT body FROM ticket WHERE id = $1"
 _ONE_LOCKED = "SELECT body FROM ticket WHERE id = $1 FOR UPDATE"
@@ -239,7 +250,21 @@ def _worse(ticket: TicketV1) -> str | None:
 
 async def due_clocks(tx: Connection, now: datetime, limit: int) -> list[TicketV1]:
     """Return tickets of which a clock warns or runs out, locked."""
-    return [_decode(row[0]) for row in await tx.fetch(_CLOCKS, now, limit)]
+    found: list[TicketV1] = []
+    for id_, body in await tx.fetch(_CLOCKS, now, limit):
+        with judging(CLOCKS, [id_]):
+            found.append(_decode(body))
+    return found
+
+
+async def active(tx: Connection) -> list[TicketV1]:
+    """Return every ticket that is not over."""
+    return [_decode(row[0]) for row in await tx.fetch(_ACTIVE)]
+
+
+async def to_be_paged(tx: Connection) -> list[tuple[str, UUID]]:
+    """Return every ticket that somebody is to be paged for and nobody has answered, by customer."""
+    return [(row[0], UUID(int=row[1].int)) for row in await tx.fetch(_TO_BE_PAGED)]
 
 
 async def look_again(tx: Connection, looks: Mapping[UUID, datetime | None]) -> None:

@@ -1,0 +1,105 @@
+"""Who calls, behind proxies that we trust: `Forwarded` (RFC 7239) and `X-Forwarded-For`, from nobody else."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import MutableMapping
+from typing import Any
+
+from shared.errors import Misconfigured
+
+_PAIR = re.compile(
+    rb"""[ \t]*+ (?: ([^\s=";,]++) = (?: "((?:[^"\\]|\\.)*+)" | ([^\s";,]++) ) )?+ [ \t]*+ ([;,]|\Z)""", re.VERBOSE
+)
+"""A pair of the header, and what follows it."""
+_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+_MOST = 20
+"""Addresses of one request that are looked at."""
+
+
+class Proxies:
+    """The networks whose word on who calls is taken."""
+
+    def __init__(self, networks: str) -> None:
+        """Take the setting, a comma list. Raises Misconfigured."""
+        try:
+            self._networks = [
+                ipaddress.ip_network(part.strip(), strict=False) for part in networks.split(",") if part.strip()
+            ]
+        except ValueError as error:
+            raise Misconfigured(f"FIILIS_TRUSTED_PROXIES: {error}") from None
+
+    def unveil(self, scope: MutableMapping[str, Any]) -> None:
+        """Put the address of who calls into a request's scope, in place of the proxy's."""
+        client = scope.get("client")
+        if not self._networks or client is None or not self._trusted(client[0]):
+            return
+        # From the nearest to the farthest: the first that is not ours is who calls; what stands before it is hearsay.
+        for address in reversed(_addresses(scope)[-_MOST:]):
+            if (parsed := _parsed(address)) is None:
+                return
+            scope["client"] = (str(parsed), 0)
+            if not self._ours(parsed):
+                return
+
+    def _trusted(self, address: str) -> bool:
+        parsed = _parsed(address)
+        return parsed is not None and self._ours(parsed)
+
+    def _ours(self, address: _Address) -> bool:
+        return any(address in network for network in self._networks)
+
+
+def _parsed(address: str) -> _Address | None:
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return None
+    if isinstance(parsed, ipaddress.IPv6Address):
+        return None if parsed.scope_id else parsed.ipv4_mapped or parsed
+    return parsed
+
+
+def _addresses(scope: MutableMapping[str, Any]) -> list[str]:
+    """Return whom the proxies name, the farthest first: in the header that they send."""
+    headers: list[tuple[bytes, bytes]] = scope["headers"]
+    found: list[list[str]] = []
+    for name, read in ((b"forwarded", _forwarded), (b"x-forwarded-for", _older)):
+        value = b",".join(value for header, value in headers if header == name)
+        if value:
+            found.append(read(value))
+    # A proxy that writes one of them may pass on the other as the client made it up: then they differ.
+    return found[0] if found and all(chain[-1:] == found[0][-1:] for chain in found) else []
+
+
+def _forwarded(value: bytes) -> list[str]:
+    """Return the `for` of each element; nothing where the header is not as it must be: a quote may have hidden some."""
+    chain: list[str] = []
+    node, at, pairs = "", 0, 0
+    while (pair := _PAIR.match(value, at)) is not None:
+        name, quoted, plain, end = pair.groups()
+        if name is not None:
+            pairs += 1
+            if name.lower() == b"for":
+                node = _bare((plain if quoted is None else quoted).decode("latin-1"))
+        if end != b";":
+            if pairs:
+                chain.append(node)
+            node, pairs = "", 0
+        if not end:
+            return chain
+        at = pair.end()
+    return []
+
+
+def _older(value: bytes) -> list[str]:
+    return [_bare(part.strip().decode("latin-1")) for part in value.split(b",") if part.strip()]
+
+
+def _bare(node: str) -> str:
+    """Return a node's address without brackets and port."""
+    if node.startswith("["):
+        return node[1:].partition("]")[0]
+    return node.partition(":")[0] if node.count(":") == 1 else node
