@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from services import commands
+from services.cli import doctor, offsets, quarantine, republish
 from services.run import NAMES, ServiceName
 from services.terminal import err
 from shared.errors import Misconfigured, Transient
@@ -23,6 +24,10 @@ keys = typer.Typer(help="API keys.")
 app.add_typer(keys, name="keys")
 letters = typer.Typer(help="What services refused for ever: `<topic>.dead`.")
 app.add_typer(letters, name="dead-letters")
+app.add_typer(quarantine.app, name="quarantine")
+app.add_typer(offsets.app, name="offsets")
+app.command()(republish.republish)
+app.command()(doctor.doctor)
 
 Host = Annotated[str | None, typer.Option(help="Address to listen on; default 127.0.0.1.")]
 Port = Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")]
@@ -78,10 +83,14 @@ def apply(
     file: Path,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would change.")] = False,
     by: Annotated[str | None, typer.Option(help="Who changes it, for the audit; default: this shell's user.")] = None,
+    repartition: Annotated[
+        bool, typer.Option("--repartition", help="Use all partitions that topics have now (docs/operations.md).")
+    ] = False,
     data: Data = Path(".data"),
 ) -> None:
     """Validate a directory, print what changes, and publish it."""
-    sys.exit(commands.apply(file, dry_run=dry_run, author=by or commands.user(), data=data))
+    author = by or commands.user()
+    sys.exit(commands.apply(file, dry_run=dry_run, author=author, data=data, repartition=repartition))
 
 
 @keys.command("new")

@@ -210,7 +210,7 @@ async def of_database(test: Backtest, url: str, newest: datetime, progress: Prog
             names = await reads.customer_names(tx)
             prior = (await company.levels(tx)).get("nps") or DEFAULT_PRIOR
         for name in progress.track(names, description="replaying"):
-            async with database.transaction() as tx:
+            async with database.transaction(within=600) as tx:
                 answers = [_as_live(answer) for answer in await reads.past(tx, name)]
             test.customer(name, answers, newest, prior)
     finally:

@@ -18,23 +18,25 @@ from pydantic import ValidationError
 from services import answers_csv, importing, run
 from services import backtest as backtesting
 from services.scoring.store import counting
-from services.terminal import Faults, bar, err, out, progress
+from services.terminal import Faults, bar, err, out, printable, progress
 from shared import logs, security
+from shared import migrate as migrations
 from shared.clock import SystemClock
 from shared.db import Database
 from shared.dead_letters import DeadLetters
 from shared.directory import check as checking
 from shared.directory.difference import difference, render
 from shared.directory.fields import duration_seconds
-from shared.directory.follower import publish, read_newest
+from shared.directory.follower import Revision, publish, read_newest
 from shared.directory.model import Directory, Scope
 from shared.directory.record import RecordTooLarge
 from shared.errors import Misconfigured
 from shared.ids import uuid7
 from shared.kafka import Kafka
 from shared.parts import signer
+from shared.provisioning import ensure_topics
 from shared.service import Settings, run_process
-from shared.topics import DEAD, TOPICS, Topic
+from shared.topics import DEAD, TOPICS, Topic, Undecodable
 
 DONE, FAILED, WRONG = 0, 1, 2
 _SLUG = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
@@ -53,7 +55,7 @@ def run_one(name: run.ServiceName, *, host: str | None, port: int | None) -> int
     """Run one service until it is stopped."""
     given = settings(host=host, port=port)
     logs.set_up(level=given.log_level, form=given.log_format)
-    return run_process(lambda stop: run.run_one(name, given, stop))
+    return run_process(lambda stop: run.run_one(name, given, stop), drain_seconds=given.drain_seconds)
 
 
 def run_everything(
@@ -70,7 +72,7 @@ def run_everything(
         traffic = Simulation(simulate)
         how = run.Everything(data, directory, (traffic.key,), lambda parts: [traffic.service(parts)])
         ready = _both(run.say_ready, traffic.ready)
-    return run_process(lambda stop: run.run_everything(how, given, stop, ready))
+    return run_process(lambda stop: run.run_everything(how, given, stop, ready), drain_seconds=given.drain_seconds)
 
 
 def _both(first: Callable[[str], None], second: Callable[[str], None]) -> Callable[[str], None]:
@@ -110,18 +112,18 @@ def user() -> str:
         return "apply"
 
 
-def apply(file: Path, *, dry_run: bool, author: str, data: Path) -> int:
+def apply(file: Path, *, dry_run: bool, author: str, data: Path, repartition: bool) -> int:
     """Validate a directory, print what changes, and publish it."""
     directory = _read(file)
     if isinstance(directory, int):
         return directory
-    kafka = _kafka(data)
+    kafka = kafka_of(data)
 
     async def body() -> int:
-        await kafka.ensure_topics(TOPICS)
-        newest = await read_newest(kafka)
+        await ensure_topics(kafka, TOPICS)
+        newest = await _newest(kafka)
         changes = difference(None if newest is None else newest.directory, directory)
-        if not changes and newest is not None:
+        if not changes and newest is not None and not repartition:
             out.print(f"nothing to change; revision {newest.number} is in use")
             return DONE
         out.print(render(changes), markup=False)
@@ -129,7 +131,8 @@ def apply(file: Path, *, dry_run: bool, author: str, data: Path) -> int:
             out.print("dry run: nothing was published")
             return DONE
         try:
-            out.print(f"revision {await publish(kafka, directory, author)} published")
+            number = await publish(kafka, directory, author, repartition=repartition)
+            out.print(f"revision {number} published")
         except RecordTooLarge as error:
             err.print(str(error), style="red", markup=False)
             return WRONG
@@ -138,15 +141,25 @@ def apply(file: Path, *, dry_run: bool, author: str, data: Path) -> int:
     return asyncio.run(body())
 
 
-def _found_kafka(data: Path) -> Kafka | None:
+async def _newest(kafka: Kafka) -> Revision | None:
+    """Return the newest revision, None also where it cannot be read: applying another heals that."""
+    try:
+        return await read_newest(kafka)
+    except Undecodable as error:
+        err.print(str(error), style="yellow", markup=False)
+        return None
+
+
+def found_kafka(data: Path) -> Kafka | None:
     """Return the Kafka of the settings, or the one that everything in one process keeps in its data directory."""
     given = settings()
     bootstrap = given.kafka or run.kept_kafka(data)
     return None if bootstrap is None else Kafka(bootstrap, given.topic_prefix)
 
 
-def _kafka(data: Path) -> Kafka:
-    kafka = _found_kafka(data)
+def kafka_of(data: Path) -> Kafka:
+    """Return Kafka, as `found_kafka`. Raises Misconfigured where none is named."""
+    kafka = found_kafka(data)
     if kafka is None:
         raise Misconfigured("FIILIS_KAFKA is not set: the bootstrap servers of Kafka, such as kafka:9092")
     return kafka
@@ -222,7 +235,7 @@ def backtest(file: Path, *, feedback: Path | None, days: int, as_json: bool, aga
 
 def import_answers(file: Path, *, mapped: str | None, given: Sequence[str], dry_run: bool, data: Path) -> int:
     """Import past answers from a CSV file."""
-    kafka = _kafka(data)
+    kafka = kafka_of(data)
     newest = asyncio.run(read_newest(kafka))
     if newest is None:
         err.print("no directory was applied yet: python -m services apply FILE", style="red")
@@ -261,13 +274,11 @@ def rebuild() -> int:
                 customers = await counting.every_customer(tx)
             with progress() as bars:
                 for customer in bars.track(customers, description="counting"):
-                    async with database.transaction() as tx:
+                    async with database.transaction(within=600) as tx:
                         differed += await counting.recount(tx, customer)
         finally:
             await database.close()
         out.print(f"{len(customers)} customers counted afresh; the counts of {differed} were different")
-        if differed:
-            out.print("restart scoring, so that it reads them")
         return DONE
 
     return asyncio.run(body())
@@ -275,12 +286,12 @@ def rebuild() -> int:
 
 def dead_letters(topic: str, *, again: bool, as_json: bool, data: Path) -> int:
     """Show what was refused of a topic."""
-    kafka, of = _kafka(data), _with_dead_letters(topic)
+    kafka, of = kafka_of(data), _with_dead_letters(topic)
     if of is None:
         return WRONG
 
     async def body() -> int:
-        await kafka.ensure_topics([of])
+        await ensure_topics(kafka, [of])
         count = 0
         async for letter in DeadLetters(kafka, of).letters(again=again):
             count += 1
@@ -289,9 +300,7 @@ def dead_letters(topic: str, *, again: bool, as_json: bool, data: Path) -> int:
             else:
                 at = letter.refused_at.isoformat(timespec="seconds")
                 what = f"{at}  {letter.service}  {letter.source}  {letter.type}  {letter.key}: {letter.reason}"
-                # Somebody else wrote some of this: nothing of it moves the cursor.
-                what = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in what)
-                out.print(f"{letter.offset}  {what}", markup=False)
+                out.print(printable(f"{letter.offset}  {what}"), markup=False)
         if not as_json:
             out.print(f"{count} dead letters of {of.name}" + ("" if again else " that were not sent again"))
         return DONE
@@ -301,12 +310,12 @@ def dead_letters(topic: str, *, again: bool, as_json: bool, data: Path) -> int:
 
 def replay_dead_letters(topic: str, *, data: Path) -> int:
     """Send again what was refused of a topic."""
-    kafka, of = _kafka(data), _with_dead_letters(topic)
+    kafka, of = kafka_of(data), _with_dead_letters(topic)
     if of is None:
         return WRONG
 
     async def body() -> int:
-        await kafka.ensure_topics([of])
+        await ensure_topics(kafka, [of])
         with progress() as bars:
             sent = await DeadLetters(kafka, of).replay(bar(bars, "sending"))
         out.print(f"{sent} sent again to {of.name}; what is refused again is in {of.dead} again")
@@ -325,8 +334,8 @@ def _with_dead_letters(name: str) -> Topic | None:
 
 def link(customer: str, respondent: str, touchpoint: str | None, *, expires: str, data: Path) -> int:
     """Print a signed survey link for one person: one answer, theirs."""
-    given = _with_kept_secret(data)
-    problem = _survey_problem(customer, respondent, touchpoint) or _unknown(_found_kafka(data), customer, touchpoint)
+    given = with_kept_secret(data)
+    problem = _survey_problem(customer, respondent, touchpoint) or _unknown(found_kafka(data), customer, touchpoint)
     try:
         seconds = duration_seconds(expires)
     except ValueError as error:
@@ -340,7 +349,7 @@ def link(customer: str, respondent: str, touchpoint: str | None, *, expires: str
     return DONE
 
 
-def _with_kept_secret(data: Path) -> Settings:
+def with_kept_secret(data: Path) -> Settings:
     """Return the settings; without FIILIS_SECRET with the one that everything in one process made for itself."""
     given, kept = settings(), run.secret_file(data)
     if not given.secret and kept.exists():
@@ -379,6 +388,10 @@ def webhook_secret(url: str) -> int:
     return DONE
 
 
+def _print(line: str) -> None:
+    out.print(line, markup=False)
+
+
 def migrate() -> int:
     """Bring every service's schema to the newest revision."""
     given = settings()
@@ -390,8 +403,7 @@ def migrate() -> int:
         for name in run.NAMES:
             database = Database(url, name)
             try:
-                for revision in await database.migrate(run.MIGRATIONS.get(name)):
-                    out.print(f"applied {revision}", markup=False)
+                await migrations.migrate(database, run.MIGRATIONS.get(name), url=given.migration_url, say=_print)
             finally:
                 await database.close()
         out.print("the database is at the current schema")

@@ -17,6 +17,11 @@ _SHOWN = 20
 """Faults of a file that are told one by one."""
 
 
+def printable(text: str) -> str:
+    """Return a line of which somebody else wrote some, so that nothing of it moves the cursor."""
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+
+
 def progress() -> Progress:
     """Return bars that a person sees and a log does not."""
     return Progress(console=err, transient=True, disable=not err.is_terminal)

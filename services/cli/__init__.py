@@ -1,0 +1,1 @@
+"""What people run by hand: one module per command or group of commands."""

@@ -1,0 +1,107 @@
+"""PostgreSQL, its settings and clock, the services' schemas, and what services have left in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+from services import run
+from services.cli.doctor.finding import Finding, Findings
+from services.cli.offsets import judged
+from shared import migrate, offsets, quarantine
+from shared.db import Database
+from shared.kafka import Kafka
+from shared.service import Settings
+from shared.topics import TOPICS
+
+_CLOCK_WARNING, _CLOCK_WRONG = 2.0, 60.0
+"""Seconds between our clock and PostgreSQL's."""
+_CONNECTIONS = 60
+"""Of PostgreSQL, that one process of each service may take at the most."""
+_WAITING = "SELECT count(*) FROM outbox WHERE created_at < now() - interval '1 min'"
+
+
+async def look(url: str, given: Settings, fix: bool) -> Findings:
+    """Look at the server and the schemas; `fix` migrates. Raises Transient, and Misconfigured."""
+    database = Database(url, "public", pool=2)
+    try:
+        async with database.transaction() as tx:
+            row: Any = await tx.fetchrow(_SERVER)
+            yield Finding("ok", "database", f"PostgreSQL {row['version']} lets {row['who']} in, and can be written to")
+            for finding in _server(row):
+                yield finding
+        apart = abs((datetime.now(UTC) - row["now"]).total_seconds())
+        if apart > _CLOCK_WARNING:
+            level = "wrong" if apart > _CLOCK_WRONG else "warning"
+            yield Finding(level, "clocks", f"ours and PostgreSQL's differ by {apart:.0f} s", "run NTP on both machines")
+        await database.pooler_refused()
+    finally:
+        await database.close()
+    for name in run.NAMES:
+        async for finding in _schema(url, name, given, fix, may_create=row["may_create"]):
+            yield finding
+
+
+_SERVER = """
+SELECT current_setting('server_version') AS version, current_user AS who, now() AS now,
+    has_database_privilege(current_database(), 'CREATE') AS may_create,
+    current_setting('max_connections')::int AS connections, current_setting('synchronous_commit') AS commit,
+    current_setting('fsync') AS fsync, current_setting('server_version_num')::int AS number
+"""
+
+
+def _server(row: Any) -> Iterator[Finding]:
+    if row["number"] < 140_000:
+        yield Finding(
+            "wrong", "database", f"PostgreSQL {row['version']} is too old", "14 or newer; 18 is what is tested"
+        )
+    if row["fsync"] != "on":
+        yield Finding("wrong", "database", "fsync is off: a power cut loses what was committed", "fsync = on")
+    if row["commit"] == "off":
+        what = "synchronous_commit is off: a crash loses what was said to be done"
+        yield Finding("wrong", "database", what, "synchronous_commit = on")
+    if row["connections"] < _CONNECTIONS:
+        what = f"max_connections is {row['connections']}, one process of each service may take {_CONNECTIONS}"
+        yield Finding("warning", "database", what, "more, or PgBouncer in session mode")
+
+
+async def _schema(url: str, name: run.ServiceName, given: Settings, fix: bool, *, may_create: bool) -> Findings:
+    database = Database(url, name, pool=1)
+    try:
+        pending = await migrate.pending(database, run.MIGRATIONS.get(name))
+        if pending and fix:
+            await migrate.migrate(database, run.MIGRATIONS.get(name), url=given.migration_url)
+            yield Finding("ok", "database", f"{name}: migrated {', '.join(pending)}")
+        elif pending and not may_create and given.migration_url is None:
+            remedy = "GRANT CREATE ON DATABASE, or set FIILIS_MIGRATION_URL to a role that may"
+            yield Finding("wrong", "database", f"{name}: {len(pending)} migrations wait, and this role may not", remedy)
+        elif pending:
+            remedy = "the service does it when it starts, or: python -m services migrate"
+            yield Finding("warning", "database", f"{name}: {len(pending)} migrations wait", remedy)
+    finally:
+        await database.close()
+
+
+async def left_behind(kafka: Kafka, url: str) -> Findings:
+    """Look for lost places, rows that were set aside, and messages that wait. Raises Transient, and Misconfigured."""
+    logs = {topic.name: await kafka.log_state(topic.name) for topic in TOPICS if topic.messages}
+    for name in run.NAMES:
+        database = Database(url, name, pool=1)
+        try:
+            async with database.transaction() as tx:
+                if await tx.fetchval("SELECT to_regclass('quarantine')") is None:
+                    continue
+                places, held = await offsets.all_places(tx), await quarantine.items(tx)
+                waiting: Any = await tx.fetchval(
+                    "SELECT count(*) FROM outbox WHERE created_at < now() - interval '1 min'"
+                )
+        finally:
+            await database.close()
+        lost = [found for place in places if isinstance(found := judged(place, logs), offsets.Loss)]
+        if lost:
+            yield Finding("wrong", name, lost[0].detail, "python -m services offsets show")
+        if held:
+            yield Finding("wrong", name, f"{len(held)} rows are set aside", "python -m services quarantine list")
+        if waiting:
+            yield Finding("warning", name, f"{waiting} messages have waited for Kafka for more than a minute")
