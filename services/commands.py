@@ -120,8 +120,10 @@ def apply(file: Path, *, dry_run: bool, author: str, data: Path, repartition: bo
     kafka = kafka_of(data)
 
     async def body() -> int:
-        await ensure_topics(kafka, TOPICS)
         newest = await _newest(kafka)
+        if repartition:
+            kafka.partitions = {}
+        await ensure_topics(kafka, TOPICS)
         changes = difference(None if newest is None else newest.directory, directory)
         if not changes and newest is not None and not repartition:
             out.print(f"nothing to change; revision {newest.number} is in use")
@@ -315,6 +317,7 @@ def replay_dead_letters(topic: str, *, data: Path) -> int:
         return WRONG
 
     async def body() -> int:
+        await _newest(kafka)  # it says over how many partitions keys are spread
         await ensure_topics(kafka, [of])
         with progress() as bars:
             sent = await DeadLetters(kafka, of).replay(bar(bars, "sending"))

@@ -135,7 +135,7 @@ class TopicState:
         return self.operations is None or bool(self.operations >> operation & 1)
 
 
-READ, WRITE, CREATE, DESCRIBE, DESCRIBE_CONFIGS, ALTER_CONFIGS = 3, 4, 5, 8, 10, 11
+READ, WRITE, CREATE, DESCRIBE = 3, 4, 5, 8
 """Numbers of Kafka's AclOperation."""
 
 

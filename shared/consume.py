@@ -26,7 +26,7 @@ from aiokafka.errors import (
 )
 
 from shared import metrics, outbox
-from shared.db import Connection, Database
+from shared.db import Connection, Database, TooSlow
 from shared.errors import Invalid, Transient
 from shared.kafka import Headers, Kafka, Outgoing, stopped
 from shared.logs import Log, parse_traceparent, tracing
@@ -200,6 +200,8 @@ class Consumer(ConsumerRebalanceListener):
         self._ends: dict[int, int] = {}
         """Of the partitions, when they were last asked for; what was fetched may know of later ones."""
         self.progress = Progress(self._service, worker or topic.name)
+        self._sweep_waits = False
+        """The last sweep could not be done: records may flow, and yet not all of the work is done."""
         self._decoder = Decoder(topic)
         self._others = topic.messages.keys() - (topic.messages if handler.takes is None else handler.takes)
         self._places: dict[int, _Place] = {}
@@ -272,7 +274,7 @@ class Consumer(ConsumerRebalanceListener):
                         ends = await self._consumer.end_offsets(partitions) if partitions else {}
                 self._ends = {tp.partition: end for tp, end in ends.items()}
                 if self._assigned and not self._lag():
-                    self.progress.made()
+                    self._made()
             except Transient as error:
                 self.progress.waits(error)
             except IllegalStateError:  # revoked meanwhile
@@ -407,7 +409,8 @@ class Consumer(ConsumerRebalanceListener):
                 continue
             except BaseException as error:
                 self._handler.forget(list(batch))  # the handler may have changed its memory before it failed
-                if not records or isinstance(error, _Fenced) or not is_one_rows(error):
+                too_slow = isinstance(error, TooSlow) and len(records) > 1  # together; each may be done in time
+                if not records or isinstance(error, _Fenced) or not (too_slow or is_one_rows(error)):
                     raise
                 if len(records) > 1:
                     for half in _halves(batch):
@@ -426,7 +429,7 @@ class Consumer(ConsumerRebalanceListener):
             place = self._places.get(partition)
             if place is not None and place.generation == share.generation:
                 place.next, place.gap_tries = share.after, 0
-        self.progress.made()
+        self._made()
         self._handled.inc(len(records))
         for letter in letters:
             self._dead.inc()
@@ -477,8 +480,10 @@ class Consumer(ConsumerRebalanceListener):
                 return
             except Transient as error:
                 self._handler.forget(caught_up)
+                self._sweep_waits = True
                 self.progress.waits(error)
                 return
+            self._sweep_waits = False
             self._singly = max(0, self._singly - 1)
             self._quarantine.went_well()
             if after is not None:
@@ -517,22 +522,24 @@ class Consumer(ConsumerRebalanceListener):
         """Read the offsets from PostgreSQL and go there."""
         # aiokafka only logs what a listener raises and would go on from the group's offset: our loop raises it instead.
         try:
-            await self._adopt([tp.partition for tp in assigned])
+            await self._adopt([tp.partition for tp in assigned], assigned=True)
             self._assigned = True
         except Exception as error:  # noqa: BLE001 (handed to the loop, which ends the process)
             if self._failure is not None and not self._failure.done():
                 self._failure.set_exception(error)
 
-    async def _adopt(self, partitions: list[int]) -> None:
+    async def _adopt(self, partitions: list[int], *, assigned: bool = False) -> None:
+        """Read the places and go there; `assigned`: they are ours from now on, else only as far as they still are."""
         if not partitions:
             return
         backoff, attempt, shortened = Backoff(0.2, 5), 0, 0
         while True:
             try:
+                places = await self._offsets.places(partitions)
                 now = await self._kafka.log_state(self._topic.name)
                 if now is None:
                     raise Transient(f"{self._kafka.bootstrap}: topic {self._name} does not exist", of="Kafka")
-                nexts = await self._offsets.stored(partitions, now)
+                nexts = await self._offsets.taken(partitions, places, now)
                 break
             except Transient as error:
                 attempt += 1
@@ -548,8 +555,11 @@ class Consumer(ConsumerRebalanceListener):
         async with self._busy:
             self._handler.forget(partitions)
             for partition, offset in nexts.items():
-                place = self._places.setdefault(partition, _Place())
-                self._go_to(partition, place, offset)
+                if assigned:
+                    self._places.setdefault(partition, _Place())
+                place = self._places.get(partition)
+                if place is not None:  # not revoked while we asked
+                    self._go_to(partition, place, offset)
         log.info("partitions adopted", topic=self._topic.name, partitions=partitions)
 
     def _go_to(self, partition: int, place: _Place, offset: int) -> None:
@@ -571,13 +581,17 @@ class Consumer(ConsumerRebalanceListener):
         seen = self._kafka.topics.get(self._topic.name)
         if seen is None or not seen.id or not self._log_id or seen.id == self._log_id:
             return
+        every = list(range(seen.partitions))
         try:
+            places = await self._offsets.places(every)
             now = await self._kafka.log_state(self._topic.name)
-            if now is not None:
-                await self._offsets.stored(list(now.starts), now)
+            if now is None:
+                return
+            await self._offsets.taken(list(now.starts), places, now)
         except Transient as error:
             self.progress.waits(error)
             return
+        self._log_id = now.log
         await self._reposition([p for p, place in self._places.items() if place.ready], repeated="another log")
 
     async def _reposition(
@@ -611,11 +625,15 @@ class Consumer(ConsumerRebalanceListener):
     def _behind(self, partition: int, place: _Place) -> int | None:
         try:
             fetched = self._consumer.highwater(TopicPartition(self._name, partition))
-        except IllegalStateError:
+        except (IllegalStateError, AssertionError):  # revoked meanwhile; the library asserts it
             return None
         if fetched is None:
             return None
         return max(0, max(fetched, self._ends.get(partition, 0)) - place.next)
+
+    def _made(self) -> None:
+        if not self._sweep_waits:
+            self.progress.made()
 
     def _lag_of(self, partition: int, place: _Place) -> int:
         return max(0, self._ends.get(partition, 0) - place.next)

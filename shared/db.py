@@ -94,6 +94,16 @@ class Locked(Transient):
     """Something else has held a lock for longer than we wait for one."""
 
 
+class TooSlow(Transient):
+    """A statement took longer than it may."""
+
+
+_KINDS: dict[type[BaseException], type[Transient]] = {
+    asyncpg.LockNotAvailableError: Locked,
+    asyncpg.QueryCanceledError: TooSlow,
+}
+
+
 @contextlib.contextmanager
 def transient_errors() -> Generator[None]:
     """Turn "the database is away" into Transient and "it lets us not in" into Refused; other errors pass."""
@@ -118,7 +128,7 @@ def transient_errors() -> Generator[None]:
 
 
 def _away(error: BaseException) -> Transient:
-    kind = Locked if isinstance(error, asyncpg.LockNotAvailableError) else Transient
+    kind = _KINDS.get(type(error), Transient)
     return kind(f"database: {type(error).__name__}: {error}", of="PostgreSQL")
 
 
@@ -138,13 +148,24 @@ def _session_name(schema: str) -> str:
 
 
 def plain_url(url: str, setting: str = "FIILIS_DATABASE_URL") -> str:
-    """Return a database address as libpq writes it. Raises Misconfigured."""
+    """Return a database address as libpq writes it. Raises Misconfigured, which shows nothing of it."""
     scheme, separator, rest = url.partition("://")
     if not separator:
-        raise Misconfigured(f"{setting} is not a database address: it must be postgresql://user:password@host/database")
+        raise _no_address(setting)
     if scheme.partition("+")[0] not in {"postgresql", "postgres"}:
         raise Misconfigured(f"{setting} must be postgresql://..., not {scheme}://...")
+    try:
+        _ = urlsplit(f"postgresql://{rest}").username
+    except ValueError:
+        raise _no_address(setting) from None
     return f"postgresql://{rest}"
+
+
+def _no_address(setting: str = "FIILIS_DATABASE_URL") -> Misconfigured:
+    return Misconfigured(
+        f"{setting} is not a database address: it must be postgresql://user:password@host/database, and characters "
+        "such as / # ? [ ] @ in a password must be written as %2F %23 %3F %5B %5D %40"
+    )
 
 
 class Server:
@@ -168,10 +189,8 @@ class Server:
                 target_session_attrs=self._attributes,
                 server_settings={"application_name": _session_name(self._schema)},
             )
-        except (
-            ValueError
-        ) as error:  # and not what is away: asyncpg's own InterfaceError is one when it is of an address
-            raise Misconfigured(f"FIILIS_DATABASE_URL is not a database address: {error}") from None
+        except ValueError:  # asyncpg's errors about an address are of this kind, too, and may quote the password
+            raise _no_address() from None
         try:
             keep_alive(connection._transport)  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue, reportUnknownMemberType, reportUnknownArgumentType]  (asyncpg has no other way)
             encoding = connection.get_settings().server_encoding
@@ -183,7 +202,8 @@ class Server:
             # Not at the start of the session, where a pooler refuses what it does not know.
             await connection.execute(
                 "; ".join(f"SET {name} = '{value}'" for name, value in self._session.items())
-                + f'; SET search_path = "{self._schema}"'
+                + f'; SET search_path = "{self._schema}"',
+                timeout=_CONNECT_SECONDS,
             )
         except BaseException:
             connection.terminate()
@@ -248,23 +268,33 @@ class Database:
 
         `within`: seconds that it may take; after them, and some more for the server to say so, the connection is cut.
         """
-        with self.errors():
-            async with self._lend(within) as driver, driver.transaction():
-                if within != _STATEMENT_SECONDS:
-                    await driver.execute(f"SET LOCAL statement_timeout = '{round(within)}s'")
-                yield driver
+        async with self._begun(within) as driver:
+            yield driver
 
     @contextlib.asynccontextmanager
-    async def snapshot(self, *, within: float = _STATEMENT_SECONDS) -> AsyncGenerator[Connection]:
+    async def snapshot(self) -> AsyncGenerator[Connection]:
         """Lend a connection that only reads, and to which every statement shows the same moment. Raises Transient."""
+        async with self._begun(_STATEMENT_SECONDS, isolation="repeatable_read", readonly=True) as driver:
+            yield driver
+
+    @contextlib.asynccontextmanager
+    async def _begun(self, within: float, **options: Any) -> AsyncGenerator[Connection]:
         with self.errors():
-            async with (
-                self._lend(within) as driver,
-                driver.transaction(isolation="repeatable_read", readonly=True),
-            ):
-                if within != _STATEMENT_SECONDS:
-                    await driver.execute(f"SET LOCAL statement_timeout = '{round(within)}s'")
-                yield driver
+            async with self._lend(within) as driver:
+                transaction = driver.transaction(**options)
+                await transaction.start()
+                try:
+                    if within != _STATEMENT_SECONDS:
+                        await driver.execute(f"SET LOCAL statement_timeout = '{round(within)}s'")
+                    yield driver
+                except asyncio.CancelledError:
+                    raise  # `_lend` cuts the connection: a ROLLBACK on a dead one would wait for ever
+                except BaseException:
+                    if not driver.is_closed():
+                        await transaction.rollback()
+                    raise
+                else:
+                    await transaction.commit()
 
     @contextlib.asynccontextmanager
     async def _lend(self, within: float) -> AsyncGenerator[Connection]:
@@ -302,7 +332,8 @@ class Database:
     async def _checked_out(self) -> tuple[AsyncConnection, Connection]:
         """Return a connection of the pool that is open and of this generation."""
         while True:
-            lent = await self._engine.connect()
+            async with asyncio.timeout(_POOL_SECONDS + 2 * _CONNECT_SECONDS):
+                lent = await self._engine.connect()
             pooled = await lent.get_raw_connection()
             driver = cast("Connection", pooled.driver_connection)
             if driver.is_closed() or pooled.info.setdefault("generation", self._generation) != self._generation:

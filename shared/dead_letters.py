@@ -15,7 +15,7 @@ from typing import NamedTuple
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
 from shared.errors import Transient
-from shared.kafka import Kafka, Outgoing, Producer
+from shared.kafka import Kafka, Outgoing, Producer, stopped
 from shared.topics import Topic
 
 _BATCH = 500
@@ -90,10 +90,20 @@ class DeadLetters:
                 consumer.assign([self._partition])
                 first = (await consumer.beginning_offsets([self._partition]))[self._partition]
                 end = (await consumer.end_offsets([self._partition]))[self._partition]
-                replayed = await consumer.committed(self._partition)
+                replayed = await consumer.committed(self._partition) or await self._replayed_before()
                 yield consumer, first, max(first, replayed or 0), end
             finally:
-                await consumer.stop()
+                await stopped(consumer)
+
+    async def _replayed_before(self) -> int | None:
+        """Return how far it was sent again before groups were named after the log."""
+        consumer = self._kafka.consumer(group=f"fiilis.dead-letters.{self._topic.name}")
+        try:
+            await consumer.start()
+            consumer.assign([self._partition])
+            return await consumer.committed(self._partition)
+        finally:
+            await stopped(consumer)
 
     async def _records(
         self, consumer: AIOKafkaConsumer, start: int, end: int

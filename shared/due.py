@@ -127,6 +127,7 @@ class Periodic:
         everybody's service, again after each restart.
         """
         self.progress.made()
+        backoff, failures = Backoff(1, _FAILED_SECONDS), 0
         while True:
             wait = self._seconds
             try:
@@ -134,14 +135,20 @@ class Periodic:
                 self.progress.made()
                 self.progress.trouble = None
                 self._failing.set(0)
+                failures = 0
             except Transient as error:
+                # Not at its next turn, which may be in an hour: a second's trouble is no standstill.
+                failures += 1
                 self.progress.waits(error)
+                wait = min(wait, backoff.delay(failures))
             except Exception as error:
                 if not is_one_rows(error):
                     raise
                 log.error("job failed", failure=error, service=self.progress.service, job=self.progress.worker)
                 self._failing.set(1)
                 self.progress.made()
-                self.progress.trouble = f"{type(error).__name__}: {error}"
+                self.progress.trouble = (
+                    f"{type(error).__name__}; the log has more"  # a text may hold what somebody said
+                )
                 wait = max(wait, _FAILED_SECONDS)
             await asyncio.sleep(wait)

@@ -14,7 +14,14 @@ import aiokafka.conn
 import msgspec
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaConnectionError, KafkaError, MessageSizeTooLargeError
+from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
+    GroupAuthorizationFailedError,
+    KafkaConnectionError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    TopicAuthorizationFailedError,
+)
 from aiokafka.partitioner import murmur2
 
 from shared import cluster
@@ -39,6 +46,9 @@ _START_SECONDS = 15
 _STOP_SECONDS = 5
 _REFUSAL_SECONDS = 2.0
 _ROUND_SECONDS = 0.05
+
+
+_REFUSALS = (TopicAuthorizationFailedError, GroupAuthorizationFailedError, ClusterAuthorizationFailedError)
 
 
 class _Connection(aiokafka.conn.AIOKafkaConnection):
@@ -120,14 +130,21 @@ class Kafka:
 
         Not what the topic has now: a producer that went by that, beside one that has not heard of new partitions yet,
         would put one customer into two of them, with two owners."""
+        self._admitted = False
+        """It has let us describe topics before."""
         self.topics: dict[str, cluster.TopicState] = {}
         """As they were last seen by whoever asks all the time whether Kafka is there."""
 
     @contextlib.contextmanager
     def errors(self) -> Generator[None]:
-        """Turn "Kafka is away" into Transient."""
+        """Turn "Kafka is away" into Transient, and "you may not" into Misconfigured, until it has once let us."""
         try:
             yield
+        except _REFUSALS as error:
+            why = f"{self.bootstrap}: Kafka refuses this user: {type(error).__name__}: {error}"
+            if self._admitted:
+                raise Transient(why, of="Kafka") from error
+            raise Misconfigured(f"FIILIS_KAFKA: {why}; `python -m services doctor` shows its rights") from None
         except (KafkaError, OSError, TimeoutError) as error:
             name, said = type(error).__name__, str(error) or "no answer in time"
             said = said.removeprefix(f"{name}: ")  # the library puts it there itself
@@ -165,6 +182,7 @@ class Kafka:
         with self.errors():
             async with asyncio.timeout(_START_SECONDS):
                 found = await cluster.ask(admin, [self.prefix + topic for topic in topics])
+            self._admitted = True
         named = {name.removeprefix(self.prefix): state for name, state in found.topics.items()}
         return cluster.Cluster(found.id, found.brokers, named)
 

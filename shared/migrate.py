@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import sqlalchemy as sa
 from alembic import op
@@ -22,7 +21,7 @@ from alembic.util import CommandError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from shared.db import Database, Locked, Server, plain_url, transient_errors
+from shared.db import Database, Locked, Server, transient_errors
 from shared.errors import Transient
 from shared.logs import Log
 from shared.retry import Backoff
@@ -53,7 +52,7 @@ async def migrate(
     backoff = Backoff(0.2, 2)
     for attempt in range(1, _LOCK_TRIES + 1):
         try:
-            return await _apply(database, migrations, url or database.url, None if url is None else database.url, say)
+            return await _apply(database, migrations, url, say)
         except Locked:
             say(f"migrating {database.schema}: waits for a lock that something else holds (try {attempt})")
             await asyncio.sleep(backoff.delay(attempt))
@@ -95,10 +94,11 @@ def _steps(script: ScriptDirectory, current: Any, schema: str) -> Sequence[Any]:
         return []
 
 
-async def _apply(database: Database, migrations: Path | None, url: str, service_url: str | None, say: Say) -> list[str]:
+async def _apply(database: Database, migrations: Path | None, url: str | None, say: Say) -> list[str]:
+    role = None if url is None else await _role(database)
     engine = create_async_engine(
         "postgresql+asyncpg://",
-        async_creator=Server(url, database.schema, _SESSION).connect,
+        async_creator=Server(url or database.url, database.schema, _SESSION).connect,
         poolclass=NullPool,
     )
     applied: list[str] = []
@@ -106,8 +106,8 @@ async def _apply(database: Database, migrations: Path | None, url: str, service_
         with transient_errors():
             async with engine.begin() as connection:
                 await connection.run_sync(_migrate, database.schema, migrations, applied, say)
-                if service_url is not None:
-                    await connection.run_sync(_grant, database.schema, _user(service_url))
+                if role is not None:
+                    await connection.run_sync(_grant, database.schema, role)
     finally:
         await engine.dispose()
     return applied
@@ -143,13 +143,15 @@ def _migrate(connection: sa.Connection, schema: str, migrations: Path | None, ap
             context.run_migrations()
 
 
-def _user(url: str) -> str | None:
-    return urlsplit(plain_url(url)).username
+async def _role(database: Database) -> str:
+    """Return the role of the service itself."""
+    async with database.transaction() as tx:
+        return str(await tx.fetchval("SELECT current_user"))
 
 
-def _grant(connection: sa.Connection, schema: str, user: str | None) -> None:
+def _grant(connection: sa.Connection, schema: str, user: str) -> None:
     """Let the service's own role work in the schema that another role has made."""
-    if user is None or user == connection.execute(sa.text("SELECT current_user")).scalar():
+    if user == connection.execute(sa.text("SELECT current_user")).scalar():
         return
     role = connection.execute(sa.text("SELECT quote_ident(:user)"), {"user": user}).scalar()
     for statement in (

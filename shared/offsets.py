@@ -28,10 +28,10 @@ SELECT $1, partition, next, $4, $5 FROM unnest($2::int[], $3::bigint[]) AS first
 ON CONFLICT DO NOTHING
 """
 _SEEN = """
-UPDATE consumer_offset AS held SET log = $4, log_end = seen.log_end
+UPDATE consumer_offset AS held SET log = coalesce($4, held.log), log_end = greatest(held.log_end, seen.log_end)
 FROM unnest($2::int[], $3::bigint[]) AS seen(partition, log_end)
 WHERE held.topic = $1 AND held.partition = seen.partition
-    AND (held.log IS DISTINCT FROM $4 OR held.log_end IS DISTINCT FROM seen.log_end)
+    AND (held.log IS DISTINCT FROM coalesce($4, held.log) OR held.log_end < seen.log_end)
 """
 _CLAIM = """
 UPDATE consumer_offset AS held SET next = batch.after, log_end = greatest(held.log_end, batch.after)
@@ -40,9 +40,10 @@ WHERE held.topic = $1 AND held.partition = batch.partition AND held.next = batch
 RETURNING held.partition
 """
 _ACCEPT = """
-UPDATE consumer_offset AS held SET next = new.next, cluster = $4, log = $5, log_end = new.log_end
-FROM unnest($2::int[], $3::bigint[], $6::bigint[]) AS new(partition, next, log_end)
-WHERE held.topic = $1 AND held.partition = new.partition
+UPDATE consumer_offset AS held SET next = new.next, cluster = $4, log = coalesce($5, held.log), log_end = new.log_end
+FROM unnest($2::int[], $3::bigint[], $6::bigint[], $7::bigint[]) AS new(partition, next, log_end, judged)
+WHERE held.topic = $1 AND held.partition = new.partition AND held.next = new.judged
+RETURNING held.partition
 """
 
 LossKind = Literal["other cluster", "other log", "shortened", "retention"]
@@ -115,24 +116,31 @@ class Offsets:
         claimed = {row[0] for row in await tx.fetch(_CLAIM, self._topic, list(batch), firsts, afters)}
         return [partition for partition in batch if partition not in claimed]
 
-    async def stored(self, partitions: Sequence[int], now: LogState) -> dict[int, int]:
-        """Return where each partition goes on; one that was never read starts at the log's beginning.
+    async def places(self, partitions: Sequence[int]) -> list[Place]:
+        """Return the places that are kept. Raises Transient.
 
-        Raises OffsetLost when the log is another one, or has lost records that were not handled.
+        To be asked for before the log is looked at: then none can be past the log's end, however fast others go on.
         """
         async with self._database.transaction() as tx:
-            places = await self._places(tx, partitions)
+            return await self._places(tx, partitions)
+
+    async def taken(self, partitions: Sequence[int], places: Sequence[Place], now: LogState) -> dict[int, int]:
+        """Return where each partition goes on; one that was never read starts at the log's beginning.
+
+        `places`: as they were before the log was looked at. Raises OffsetLost when the log is another one, or has lost
+        records that were not handled, and Transient.
+        """
+        lost = [found for place in places if (found := loss(place, now)) is not None]
+        if lost:
+            raise self.lost(lost[0])
+        async with self._database.transaction() as tx:
             missing = sorted(set(partitions) - {place.partition for place in places})
             if missing:
                 starts = [now.starts[p] for p in missing]
                 await tx.execute(_START, self._topic, missing, starts, now.cluster, now.log or None)
-                places = await self._places(tx, partitions)
-            lost = [found for place in places if (found := loss(place, now)) is not None]
-            if lost:
-                raise self.lost(lost[0])
             ends = [now.ends[p] for p in partitions]
             await tx.execute(_SEEN, self._topic, list(partitions), ends, now.log or None)
-        return {place.partition: place.next for place in places}
+            return {place.partition: place.next for place in await self._places(tx, partitions)}
 
     def lost(self, found: Loss) -> OffsetLost:
         """Return what says that the place is lost, and how to go on without it."""
@@ -164,19 +172,22 @@ async def all_places(tx: Connection) -> list[Place]:
     return [_place(row["topic"], row) for row in await tx.fetch(_ALL)]
 
 
-async def accept(tx: Connection, losses: Sequence[Loss], now: LogState) -> None:
-    """Go on without what is lost of one topic."""
-    for topic in {found.place.topic for found in losses}:
-        of_topic = [found for found in losses if found.place.topic == topic]
-        await tx.execute(
-            _ACCEPT,
-            topic,
-            [found.place.partition for found in of_topic],
-            [found.go_on for found in of_topic],
-            now.cluster,
-            now.log or None,
-            [now.ends[found.place.partition] for found in of_topic],
-        )
+async def accept(tx: Connection, losses: Sequence[Loss], now: LogState) -> list[Loss]:
+    """Go on without what is lost of one topic; return what was accepted. A place that moved meanwhile is not lost."""
+    if not losses:
+        return []
+    rows = await tx.fetch(
+        _ACCEPT,
+        losses[0].place.topic,
+        [found.place.partition for found in losses],
+        [found.go_on for found in losses],
+        now.cluster,
+        now.log or None,
+        [now.ends[found.place.partition] for found in losses],
+        [found.place.next for found in losses],
+    )
+    accepted = {row[0] for row in rows}
+    return [found for found in losses if found.place.partition in accepted]
 
 
 def _place(topic: str, row: Any) -> Place:

@@ -140,6 +140,7 @@ class Relay:
             # What stands behind it may be a critical answer: this one alone waits for a person.
             row = next(row for row in rows if _outgoing(row) == error.message)
             await self._quarantine.set_aside(_QUEUE, row["id"], error)
+            self._quarantine.went_well(_QUEUE)  # the cluster's limit, and no bug of ours, however many there are
             self._wake.set()
             return
         self._quarantine.went_well(_QUEUE)

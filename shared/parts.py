@@ -103,8 +103,8 @@ def outside(parts: Parts, *, either: bool) -> Outside:
         return "; ".join(away().values()) if len(away()) == len(asked) else None
 
     async def prepare() -> None:
+        await parts.directory.prepare()  # first: it says over how many partitions topics must have at least
         await ensure_topics(parts.kafka, TOPICS)
-        await parts.directory.prepare()
 
     needed = {"kafka or postgresql": nothing} if either else asked
     service = Service(

@@ -7,6 +7,7 @@ wait for it.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Awaitable, Callable
@@ -40,6 +41,12 @@ class Progress:
         self._outage: _Outage | None = None
         metrics.WORKER_PROGRESS_AGE.labels(service, worker).set_function(lambda: self.age)
         metrics.WORKER_LATE.labels(service, worker).set_function(lambda: max(0.0, self.late))
+
+    def close(self) -> None:
+        """Tell nothing of the worker any more: its work is no longer wanted."""
+        for gauge in (metrics.WORKER_PROGRESS_AGE, metrics.WORKER_LATE):
+            with contextlib.suppress(KeyError):
+                gauge.remove(self.service, self.worker)
 
     @property
     def age(self) -> float:

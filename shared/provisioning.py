@@ -61,14 +61,21 @@ async def ensure_topics(kafka: Kafka, topics: Iterable[Topic]) -> None:
     """
     asked = wanted(topics)
     async with kafka.admin() as admin:
-        cluster = await kafka.describe_by(admin, asked)
-        missing = [name for name in asked if name not in cluster.topics]
-        if missing:
-            await _create(kafka, admin, {name: asked[name] for name in missing})
-        there = [name for name in asked if name not in missing]
-        for fault in await _faults(kafka, admin, cluster, {name: asked[name] for name in there}):
+        cluster = await make_missing(kafka, admin, topics)
+        there = {name: one for name, one in asked.items() if name in cluster.topics}
+        for fault in await _faults(kafka, admin, cluster, there):
             if fault.fatal:
                 raise Misconfigured(f"Kafka's topic {fault}")
+
+
+async def make_missing(kafka: Kafka, admin: AIOKafkaAdminClient, topics: Iterable[Topic]) -> Cluster:
+    """Create the topics that are missing; return the cluster as it was before. Raises Transient, and Misconfigured."""
+    asked = wanted(topics)
+    cluster = await kafka.describe_by(admin, asked)
+    missing = {name: one for name, one in asked.items() if name not in cluster.topics}
+    if missing:
+        await _create(kafka, admin, missing)
+    return cluster
 
 
 async def faults(kafka: Kafka, admin: AIOKafkaAdminClient, topics: Iterable[Topic]) -> list[TopicFault]:
@@ -126,10 +133,10 @@ async def _faults(
 ) -> list[TopicFault]:
     present = await _settings(kafka, admin, list(asked))
     found: list[TopicFault] = []
-    for name, (partitions, settings) in asked.items():
+    for name, (_, settings) in asked.items():
         state = cluster.topics.get(name)
         if state is not None:
-            found += _partition_faults(kafka, state, name, partitions)
+            found += _partition_faults(kafka, state, name)
         for setting, value in settings.items():
             there = present.get(name, {}).get(setting)
             if there is not None and not _fits(setting, there, value):
@@ -146,7 +153,7 @@ async def _faults(
     return found
 
 
-def _partition_faults(kafka: Kafka, state: TopicState, name: str, partitions: int) -> list[TopicFault]:
+def _partition_faults(kafka: Kafka, state: TopicState, name: str) -> list[TopicFault]:
     if name == DIRECTORY.name and state.partitions != 1:
         remedy = "delete it, and apply the directory again"
         return [TopicFault(name, f"has {state.partitions} partitions, and must have one", remedy, fatal=True)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from typing import Any
 
 from shared.errors import Misconfigured
@@ -36,13 +36,23 @@ class Proxies:
         client = scope.get("client")
         if not self._networks or client is None or not self._trusted(client[0]):
             return
-        # From the nearest to the farthest: the first that is not ours is who calls; what stands before it is hearsay.
-        for address in reversed(_addresses(scope)[-_MOST:]):
-            if (parsed := _parsed(address)) is None:
-                return
-            scope["client"] = (str(parsed), 0)
+        # A proxy that writes one of the headers may pass on the other as the client made it up: then they differ.
+        callers = {self._caller(chain[-_MOST:]) for chain in _chains(scope)}
+        if len(callers) == 1 and (caller := callers.pop()) is not None:
+            scope["client"] = (str(caller), 0)
+
+    def _caller(self, chain: Sequence[str]) -> _Address | None:
+        """Return who calls, of the addresses that proxies name, the farthest first; None where nobody can tell."""
+        caller: _Address | None = None
+        # From the nearest on: the first that is not ours is who calls; what stands before it is hearsay.
+        for address in reversed(chain):
+            parsed = _parsed(address)
+            if parsed is None:
+                break
+            caller = parsed
             if not self._ours(parsed):
-                return
+                break
+        return caller
 
     def _trusted(self, address: str) -> bool:
         parsed = _parsed(address)
@@ -62,16 +72,15 @@ def _parsed(address: str) -> _Address | None:
     return parsed
 
 
-def _addresses(scope: MutableMapping[str, Any]) -> list[str]:
-    """Return whom the proxies name, the farthest first: in the header that they send."""
+def _chains(scope: MutableMapping[str, Any]) -> list[list[str]]:
+    """Return whom the proxies name, the farthest first, by each of the headers that there are."""
     headers: list[tuple[bytes, bytes]] = scope["headers"]
     found: list[list[str]] = []
     for name, read in ((b"forwarded", _forwarded), (b"x-forwarded-for", _older)):
         value = b",".join(value for header, value in headers if header == name)
         if value:
             found.append(read(value))
-    # A proxy that writes one of them may pass on the other as the client made it up: then they differ.
-    return found[0] if found and all(chain[-1:] == found[0][-1:] for chain in found) else []
+    return found
 
 
 def _forwarded(value: bytes) -> list[str]:

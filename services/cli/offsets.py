@@ -38,11 +38,12 @@ def show(data: Data = Path(".data")) -> None:
     async def body() -> int:
         lost = 0
         kafka = kafka_of(data)
-        logs = {topic.name: await kafka.log_state(topic.name) for topic in TOPICS if topic.messages}
         async with stores.databases(data) as databases:
             for service, database in databases.items():
                 async with database.transaction() as tx:
                     places = await offsets.all_places(tx)
+                # After the places: none is past the log's end then, however fast services go on.
+                logs = {topic: await kafka.log_state(topic) for topic in {place.topic for place in places}}
                 for place in places:
                     verdict = judged(place, logs)
                     where = f"{service:<10} {place.topic}/{place.partition}  next {place.next}"
@@ -71,19 +72,23 @@ def accept(topic: str, data: Data = Path(".data")) -> None:
         if topic not in known:
             err.print(f"{topic!r}: must be one of {', '.join(known)}", style="red", markup=False)
             return WRONG
-        now = await kafka_of(data).log_state(topic)
-        if now is None:
-            err.print(f"{topic} does not exist in Kafka; a service that starts makes it", style="red", markup=False)
-            return FAILED
+        kafka = kafka_of(data)
         count = 0
         async with stores.databases(data) as databases:
             for service, database in databases.items():
                 async with database.transaction() as tx:
                     places = [place for place in await offsets.all_places(tx) if place.topic == topic]
-                    found = [loss for place in places if isinstance(loss := judged(place, {topic: now}), Loss)]
-                    await offsets.accept(tx, found, now)
-                count += len(found)
-                tell(service, found)
+                now = await kafka.log_state(topic)
+                if now is None:
+                    err.print(
+                        f"{topic} does not exist in Kafka; a service that starts makes it", style="red", markup=False
+                    )
+                    return FAILED
+                found = [loss for place in places if isinstance(loss := judged(place, {topic: now}), Loss)]
+                async with database.transaction() as tx:
+                    accepted = await offsets.accept(tx, found, now)
+                count += len(accepted)
+                tell(service, accepted)
         out.print(
             f"{count} places accepted; see what the next stage missed: python -m services republish --dry-run"
             if count

@@ -104,10 +104,12 @@ async def _pages(notify: Database, ticketing: Database) -> Sequence[Untold]:
         open_ones = [message(page) for page in await pages.active(tx)]
     async with ticketing.snapshot() as tx:
         known = await tickets.seen_pages(tx, [page.id for page in open_ones])
+        # A page for a source that is silent has no ticket, and no stage that would know it.
+        its = await tickets.that_exist(tx, [page.ticket for page in open_ones])
     return [
         Untold(f"page {page.id} of {page.customer}, {page.state}", _again(PAGES, _PAGE_EVENTS[page.state], page))
         for page in open_ones
-        if known.get(page.id, 0) < page.version
+        if page.ticket in its and known.get(page.id, 0) < page.version
     ]
 
 

@@ -86,16 +86,19 @@ class Publishing:
         left: list[Outgoing] = []
         refused: dict[int, Problem] = {}
         why: Transient | None = None
+        confirmed = False
         for place, acknowledged in enumerate(waiting):
             try:
                 await acknowledged
+                confirmed = True
             except Transient as error:
                 left.append(messages[place])
                 why = error
             except MessageTooLarge as error:
                 # Not into the spool, out of which it could never come.
                 refused[place] = Problem(413, "too-large", "The answer is too large", str(error))
-        self._know(why)
+        if confirmed or why is not None:  # what is refused before it was sent says nothing of Kafka
+            self._know(why)
         return left, refused
 
     def _know(self, why: Transient | None) -> None:

@@ -117,8 +117,7 @@ class Synchronizer:
                         assert loop.task is not None
                         loop.task.cancel()
                         del self._loops[name]
-                        # A loop that is no more has no age.
-                        metrics.WORKER_PROGRESS_AGE.remove("ticketing", loop.due.progress.worker)
+                        loop.due.progress.close()
                 for name, settings in wanted.items():
                     if name not in self._loops:
                         loop = self._loops[name] = _Loop(name, settings, self._turn, self._quarantine)

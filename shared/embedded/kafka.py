@@ -126,9 +126,7 @@ class EmbeddedKafka(Server):
             self._cluster = marker.read_text().strip()
             return
         shutil.rmtree(self._data / "log", ignore_errors=True)
-        self._cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
-        if self._cluster.startswith("-"):  # the tool would read it as an option
-            self._cluster = "A" + self._cluster[1:]
+        self._cluster = self._new_cluster()
         spec = self._spec(
             java, jars, "kafka.tools.StorageTool", "format", "-t", self._cluster, "-c", "server.properties"
         )
@@ -137,6 +135,10 @@ class EmbeddedKafka(Server):
             what = f"The storage of Kafka in {self._data} could not be formatted."
             raise EmbeddedUnavailable(what, self.setting, wrong)
         write_whole(marker, self._cluster + "\n")
+
+    def _new_cluster(self) -> str:
+        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
+        return "A" + cluster[1:] if cluster.startswith("-") else cluster  # the tool would read it as an option
 
     def _spec(self, java: Path, jars: list[Path], *arguments: str) -> Spec:
         options = [

@@ -27,10 +27,11 @@ from shared.kafka import Kafka
 from shared.provisioning import ensure_topics
 from shared.security import key_hash, new_key
 from shared.topics import TOPICS
+from tests.support.brokers import Brokers
 from tests.support.house import company
 from tests.support.phone import Phone
 from tests.support.processes import ServiceProcess, processes
-from tests.support.proxy import ProxiedKafka, Proxy
+from tests.support.proxy import FAULTS, ProxiedKafka, Proxy, cut, frozen
 from tests.support.standby import Standby
 from tests.support.wait import until
 
@@ -139,9 +140,10 @@ class Town:
 
 @contextlib.asynccontextmanager
 async def towned(
-    kafka_server: ProxiedKafka, databases: dict[str, tuple[Proxy, ...]], sql: str, tmp_path: Path
+    kafka_server: ProxiedKafka | Brokers, databases: dict[str, tuple[Proxy, ...]], sql: str, tmp_path: Path
 ) -> AsyncIterator[Town]:
     """Run the four services; each reaches the database through proxies of its own, the first that can write."""
+    to_kafka = kafka_server.proxies if isinstance(kafka_server, ProxiedKafka) else dict[str, Proxy]()
     phone = await Phone().start()
     try:
         kafka = Kafka(kafka_server.bootstrap)
@@ -155,7 +157,7 @@ async def towned(
             for name in SERVICES:
                 hosts = ",".join(f"127.0.0.1:{proxy.port}" for proxy in databases[name])
                 environment = {
-                    "FIILIS_KAFKA": f"127.0.0.1:{kafka_server.proxies[name].port}",
+                    "FIILIS_KAFKA": f"127.0.0.1:{to_kafka[name].port}" if to_kafka else kafka_server.bootstrap,
                     "FIILIS_DATABASE_URL": f"postgresql://fiilis@{hosts}/{database}",
                     "FIILIS_SECRET": "a-secret-of-a-town-for-tests-only",
                     "FIILIS_ALLOW_PRIVATE_TARGETS": "true",
@@ -164,7 +166,7 @@ async def towned(
                 }
                 made |= await running.enter_async_context(processes(environment, tmp_path, name))
             first = {name: proxies[0] for name, proxies in databases.items()}
-            yield Town({"kafka": kafka_server.proxies, "postgresql": first}, made, phone, key, sql)
+            yield Town({"kafka": to_kafka, "postgresql": first}, made, phone, key, sql)
     finally:
         for proxies in databases.values():
             for proxy in proxies:
@@ -197,29 +199,6 @@ async def town(kafka_server: ProxiedKafka, database_url: str, tmp_path: Path) ->
     databases = {name: await start() for name in SERVICES}
     async with towned(kafka_server, databases, database_url, tmp_path) as made:
         yield made
-
-
-def frozen(proxy: Proxy) -> None:
-    """Old connections pass nothing on, new ones work: a firewall has forgotten them."""
-    proxy.freeze()
-
-
-def deaf(proxy: Proxy) -> None:
-    """Only what the server says is lost."""
-    proxy.freeze(up=False)
-
-
-def mute(proxy: Proxy) -> None:
-    """Only what we say is lost."""
-    proxy.freeze(down=False)
-
-
-def cut(proxy: Proxy) -> None:
-    """Every connection breaks at once."""
-    proxy.cut()
-
-
-FAULTS: tuple[Callable[[Proxy], None], ...] = (frozen, deaf, mute, cut)
 
 
 async def _trouble(town: Town, server: Server, names: tuple[str, ...], fault: Callable[[Proxy], None]) -> None:
@@ -315,3 +294,35 @@ async def test_a_fail_over_to_a_replica_counts_everything_once(kafka_server: Pro
     finally:
         await standby.stop()
         await primary.stop()
+
+
+@pytest.mark.skipif(not FULL, reason="the long form: make chaos")
+@pytest.mark.timeout(600)
+async def test_one_broker_of_three_at_a_time(database_url: str, tmp_path: Path) -> None:
+    """Each is killed, and each hangs, one after the other: what was accepted is on the others."""
+    brokers = Brokers(tmp_path)
+    await brokers.start()
+    try:
+        start = behind(Path(database_url.split("host=")[1]) / _SOCKET)
+        databases = {name: await start() for name in SERVICES}
+        async with towned(brokers, databases, database_url, tmp_path) as town:
+            async with town.traffic() as client:
+                for broker in brokers.each:
+                    before = len(town.accepted)
+                    await broker.kill()
+                    await until(lambda before=before: _some(town, before + 100), seconds=60)
+                    await broker.start()
+                    await until(town.all_ready, seconds=HEALED_WITHIN, every=0.3)
+                    before = len(town.accepted)
+                    await broker.pause()
+                    try:
+                        await until(lambda before=before: _some(town, before + 100), seconds=60)
+                    finally:
+                        await broker.go_on()
+                    await until(town.all_ready, seconds=HEALED_WITHIN, every=0.3)
+                critical = await town.post(client, 1, "acme")
+                assert critical is not None
+                await until(lambda: town.paged_for(critical), seconds=60, every=0.2)
+            await until(lambda: _all_counted(town), seconds=60, every=0.2)
+    finally:
+        await brokers.stop()

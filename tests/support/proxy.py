@@ -134,6 +134,30 @@ class Proxy:
         await passes.wait()  # a frozen connection does not tell that the other side has gone, either
 
 
+def frozen(proxy: Proxy) -> None:
+    """Old connections pass nothing on, new ones work: a firewall has forgotten them."""
+    proxy.freeze()
+
+
+def deaf(proxy: Proxy) -> None:
+    """Only what the server says is lost."""
+    proxy.freeze(up=False)
+
+
+def mute(proxy: Proxy) -> None:
+    """Only what we say is lost."""
+    proxy.freeze(down=False)
+
+
+def cut(proxy: Proxy) -> None:
+    """Every connection breaks at once."""
+    proxy.cut()
+
+
+FAULTS: tuple[Callable[[Proxy], None], ...] = (frozen, deaf, mute, cut)
+"""What happens to the connections that there are; later ones work."""
+
+
 class ProxiedKafka(EmbeddedKafka):
     """A broker that each client reaches, and is told to reach, through a proxy of its own."""
 

@@ -51,10 +51,11 @@ async def _everything(given: Settings, kafka: Kafka | None, data: Path, fix: boo
     if kafka is None:
         yield Finding("wrong", "kafka", "FIILIS_KAFKA is not set", "name the bootstrap servers, such as kafka:9092")
     else:
+        found: list[Revision | None] = []
+        about = [finding async for finding in _guarded("directory", lambda: directory.look(kafka, found))]
         async for finding in _guarded("kafka", lambda: cluster.look(kafka, fix)):
             yield finding
-        found: list[Revision | None] = []
-        async for finding in _guarded("directory", lambda: directory.look(kafka, found)):
+        for finding in about:
             yield finding
         revision = found[0] if found else None
     try:

@@ -7,9 +7,7 @@ from collections.abc import Iterator
 from services.cli.doctor.finding import Finding, Findings, unreachable
 from shared import provisioning
 from shared.cluster import DESCRIBE, READ, WRITE, Cluster
-from shared.errors import Misconfigured
 from shared.kafka import Kafka
-from shared.provisioning import ensure_topics
 from shared.topics import TOPICS
 
 _MESSAGE_BYTES = 1024 * 1024
@@ -27,12 +25,9 @@ async def look(kafka: Kafka, fix: bool) -> Findings:
         if why is not None:
             remedy = "set the broker's advertised.listeners to an address that services reach"
             yield Finding("wrong", "kafka", f"a broker is advertised at {broker}, which is not reached: {why}", remedy)
-    if fix:
-        try:
-            await ensure_topics(kafka, TOPICS)
-        except Misconfigured as error:
-            yield Finding("wrong", "topics", str(error))
     async with kafka.admin() as admin:
+        if fix:
+            await provisioning.make_missing(kafka, admin, TOPICS)
         for fault in await provisioning.faults(kafka, admin, TOPICS):
             if fix and fault.setting is not None:
                 await provisioning.mend(kafka, admin, fault.topic, dict([fault.setting]))
@@ -52,7 +47,7 @@ def _topics(cluster: Cluster, copies: dict[str, int], sizes: dict[str, int]) -> 
     for name, topic in cluster.topics.items():
         may_not = [what for operation, what in _RIGHTS.items() if not topic.may(operation)]
         if may_not:
-            remedy = "grant it; python -m services acls prints what each service needs"
+            remedy = "grant it: each service reads, writes and describes its topics"
             yield Finding("wrong", "rights", f"{name}: this user may not {', '.join(may_not)}", remedy)
         if topic.leaderless:
             yield Finding(

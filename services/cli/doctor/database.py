@@ -13,7 +13,6 @@ from shared import migrate, offsets, quarantine
 from shared.db import Database
 from shared.kafka import Kafka
 from shared.service import Settings
-from shared.topics import TOPICS
 
 _CLOCK_WARNING, _CLOCK_WRONG = 2.0, 60.0
 """Seconds between our clock and PostgreSQL's."""
@@ -85,7 +84,6 @@ async def _schema(url: str, name: run.ServiceName, given: Settings, fix: bool, *
 
 async def left_behind(kafka: Kafka, url: str) -> Findings:
     """Look for lost places, rows that were set aside, and messages that wait. Raises Transient, and Misconfigured."""
-    logs = {topic.name: await kafka.log_state(topic.name) for topic in TOPICS if topic.messages}
     for name in run.NAMES:
         database = Database(url, name, pool=1)
         try:
@@ -93,11 +91,10 @@ async def left_behind(kafka: Kafka, url: str) -> Findings:
                 if await tx.fetchval("SELECT to_regclass('quarantine')") is None:
                     continue
                 places, held = await offsets.all_places(tx), await quarantine.items(tx)
-                waiting: Any = await tx.fetchval(
-                    "SELECT count(*) FROM outbox WHERE created_at < now() - interval '1 min'"
-                )
+                waiting: Any = await tx.fetchval(_WAITING)
         finally:
             await database.close()
+        logs = {topic: await kafka.log_state(topic) for topic in {place.topic for place in places}}
         lost = [found for place in places if isinstance(found := judged(place, logs), offsets.Loss)]
         if lost:
             yield Finding("wrong", name, lost[0].detail, "python -m services offsets show")

@@ -120,6 +120,7 @@ SELECT body FROM ticket WHERE state IN ('open', 'acknowledged', 'in_progress', '
 _TO_BE_PAGED = """
 SELECT customer, id FROM ticket WHERE state = 'open' AND severity IN ('critical', 'high') ORDER BY customer, opened_at
 """
+_THAT_EXIST = "SELECT id FROM ticket WHERE id = ANY($1::uuid[])"
 _ONE = "SELECT body FROM ticket WHERE id = $1"
 _ONE_LOCKED = "SELECT body FROM ticket WHERE id = $1 FOR UPDATE"
 _LIST = """
@@ -265,6 +266,11 @@ async def active(tx: Connection) -> list[TicketV1]:
 async def to_be_paged(tx: Connection) -> list[tuple[str, UUID]]:
     """Return every ticket that somebody is to be paged for and nobody has answered, by customer."""
     return [(row[0], UUID(int=row[1].int)) for row in await tx.fetch(_TO_BE_PAGED)]
+
+
+async def that_exist(tx: Connection, ids: Sequence[UUID]) -> set[UUID]:
+    """Return those of some ids that are tickets."""
+    return {UUID(int=row[0].int) for row in await tx.fetch(_THAT_EXIST, ids)}
 
 
 async def look_again(tx: Connection, looks: Mapping[UUID, datetime | None]) -> None:
