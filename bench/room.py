@@ -49,7 +49,7 @@ class Room:
 
     def start(self) -> None:
         """Begin to work."""
-        tasks = [cast("Any", task)() for task in self.service.tasks.values()]
+        tasks = [cast("Any", task)() for task in self.service.all_tasks().values()]
         self._tasks = [asyncio.create_task(task) for task in tasks]
 
     async def wait(self) -> None:

@@ -169,7 +169,7 @@ async def measure(at: Place, case: Case, answers: int) -> dict[str, Any]:
     await ours.open()
     await preload(ours.kafka, case.customers, answers)
     if case.history:
-        async with ours.admin.transaction() as tx:
+        async with ours.admin.transaction(within=600) as tx:
             await tx.execute(HISTORY, case.customers)
             await tx.execute(HISTORY_SERIES)
             await tx.execute(HISTORY_BUCKETS)
@@ -228,7 +228,7 @@ async def sweeps(at: Place, customers: int) -> tuple[float, float]:
     shared.directory.current = revision_of(1, directory(customers, DEFAULT))
     database = Database(at.database_url, "scoring", pool=1)
     await migrate(database, MIGRATIONS)
-    async with database.transaction() as tx:
+    async with database.transaction(within=600) as tx:
         await tx.execute(HISTORY.replace("-1,", "n % 8,"), customers)
         await tx.execute(HISTORY_SERIES)
         await tx.execute(HISTORY_BUCKETS.replace("365 * 4", "5"))
@@ -245,7 +245,7 @@ async def sweeps(at: Place, customers: int) -> tuple[float, float]:
         return time.perf_counter() - begun
 
     idle = await minute(60)
-    async with database.transaction() as tx:
+    async with database.transaction(within=600) as tx:
         await tx.execute("UPDATE scoring.customer SET due_at = now()")
     busy = await minute(customers // 500)
     async with database.transaction() as tx:

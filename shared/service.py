@@ -113,6 +113,10 @@ class Service:
     notes: Callable[[], Mapping[str, str]] = dict
     """What readiness tells of besides: trouble of others that does not keep us from our work."""
 
+    def all_tasks(self) -> dict[str, Callable[[], Awaitable[None]]]:
+        """Return everything that runs as long as the service, by name."""
+        return {**self.tasks, **{worker.progress.worker: worker.run for worker in self.workers}}
+
     def missing(self, *, door: bool = False) -> dict[str, str]:
         """Return what is missing until the work can be done, or, `door`, until requests can be answered."""
         checks = {
@@ -245,7 +249,7 @@ async def run(
             tasks += [
                 asyncio.create_task(_supervised(service.name, name, task), name=f"{service.name} {name}")
                 for service in services
-                for name, task in [*service.tasks.items(), *((w.progress.worker, w.run) for w in service.workers)]
+                for name, task in service.all_tasks().items()
             ]
             workers = [worker for service in services for worker in service.workers]
             tasks.append(asyncio.create_task(_watch(workers, away, standstill), name="watchdog"))

@@ -225,3 +225,26 @@ async def test_pgbouncer(database_url: str, servers: Servers, tmp_path: Path, mo
         await database.close()
         bouncer.terminate()
         await bouncer.wait()
+
+
+async def test_a_cancelled_transaction_is_cancelled(database_url: str) -> None:
+    """Not "the database is away", over which a loop that is to end would go on; and the next one finds a clean pool."""
+    database = Database(database_url, "public", pool=1)
+    begun = asyncio.Event()
+
+    async def slow() -> None:
+        async with database.transaction() as tx:
+            await tx.execute("CREATE TABLE half (x int)")
+            begun.set()
+            await tx.execute("SELECT pg_sleep(20)")
+
+    try:
+        task = asyncio.create_task(slow())
+        await begun.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        async with database.transaction() as tx:
+            assert await tx.fetchval("SELECT to_regclass('half')") is None
+    finally:
+        await database.close()
