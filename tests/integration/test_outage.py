@@ -478,7 +478,7 @@ async def _waits_and_ends(name: str, variables: dict[str, str], folder: Path) ->
             stderr=written,
         )
     try:
-        await until(lambda: _says(log, "waiting for"), every=0.1)
+        await until(lambda: _says(log, "waiting for"), seconds=60, every=0.1)  # four start at once
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
             assert (await client.get("/healthz")).status_code == 200
             ready = await client.get("/readyz")
