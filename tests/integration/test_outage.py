@@ -20,7 +20,6 @@ from typing import Any
 import asyncpg
 import httpx
 import pytest
-from aiokafka.structs import TopicPartition
 
 from services.run import NAMES
 from shared import outbox
@@ -35,6 +34,7 @@ from shared.provisioning import ensure_topics
 from shared.security import key_hash, new_key
 from shared.topics import ALERTS, TOPICS
 from tests.conftest import Servers
+from tests.integration.test_message_sizes import arrived as relayed
 from tests.support.effects import SCHEMA, prepare
 from tests.support.house import House, company, house
 from tests.support.phone import Phone
@@ -356,25 +356,6 @@ async def leave(database: Database, first: int, count: int) -> None:
 async def is_empty(database: Database) -> bool:
     async with database.transaction() as tx:
         return await tx.fetchval("SELECT count(*) FROM outbox") == 0
-
-
-async def relayed(kafka: Kafka) -> dict[bytes, list[int]]:
-    """Return the numbers that arrived, by key, in the order of the log."""
-    consumer = kafka.consumer(group=None)
-    await consumer.start()
-    try:
-        tps = [TopicPartition(kafka.prefix + ALERTS.name, p) for p in range(ALERTS.partitions)]
-        consumer.assign(tps)
-        ends = await consumer.end_offsets(tps)
-        for tp in tps:
-            consumer.seek(tp, 0)
-        found: dict[bytes, list[int]] = {}
-        for _ in range(sum(ends.values())):
-            record = await asyncio.wait_for(consumer.getone(), 20)
-            found.setdefault(record.key or b"", []).append(int(record.value or b""))
-        return found
-    finally:
-        await consumer.stop()
 
 
 async def test_the_outbox_is_relayed_in_order(database: Database, kafka: Kafka) -> None:

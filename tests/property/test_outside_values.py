@@ -17,14 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.notify.channels import REACHED, Result, refused
-from services.notify.channels.gateway import Sms, Voice
-from services.notify.channels.http import Provider
-from services.notify.channels.mattermost import Mattermost
-from services.notify.channels.ntfy import Ntfy
-from services.notify.channels.pagerduty import PagerDuty
-from services.notify.channels.slack import Slack
-from services.notify.channels.teams import Teams
-from services.notify.channels.webhook import Webhook
+from services.notify.channels.registry import providers
 from services.ticketing.desks import Desk, Draft, Failed, Gone, Remark, Remote
 from services.ticketing.desks.registry import build
 from services.ticketing.desks.signatures import reference_in
@@ -65,16 +58,7 @@ ABSURD: tuple[Any, ...] = (
     {},
     {"": None},
 )
-PROVIDERS: Mapping[str, Provider] = {
-    "webhook": Webhook(Signer(["a-test-secret"])),
-    "sms": Sms(),
-    "voice": Voice(),
-    "slack": Slack(),
-    "teams": Teams(),
-    "mattermost": Mattermost(),
-    "ntfy": Ntfy(),
-    "pagerduty": PagerDuty(),
-}
+PROVIDERS = providers(Signer(["a-test-secret"]))
 NAMES = ("ok", "ts", "error", "errors", "sid", "id", "message_id", "dedup_key", "code", "message")
 DESKS: Mapping[str, Callable[[], FakeDesk]] = {
     "jira": fake_jira,

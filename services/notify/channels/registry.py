@@ -18,9 +18,9 @@ from shared.http import Outbound
 from shared.security import Signer
 
 
-def build_channels(mailer: Mailer, outbound: Outbound, signer: Signer, seconds: float) -> Mapping[str, Channel]:
-    """Return the drivers; `seconds`: how long the other side may take."""
-    providers: Mapping[str, Provider] = {
+def providers(signer: Signer) -> Mapping[str, Provider]:
+    """Return who is spoken to over HTTP, by the name of the contact's way."""
+    return {
         "webhook": Webhook(signer),
         "sms": Sms(),
         "voice": Voice(),
@@ -30,5 +30,9 @@ def build_channels(mailer: Mailer, outbound: Outbound, signer: Signer, seconds: 
         "ntfy": Ntfy(),
         "pagerduty": PagerDuty(),
     }
-    over_http = {name: HttpChannel(provider, outbound, seconds) for name, provider in providers.items()}
+
+
+def build_channels(mailer: Mailer, outbound: Outbound, signer: Signer, seconds: float) -> Mapping[str, Channel]:
+    """Return the drivers; `seconds`: how long the other side may take."""
+    over_http = {name: HttpChannel(provider, outbound, seconds) for name, provider in providers(signer).items()}
     return {"email": EmailChannel(mailer), **over_http}
