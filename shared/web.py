@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Protocol
@@ -13,6 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.docs import get_swagger_ui_html
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shared.directory.access import Access, Caller
@@ -25,6 +28,10 @@ log = Log("shared.web")
 
 BODY_LIMIT = 1024 * 1024
 """Bytes of a request's body, decoded."""
+
+_DROP_BYTES = 64 * 1024 * 1024
+_DROP_SECONDS = 10.0
+"""How much of a refused body is still read."""
 
 Check = Callable[[], str | None]
 """Returns what is missing until the work can be done, or None."""
@@ -125,6 +132,7 @@ def build_app(services: Sequence[Faced], *, ops_elsewhere: bool) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _on_validation)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(Transient, _on_transient)
+    app.add_exception_handler(ClientDisconnect, _on_gone)
     app.add_exception_handler(Exception, _on_bug)
     return app
 
@@ -203,6 +211,7 @@ _ALWAYS = {"/healthz", "/readyz", "/metrics", "/docs", "/openapi.json"}
 _STARTING = Problem(
     503, "starting", "Starting", "Not everything is there yet; /readyz says what.", headers={"Retry-After": "2"}
 )
+_BUSY = Problem(503, "too-busy", "Too many requests at once", "Try again soon.", headers={"Retry-After": "2"})
 _NUL = Problem(400, "bad-request", "The address has a NUL character")
 _HTTP_PROBLEMS = {
     400: ("not-json", "The body is not JSON"),
@@ -263,6 +272,10 @@ async def _on_transient(_: Request, error: Exception) -> Response:
     return problem_response(problem)
 
 
+async def _on_gone(_: Request, __: Exception) -> Response:
+    return problem_response(Problem(400, "broken-off", "The request broke off"))  # nobody reads it
+
+
 async def _on_bug(request: Request, error: Exception) -> Response:
     log.error("request failed", failure=error, path=request.scope["route"].path if "route" in request.scope else "?")
     return problem_response(Problem(500, "internal", "Something went wrong on our side"))
@@ -275,14 +288,80 @@ class _TooLarge(HTTPException):
         super().__init__(413, f"At most {BODY_LIMIT} bytes.")
 
 
-class Front:
-    """Sends a request to its hot path or to the framework, whose bodies it bounds."""
+class _Exchange:
+    """One request and its answer: the body is bounded, and read to its end before a connection closes.
 
-    def __init__(self, app: ASGIApp, hot: Mapping[str, ASGIApp], proxies: Proxies) -> None:
-        """`hot`: paths that are served without the framework, because they carry the load."""
+    A client that still sends when the connection closes sees that it broke, and not the answer.
+    """
+
+    __slots__ = ("_receive", "_scope", "_send", "_taken", "_whole")
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._taken = 0
+        self._whole = False
+        """Whether the body came to its end, or the client went."""
+
+    async def receive(self) -> Any:
+        """Return the next part of the body."""
+        message = await self._receive()
+        self._whole = not message.get("more_body")
+        self._taken += len(message.get("body", b""))
+        return message
+
+    async def bounded(self) -> Any:
+        """Return the next part of the body. Raises the 413."""
+        message = await self.receive()
+        if self._taken > BODY_LIMIT:
+            raise _TooLarge
+        return message
+
+    async def send(self, message: Any) -> None:
+        """Send a part of the answer; its last one after what is left of the body has come."""
+        if self._whole:
+            await self._send(message)
+        elif message["type"] == "http.response.start":
+            self._whole = not _has_body(self._scope)
+            if not self._whole:
+                message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
+            await self._send(message)
+        elif message.get("more_body"):
+            await self._send(message)
+        else:
+            await self._send({**message, "more_body": True})
+            await self._drop_rest()
+            await self._send({"type": "http.response.body", "body": b""})
+
+    async def _drop_rest(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_DROP_SECONDS):
+                while not self._whole and self._taken < _DROP_BYTES:
+                    await self.receive()
+
+
+def _has_body(scope: Scope) -> bool:
+    """Tell whether a body is on its way: one was announced, and the client does not wait for leave to send it."""
+    announced = False
+    for name, value in scope["headers"]:
+        if name == b"transfer-encoding" or (name == b"content-length" and value != b"0"):
+            announced = True
+        elif name == b"expect":
+            return False
+    return announced
+
+
+class Front:
+    """Sends a request to its hot path or to the framework, so many at once, and bounds their bodies."""
+
+    def __init__(self, app: ASGIApp, hot: Mapping[str, ASGIApp], proxies: Proxies, most: int) -> None:
+        """`hot`: paths that are served without the framework, because they carry the load; `most`: requests at once."""
         self._app = app
         self._hot = hot
         self._proxies = proxies
+        self._most = most
+        self._under_way = 0
         self.open = False
         """Set once everything that requests need is there; until then only health is answered."""
 
@@ -290,30 +369,26 @@ class Front:
         """Answer one request."""
         if scope["type"] != "http":
             return
+        exchange = _Exchange(scope, receive, send)
+        self._under_way += 1
+        try:
+            target = self._target(scope)
+            await target(scope, exchange.bounded if target is self._app else exchange.receive, exchange.send)
+        finally:
+            self._under_way -= 1
+
+    def _target(self, scope: Scope) -> ASGIApp:
         path: str = scope["path"]
         self._proxies.unveil(scope)
-        if not self.open and path not in _ALWAYS:
-            await problem_response(_STARTING)(scope, receive, send)
-            return
+        if path not in _ALWAYS:
+            if not self.open:
+                return problem_response(_STARTING)
+            if self._under_way > self._most:
+                return problem_response(_BUSY)
         if "\0" in path or b"%00" in scope["query_string"]:
             # PostgreSQL cannot hold NUL, so nothing is called that.
-            await problem_response(_NUL)(scope, receive, send)
-            return
-        hot = self._hot.get(path)
-        if hot is not None:
-            await hot(scope, receive, send)
-            return
-        taken = 0
-
-        async def bounded() -> Any:
-            nonlocal taken
-            message = await receive()
-            taken += len(message.get("body", b""))
-            if taken > BODY_LIMIT:
-                raise _TooLarge
-            return message
-
-        await self._app(scope, bounded, send)
+            return problem_response(_NUL)
+        return self._hot.get(path, self._app)
 
 
 def build_ops_app(address: Callable[[], str]) -> FastAPI:

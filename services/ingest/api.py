@@ -5,6 +5,7 @@ It carries the load of every widget, and a framework's route with a model of its
 
 from __future__ import annotations
 
+import json
 import time
 import zlib
 from collections.abc import Callable, Mapping
@@ -19,7 +20,7 @@ from fastapi import APIRouter, Path, Query, Response
 from pydantic import Field
 from starlette.types import Receive, Scope, Send
 
-from services.ingest.domain import Let, Posted, Vouched, accept, not_json, parse
+from services.ingest.domain import Let, Posted, Vouched, accept, parse, split
 from services.ingest.publishing import Publishing
 from shared import metrics
 from shared.asked import Asked
@@ -49,7 +50,6 @@ _GZIP = 31
 """zlib's window bits for a gzip stream."""
 
 _encoder = msgspec.json.Encoder()
-_items = msgspec.json.Decoder(list[msgspec.Raw])
 _REJECTED = metrics.FEEDBACK.labels("unknown", "rejected")
 
 
@@ -226,10 +226,7 @@ class FeedbackEndpoint:
         return _Answer(202, _accepted(answer.id, self._status_url(answer)))
 
     async def _take_array(self, body: bytes, let: Let, traceparent: str | None) -> _Answer:
-        try:
-            items = _items.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise not_json(str(error)) from None
+        items = split(body)
         if not items:
             raise Problem(422, "invalid", "The array is empty")
         if len(items) > ITEMS:
@@ -264,15 +261,15 @@ def _accepted(id_: UUID, status_url: str | None) -> bytes:
     return b'{"accepted":1,"rejected":0,"results":[{"id":"%b","status":"accepted"%b}]}' % (str(id_).encode(), page)
 
 
-def _id_of(item: msgspec.Raw) -> str | None:
+def _id_of(item: bytes | msgspec.Raw) -> str | None:
     """Return the id that a refused item named, so that the client finds it again."""
     try:
-        named = msgspec.json.decode(item)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        named = json.loads(bytes(item))
+    except (ValueError, RecursionError):
         return None
     match named:
         case {"id": str(id_)}:
-            return id_[:64]
+            return id_[:64].encode("utf-8", "replace").decode()
         case _:
             return None
 

@@ -172,6 +172,30 @@ async def test_what_waits_is_sent_whatever_it_is(chromium: Browser, fiilis: Hous
     assert [line for line in chromium.said if "refused" in line and "must be from 1 to 4" in line]
 
 
+async def test_several_are_refused_and_each_is_tried_alone(chromium: Browser, fiilis: House, site: str) -> None:
+    """A proxy refuses a batch of which one is wrong, and one was cut in the middle of a character: two are taken."""
+    page = await chromium.page()
+    proxy = """
+        const real = window.fetch;
+        window.fetch = (url, asked) => JSON.parse(asked.body).length > 1
+            ? Promise.resolve(new Response("<h1>413</h1>", { status: 413 })) : real(url, asked);
+        addEventListener("fiilis:refused", (event) => { window.refused = event.detail.problem.errors[0].path; }, true);
+    """
+    await page.ask("Page.addScriptToEvaluateOnNewDocument", source=proxy)
+    now = "new Date().toISOString()"
+    await leave(
+        page,
+        site,
+        f"{{ occurred_at: {now}, score: 9, comment: 'wrong' }}",
+        f"{{ occurred_at: {now}, comment: 'good' }}",
+        f"{{ occurred_at: {now}, comment: 'cut \\ud83d' }}",
+    )
+    stored = await until(lambda: said(fiilis, 2))
+    assert {answer["comment"] for answer in stored} == {"good", "cut \ufffd"}
+    await until(lambda: page.run("Object.keys(localStorage).length === 0"))
+    assert await page.run("window.refused") == "score"
+
+
 async def test_a_clock_that_was_never_set(chromium: Browser, fiilis: House, site: str) -> None:
     """A tablet that believes it is 1970: what is given is taken, with the time at which it arrives."""
     page = await chromium.page()
