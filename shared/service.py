@@ -139,7 +139,7 @@ class Service:
         """Return what is missing until the work can be done, or, `door`, until requests can be answered."""
         checks = {
             **self.checks,
-            **({} if door else {f"worker {w.progress.worker}": w.progress.missing for w in self.workers}),
+            **({} if door else {f"worker {w.progress.worker}": w.progress.missing for w in self.workers if w.needed}),
         }
         return {
             name: gap
@@ -149,8 +149,12 @@ class Service:
 
     def all_notes(self) -> dict[str, str]:
         """Return what readiness tells of besides."""
-        failing = {f"worker {w.progress.worker}": w.progress.trouble for w in self.workers if w.progress.trouble}
-        return {**self.notes(), **failing}
+        told = {
+            f"worker {worker.progress.worker}": trouble
+            for worker in self.workers
+            if (trouble := worker.progress.trouble or (None if worker.needed else worker.progress.missing()))
+        }
+        return {**self.notes(), **told}
 
 
 class Stop(asyncio.Event):

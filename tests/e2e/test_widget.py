@@ -153,7 +153,7 @@ async def test_what_waits_is_sent_whatever_it_is(chromium: Browser, fiilis: Hous
         source="const real = Date.now; Date.now = () => real() + 7200e3;",  # two hours ahead
     )
     now, ahead = "new Date().toISOString()", "new Date(Date.now() + 3600e3).toISOString()"
-    before = "new Date(Date.now() - 3600e3).toISOString()"
+    before = "new Date(Date.now() - 3 * 3600e3).toISOString()"  # an hour ago, in truth
     long = "'\u20ac'.repeat(4000)"
     await leave(
         page,

@@ -170,6 +170,56 @@ async def test_ingest_starts_without_postgres(
         await until(lambda: _accepted(client, _answer()), seconds=20, every=0.2)
 
 
+@pytest.mark.timeout(300)
+async def test_services_start_without_kafka(
+    tmp_path: Path, own_kafka: EmbeddedKafka, postgres: EmbeddedPostgres
+) -> None:
+    """With the directory that they kept: ingest takes answers, who is on call and what was scored is told."""
+    kafka = Kafka(own_kafka.bootstrap)
+    key = await settle(kafka)
+    names = ("ingest", "scoring", "notify")
+    async with processes(impatient(kafka, postgres.url), tmp_path, *names) as running:
+        await until(lambda: _kept(postgres, names), seconds=20, every=0.2)
+        await asyncio.gather(*(process.stop() for process in running.values()))
+        await own_kafka.kill()
+        for process in running.values():
+            await process.start(wait=False)
+        clients = {
+            name: httpx.AsyncClient(base_url=process.address, timeout=20, headers=_bearer(key))
+            for name, process in running.items()
+        }
+        for client in clients.values():
+            await until(lambda client=client: _door_is_open(client), seconds=60, every=0.2)
+        assert await _is_ready(clients["ingest"])
+        assert "directory" in str(await _notes(clients["ingest"]))
+        assert (await clients["ingest"].post("/v1/feedback", json=_answer())).status_code == 202
+        assert (await clients["notify"].get("/v1/oncall?customer=acme")).json()["chain"]
+        assert (await clients["scoring"].get("/v1/customers")).status_code == 200
+        assert (await clients["scoring"].get("/readyz")).status_code == 503
+        await own_kafka.start()
+        for client in clients.values():
+            await until(lambda client=client: _is_ready(client), seconds=60, every=0.2)
+        await until(lambda: _counted(clients["scoring"], 1), seconds=30, every=0.1)
+        for client in clients.values():
+            await client.aclose()
+        assert all(process.alive for process in running.values())
+
+
+async def _kept(postgres: EmbeddedPostgres, names: tuple[str, ...]) -> bool:
+    sql = await asyncpg.connect(postgres.url.replace("+asyncpg", ""))
+    try:
+        return all([await sql.fetchval(f"SELECT count(*) FROM {name}.directory") for name in names])
+    finally:
+        await sql.close()
+
+
+async def _door_is_open(client: httpx.AsyncClient) -> bool:
+    try:
+        return (await client.get("/readyz?door")).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
 async def test_a_spool_that_cannot_write(tmp_path: Path, own_kafka: EmbeddedKafka, postgres: EmbeddedPostgres) -> None:
     """A standby is waited for; what should never happen ends the process. Nobody waits for ever in either case."""
     kafka = Kafka(own_kafka.bootstrap)

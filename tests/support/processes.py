@@ -24,8 +24,8 @@ class ServiceProcess:
         self.address = ""
         self.port = 0
 
-    async def start(self) -> ServiceProcess:
-        """Start, and return when it says that it is ready; on the same port as before."""
+    async def start(self, *, wait: bool = True) -> ServiceProcess:
+        """Start, and return when it says that it is ready, or at once; on the same port as before."""
         with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -35,6 +35,8 @@ class ServiceProcess:
                 stderr=log,
             )
         assert self._process.stdout is not None
+        if not wait:
+            return self
         line = (await asyncio.wait_for(self._process.stdout.readline(), _READY_SECONDS)).decode().strip()
         assert line.startswith("ready "), f"{self.name} did not start:\n{self.log()[-4000:]}"
         self.address = line.removeprefix("ready ")
