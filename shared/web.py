@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Protocol
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, Protocol
 from uuid import UUID
 
 import msgspec
-from fastapi import APIRouter, Depends, FastAPI, Header, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -61,11 +62,39 @@ def problem_response(problem: Problem) -> Response:
     return Response(content, problem.status, problem.headers, media_type="application/problem+json")
 
 
-def caller_with(access: Access, scope: KeyScope) -> Any:
-    """Return the dependency that lets in keys with this scope."""
+class KeyedRoute(APIRoute):
+    """A route that looks at the key before it reads anything of the body."""
 
-    async def caller(request: Request, authorization: Annotated[str | None, Header()] = None) -> Caller:
-        allowed = access.require(authorization, scope)
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return what answers a request."""
+        handle = super().get_route_handler()
+        doors = [d.call for d in self.dependant.dependencies if isinstance(d.call, _Door)]
+
+        async def keyed(request: Request) -> Response:
+            for door in doors:
+                request.state.caller = door.admit(request.headers.get("authorization"))
+            return await handle(request)
+
+        return keyed if doors else handle
+
+
+class _Door:
+    """The dependency that lets in keys with a scope."""
+
+    def __init__(self, access: Access, scope: KeyScope, *, limited: bool) -> None:
+        self._access = access
+        self._scope: KeyScope = scope
+        self._limited = limited
+
+    def admit(self, authorization: str | None) -> Caller:
+        """Return the caller. Raises the 401 or 403."""
+        caller = self._access.require(authorization, self._scope)
+        if caller.customers is not None and not self._limited:
+            detail = "The key is limited to some customers, and this is about all of them."
+            raise Problem(403, "forbidden", "The key has not that right", detail)
+        return caller
+
+    async def __call__(self, request: Request) -> Caller:
         route = request.scope["route"]
         # An address with a query or a body has a model that refuses what it does not know; the others take none.
         if not route.dependant.query_params and request.query_params:
@@ -74,9 +103,20 @@ def caller_with(access: Access, scope: KeyScope) -> Any:
             _refuse_fields(await request.body())
         elif not _is_json(request.headers.get("content-type", "application/json")):
             raise Problem(415, "unsupported-media-type", "The body must be application/json")
-        return allowed
+        return request.state.caller
 
-    return Depends(caller)
+
+def new_router(**options: Any) -> APIRouter:
+    """Return a router whose keys are looked at first."""
+    return APIRouter(route_class=KeyedRoute, **options)
+
+
+def caller_with(access: Access, scope: KeyScope, *, limited: bool = False) -> Any:
+    """Return the dependency that lets in keys with this scope.
+
+    `limited`: also those that are limited to some customers, to which the route keeps by itself.
+    """
+    return Depends(_Door(access, scope, limited=limited))
 
 
 def _is_json(content_type: str) -> bool:

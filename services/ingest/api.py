@@ -35,7 +35,7 @@ from shared.kafka import cloud_event
 from shared.logs import Log, new_traceparent, parse_traceparent, tracing
 from shared.security import Signer
 from shared.topics import ERASED, FEEDBACK
-from shared.web import BODY_LIMIT, caller_with, json_response
+from shared.web import BODY_LIMIT, caller_with, json_response, new_router
 
 log = Log("ingest")
 
@@ -89,11 +89,11 @@ def described() -> dict[str, Any]:
 
 def build_router(access: Access, publishing: Publishing, clock: Clock, signer: Signer | None) -> APIRouter:
     """Return what ingest serves through the framework, since nobody asks for it often."""
-    router = APIRouter(tags=["ingest"])
+    router = new_router(tags=["ingest"])
 
     @router.post("/v1/respondents", status_code=201)
     async def vouch(  # pyright: ignore[reportUnusedFunction]
-        asked: TokenAsked, caller: Caller = caller_with(access, "feedback")
+        asked: TokenAsked, caller: Caller = caller_with(access, "feedback", limited=True)
     ) -> Response:
         """Sign a respondent token: an answer that brings it is this respondent's, also with a publishable key."""
         known = caller.customer(asked.customer)
@@ -109,7 +109,7 @@ def build_router(access: Access, publishing: Publishing, clock: Clock, signer: S
     async def erase(  # pyright: ignore[reportUnusedFunction]
         respondent: Annotated[str, Path(min_length=1, max_length=200)],
         query: Annotated[ErasureQuery, Query()],
-        caller: Caller = caller_with(access, "admin"),
+        caller: Caller = caller_with(access, "admin", limited=True),
     ) -> Response:
         """Erase a person everywhere: what they said until now, also where it arrives later."""
         caller.customer(query.customer)

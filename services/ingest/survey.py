@@ -20,6 +20,7 @@ from shared.events import FeedbackReceivedV1
 from shared.ids import uuid7
 from shared.pages import PAGE_HEADERS, accepted_language, templates
 from shared.security import BadToken, ExpiredToken, Signer
+from shared.web import new_router
 
 StatusUrl = Callable[[FeedbackReceivedV1], str | None]
 
@@ -31,7 +32,7 @@ def build_router(
     access: Access, publishing: Publishing, clock: Clock, signer: Signer, status_url: StatusUrl
 ) -> APIRouter:
     """Return what respondents are served."""
-    router = APIRouter(tags=["ingest"])
+    router = new_router(tags=["ingest"])
 
     @router.get("/s/{token}")
     async def show(token: str, accept_language: Annotated[str | None, Header()] = None) -> Response:  # pyright: ignore[reportUnusedFunction]

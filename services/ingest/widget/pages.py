@@ -15,6 +15,7 @@ from shared.directory.access import Access, Caller, known_key
 from shared.directory.model import Key
 from shared.errors import Problem
 from shared.pages import PAGE_HEADERS, accepted_language, templates
+from shared.web import new_router
 
 _templates = templates(__file__)
 _SCRIPT_HEADERS = {
@@ -43,7 +44,7 @@ class KioskQuery(Asked):
 
 def build_router(access: Access) -> APIRouter:
     """Return what browsers load."""
-    router = APIRouter(tags=["ingest"])
+    router = new_router(tags=["ingest"])
 
     @router.get("/widget.js")
     async def script(if_none_match: Annotated[str | None, Header()] = None) -> Response:  # pyright: ignore[reportUnusedFunction]
