@@ -60,7 +60,8 @@ class Settings(BaseSettings):
     port: int | None = Field(default=None, ge=0, le=65535)
     """0 takes a free one; none: the service's own."""
     ops_port: int | None = Field(default=None, ge=0, le=65535)
-    """Moves /metrics and /docs to a port of their own."""
+    """Of /metrics, /docs and /openapi.json, which tell customers' figures to anybody; none: the service's port + 1000,
+    and everything in one process has them on its own port while it listens on loopback, else on 9080."""
     public_url: str | None = None
     """Starts every link; default http://HOST:PORT."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -215,7 +216,8 @@ async def run(
     address = listening[0].address
     on_listening(address)
     if ops_port is not None:
-        listening.append(await listen(build_ops_app(lambda: address), host, ops_port, limits))
+        listening.append(await listen(build_ops_app(app), host, ops_port, limits))
+        log.info("operations", address=listening[-1].address)
     servers = [one.task for one in listening]
     opening = asyncio.create_task(_open(services), name="start")
     tasks: list[asyncio.Task[None]] = []

@@ -151,6 +151,7 @@ def build_app(services: Sequence[Faced], *, ops_elsewhere: bool) -> FastAPI:
         title=f"Fiilis {names}" if len(services) == 1 else "Fiilis",
         version="1",
         docs_url=None if ops_elsewhere else "/docs",
+        openapi_url=None if ops_elsewhere else "/openapi.json",
         redoc_url=None,
         strict_content_type=False,
     )
@@ -431,13 +432,17 @@ class Front:
         return self._hot.get(path, self._app)
 
 
-def build_ops_app(address: Callable[[], str]) -> FastAPI:
-    """Return what a port of its own for operations serves: /metrics and /docs."""
-    app = FastAPI(title="Fiilis operations", openapi_url=None)
-    app.include_router(_ops())
+def build_ops_app(app: FastAPI) -> FastAPI:
+    """Return what a port of its own for operations serves: /metrics, and the description of an application."""
+    ops = FastAPI(title="Fiilis operations", openapi_url=None)
+    ops.include_router(_ops())
 
-    @app.get("/docs", include_in_schema=False)
+    @ops.get("/openapi.json", include_in_schema=False)
+    async def described() -> Response:  # pyright: ignore[reportUnusedFunction]
+        return json_response(app.openapi())
+
+    @ops.get("/docs", include_in_schema=False)
     async def docs() -> Response:  # pyright: ignore[reportUnusedFunction]
-        return get_swagger_ui_html(openapi_url=f"{address()}/openapi.json", title="Fiilis")
+        return get_swagger_ui_html(openapi_url="/openapi.json", title="Fiilis")
 
-    return app
+    return ops

@@ -115,7 +115,7 @@ async def test_answers_are_taken_while_kafka_is_away(
             accepted += array
             erased = await ingest.delete("/v1/respondents/r-1", params={"customer": "acme"})
             assert erased.status_code == 202
-            await until(lambda: _spooled(ingest, 20 + 2 * len(first) + len(array) + 1))
+            await until(lambda: _spooled(running["ingest"], 20 + 2 * len(first) + len(array) + 1))
             assert await until(lambda: _missing(scoring)) == {"outside: kafka"}
             notes = await until(lambda: _notes(ingest))
             assert re.fullmatch(r"Kafka: 127\.0\.0\.1:\d+: Connection refused", notes["outside: kafka"])
@@ -134,7 +134,7 @@ async def test_answers_are_taken_while_kafka_is_away(
             await postgres.start()
             await until(lambda: _accepted(ingest, lost), every=0.2)
             await own_kafka.start()
-            await until(lambda: _spooled(ingest, 0), seconds=30)
+            await until(lambda: _spooled(running["ingest"], 0), seconds=30)
             after = [_answer() for _ in range(20)]
             for answer in after:
                 assert (await ingest.post("/v1/feedback", json=answer)).status_code == 202
@@ -146,8 +146,8 @@ async def test_answers_are_taken_while_kafka_is_away(
         assert "Traceback" not in running["ingest"].log()
 
 
-async def _spooled(client: httpx.AsyncClient, count: int) -> bool:
-    return f"fiilis_spool_records {float(count)}\n" in (await client.get("/metrics")).text
+async def _spooled(ingest: ServiceProcess, count: int) -> bool:
+    return f"fiilis_spool_records {float(count)}\n" in await ingest.metrics()
 
 
 async def test_ingest_starts_without_postgres(

@@ -178,6 +178,9 @@ async def test_sigterm_is_told_before_it_takes_effect(kafka: Kafka, database_url
     async with processes(variables, tmp_path, "ingest") as made:
         ingest = made["ingest"]
         async with httpx.AsyncClient(base_url=ingest.address, trust_env=False) as client:
+            for path in ("/metrics", "/docs", "/openapi.json"):
+                assert (await client.get(path)).status_code == 404, "what it tells is not for everybody"
+            assert "fiilis_directory_revision" in await ingest.metrics()
             ended = asyncio.create_task(ingest.stop())
 
             async def told() -> bool:

@@ -10,6 +10,10 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
+
+from shared.embedded.kafka import free_ports
+
 _READY_SECONDS = 60
 
 
@@ -19,6 +23,7 @@ class ServiceProcess:
     def __init__(self, name: str, environment: Mapping[str, str], logs: Path) -> None:
         self.name = name
         self._environment = {**os.environ, **environment}
+        self.ops_port = free_ports()[0]
         self._log = logs / f"{name}.log"
         self._process: asyncio.subprocess.Process | None = None
         self.address = ""
@@ -30,7 +35,7 @@ class ServiceProcess:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 *("-m", "services", self.name, "--port", str(self.port)),
-                env=self._environment,
+                env={"FIILIS_OPS_PORT": str(self.ops_port), **self._environment},
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
             )
@@ -70,6 +75,11 @@ class ServiceProcess:
     def alive(self) -> bool:
         """Whether it runs."""
         return self._process is not None and self._process.returncode is None
+
+    async def metrics(self) -> str:
+        """Return its figures for Prometheus."""
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.ops_port}", trust_env=False) as client:
+            return (await client.get("/metrics")).text
 
     def log(self) -> str:
         """Return what it wrote."""
