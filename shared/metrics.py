@@ -82,4 +82,7 @@ PAGE_TO_ACKNOWLEDGE = Histogram(
     "fiilis_page_to_acknowledge_seconds", "From the start of a page to its acknowledgement.", buckets=_SECONDS
 )
 
+REFUSED_KEYS = Counter("fiilis_refused_keys", "Keys that were refused, by why.", ["reason"])
+RATE_LIMITED = Counter("fiilis_rate_limited", "Answers refused because too many came, by whose they are.", ["by"])
+
 DIRECTORY_REVISION = Gauge("fiilis_directory_revision", "Revision of the directory in use.", ["service"])

@@ -65,7 +65,9 @@ def parts(settings: Settings, clock: Clock, services: tuple[str, ...]) -> Parts:
     directory = Follower(kafka, services)
     # In the schema of one of the services, which is this process's own.
     keeper = DirectoryKeeper(directory, Database(settings.database_url, services[0], pool=1))
-    return Parts(kafka, settings.database_url, settings.migration_url, directory, keeper, Access(directory), clock)
+    return Parts(
+        kafka, settings.database_url, settings.migration_url, directory, keeper, Access(directory, clock), clock
+    )
 
 
 def signer(settings: Settings) -> Signer:

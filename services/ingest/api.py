@@ -25,7 +25,7 @@ from services.ingest.publishing import Publishing
 from shared import metrics
 from shared.asked import Asked
 from shared.clock import Clock
-from shared.directory.access import Access, Caller, find_key, known_key
+from shared.directory.access import Access, Caller
 from shared.directory.fields import Duration
 from shared.directory.model import Key
 from shared.errors import FieldError, Problem, invalid_fields
@@ -132,7 +132,7 @@ class TokenAsked(Asked):
     customer: str
     respondent: Annotated[str, Field(min_length=1, max_length=200)]
     touchpoint: str | None = None
-    expires: Duration = 86_400
+    expires: Annotated[Duration, Field(le=30 * 86_400)] = 86_400
 
 
 class ErasureQuery(Asked):
@@ -181,7 +181,6 @@ class FeedbackEndpoint:
         metrics.FEEDBACK_SECONDS.observe(time.perf_counter() - begun)
 
     def _key(self, scope: Scope, headers: dict[bytes, bytes]) -> Key:
-        revision = self._access.revision
         authorization = headers.get(b"authorization")
         query: bytes = scope["query_string"]
         if query:
@@ -190,11 +189,11 @@ class FeedbackEndpoint:
                 raise invalid_fields(*(FieldError(name[:63], "unknown parameter") for name in sorted(unknown)))
             given = asked.get("key", [])
             if authorization is None and given:
-                key = known_key(revision, given[0])
+                key = self._access.known_key(given[0])
                 if key.kind != "publishable":
                     raise Problem(403, "forbidden", "Only a publishable key may stand in the address")
                 return key
-        key = find_key(revision, None if authorization is None else authorization.decode("latin-1"))
+        key = self._access.find_key(None if authorization is None else authorization.decode("latin-1"))
         if key.kind == "secret" and not {"feedback", "admin"} & set(key.scopes):
             raise Problem(403, "forbidden", "The key has not that right", "This needs scope 'feedback'.")
         return key

@@ -20,6 +20,7 @@ from shared.security import BadToken, ExpiredToken, Signer
 
 AHEAD = timedelta(minutes=5)
 PUBLISHABLE_AGE = timedelta(days=7)
+_PUBLIC_CHANNELS = frozenset({None, "widget", "kiosk"})
 _HUGE = 10**300
 
 _Text = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
@@ -40,9 +41,13 @@ class Posted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     metric: str | None = None
     comment: Annotated[str, msgspec.Meta(max_length=4_000)] | None = None
     occurred_at: datetime | None = None
-    channel: Channel = "api"
+    channel: Channel | None = None
+    """None: `widget` with a publishable key, else `api`."""
     language: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*\Z", max_length=35)] | None = None
-    audience: Audience = "customer"
+    audience: Audience | None = None
+    """None: the key's with a publishable one, else `customer`."""
+    device: Annotated[str, msgspec.Meta(min_length=8, max_length=64, pattern=r"^[A-Za-z0-9_-]+\Z")] | None = None
+    """What the widget calls the browser that it runs in."""
     contact: Annotated[str, msgspec.Meta(max_length=254)] | None = None
     context: (
         Annotated[
@@ -175,7 +180,8 @@ def accept(posted: Posted, let: Let) -> FeedbackReceivedV1:
     if errors:
         raise invalid_fields(*errors)
     occurred_at = let.now if posted.occurred_at is None else posted.occurred_at.astimezone(UTC)
-    trust: Trust = "anonymous" if vouched is None and let.key.kind == "publishable" else "verified"
+    public = let.key.kind == "publishable"
+    trust: Trust = "anonymous" if vouched is None and public else "verified"
     return FeedbackReceivedV1(
         id=posted.id or uuid7(),
         customer=customer,
@@ -188,9 +194,9 @@ def accept(posted: Posted, let: Let) -> FeedbackReceivedV1:
         respondent=posted.respondent if vouched is None else vouched.respondent,
         metric=posted.metric,
         comment=posted.comment or None,
-        channel=posted.channel,
+        channel=posted.channel or ("widget" if public else "api"),
         language=posted.language,
-        audience=posted.audience,
+        audience=let.key.audience if public else posted.audience or "customer",
         contact=posted.contact,
         context=posted.context or None,
         backfill=posted.backfill,
@@ -241,6 +247,10 @@ def _errors(posted: Posted, let: Let, customer: str) -> list[FieldError]:
             found.append(FieldError("backfill", "needs a secret key"))
         if posted.contact is not None:
             found.append(FieldError("contact", "needs a secret key"))
+        if posted.channel not in _PUBLIC_CHANNELS:
+            found.append(FieldError("channel", "must be widget or kiosk with a publishable key"))
+        if posted.audience not in (None, let.key.audience):
+            found.append(FieldError("audience", f"is {let.key.audience} with this key"))
     return found
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+from shared import metrics
+from shared.clock import Clock
 from shared.directory.follower import Follower, Revision
 from shared.directory.model import Customer, Directory, Key, Scope
 from shared.errors import FieldError, Problem, invalid_fields, not_found
 from shared.security import key_hash
 
+_NOT_GOOD = "The key is unknown, was revoked, or is not good now."
 _NO_DIRECTORY = "No directory was applied yet: python -m services apply FILE"
 
 
@@ -62,32 +65,17 @@ class Caller:
             raise invalid_fields(FieldError("touchpoint", f"{customer.id} has no touchpoint {touchpoint[:63]!r}"))
 
 
-def find_key(revision: Revision, authorization: str | None) -> Key:
-    """Return the key of an `Authorization: Bearer KEY` header. Raises the 401."""
-    scheme, _, text = (authorization or "").partition(" ")
-    if scheme.lower() != "bearer" or not text.strip():
-        raise _unauthorized("Send the key as 'Authorization: Bearer KEY'.")
-    return known_key(revision, text.strip())
-
-
-def known_key(revision: Revision, text: str) -> Key:
-    """Return the key with this text. Raises the 401."""
-    # Looked up by the hash of a random key: the time it takes tells nothing about the key.
-    key = revision.keys.get(key_hash(text))
-    if key is None or key.revoked:
-        raise _unauthorized("The key is unknown or was revoked.")
-    return key
-
-
-def _unauthorized(detail: str) -> Problem:
+def _refused(reason: str, detail: str) -> Problem:
+    metrics.REFUSED_KEYS.labels(reason).inc()
     return Problem(401, "unauthorized", "A valid key is needed", detail, headers={"WWW-Authenticate": "Bearer"})
 
 
 class Access:
     """Lets callers in, by the newest directory."""
 
-    def __init__(self, follower: Follower) -> None:
+    def __init__(self, follower: Follower, clock: Clock) -> None:
         self._follower = follower
+        self._clock = clock
 
     @property
     def revision(self) -> Revision:
@@ -97,11 +85,31 @@ class Access:
             raise Problem(503, "no-directory", "Not ready", _NO_DIRECTORY, headers={"Retry-After": "5"})
         return revision
 
+    def find_key(self, authorization: str | None) -> Key:
+        """Return the key of an `Authorization: Bearer KEY` header. Raises the 401."""
+        scheme, _, text = (authorization or "").partition(" ")
+        if scheme.lower() != "bearer" or not text.strip():
+            raise _refused("missing", "Send the key as 'Authorization: Bearer KEY'.")
+        return self.known_key(text.strip())
+
+    def known_key(self, text: str) -> Key:
+        """Return the key with this text. Raises the 401."""
+        # Looked up by the hash of a random key: the time it takes tells nothing about the key.
+        key = self.revision.keys.get(key_hash(text))
+        if key is None or key.revoked:
+            raise _refused("unknown" if key is None else "revoked", _NOT_GOOD)
+        if key.expires is not None and key.expires <= self._clock.now():
+            raise _refused("expired", _NOT_GOOD)
+        if key.not_before is not None and key.not_before > self._clock.now():
+            raise _refused("not_yet", _NOT_GOOD)
+        return key
+
     def require(self, authorization: str | None, scope: Scope) -> Caller:
         """Return the caller whose key has this scope (`admin` has all). Raises the 401 or 403."""
         revision = self.revision
-        key = find_key(revision, authorization)
+        key = self.find_key(authorization)
         if key.kind != "secret" or not {scope, "admin"} & set(key.scopes):
+            metrics.REFUSED_KEYS.labels("scope").inc()
             raise Problem(
                 403, "forbidden", "The key has not that right", f"This needs a secret key with scope {scope!r}."
             )

@@ -18,7 +18,17 @@ from shared.directory.rules.conditions import written
 _FOLDED = 4
 """Entries from which on one same change is one line: a new company touchpoint would else be a line per customer."""
 
-_DURATIONS = {"retention", "window", "max_age", "cooldown", "no_feedback_for", "first_response", "resolve", "poll"}
+_DURATIONS = {
+    "retention",
+    "window",
+    "max_age",
+    "cooldown",
+    "no_feedback_for",
+    "first_response",
+    "resolve",
+    "poll",
+    "revote_after",
+}
 """Fields of seconds, told as directory.yaml has them."""
 
 Path = tuple[str, ...]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal, Self, cast
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, ValidationInfo, model_validator
 
 from shared.directory import model
 from shared.directory.fields import (
@@ -52,6 +52,7 @@ from shared.directory.fields import (
     distinct,
 )
 from shared.directory.rules.document import Rule
+from shared.events import Audience
 
 
 class Company(Section):
@@ -322,6 +323,13 @@ class Watchdog(Section):
     every: Duration = 60
 
 
+class KeyLimits(Section):
+    """How many answers may be posted with a key."""
+
+    per_minute: Annotated[int, Field(ge=1, le=10_000_000)]
+    burst: Annotated[int, Field(ge=1, le=1_000_000)]
+
+
 class Key(Section):
     """An API key, by the hash of its text."""
 
@@ -333,9 +341,15 @@ class Key(Section):
     scopes: Annotated[list[model.Scope], AfterValidator(distinct)] = []
     origins: list[Origin] = []
     revoked: bool = False
+    audience: Audience | None = None
+    not_before: AwareDatetime | None = None
+    expires: AwareDatetime | None = None
+    limits: KeyLimits | None = None
 
     @model_validator(mode="after")
     def _fits_its_kind(self) -> Self:
+        if self.not_before is not None and self.expires is not None and self.expires <= self.not_before:
+            raise ValueError("expires before it is good: expires must be after not_before")
         if self.kind == "publishable":
             if self.customer is None or self.customers is not None:
                 raise ValueError("a publishable key has exactly one customer; write customer: ID")
@@ -348,6 +362,8 @@ class Key(Section):
                 raise ValueError("has both customer and customers; keep one")
             if self.origins:
                 raise ValueError("origins belong to publishable keys; a secret key is never in a web page: remove them")
+            if self.audience is not None:
+                raise ValueError("audience belongs to publishable keys; with a secret key each answer says its own")
         return self
 
 
@@ -393,6 +409,7 @@ class Document(Section):
     root_causes: RootCauses = ()
     sla: dict[model.Severity, Sla] = {}
     retention: Retention = 400 * DAY
+    revote_after: Annotated[Duration, Field(ge=1, le=31 * DAY)] = 12 * 3600
     webhooks: list[Webhook] = []
     desks: dict[Slug, Desk] = {}
     channels: Channels = Channels()

@@ -7,6 +7,7 @@ holds no I/O and only facts.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Literal
 
 import msgspec
@@ -179,6 +180,14 @@ class Customer(_Fact, frozen=True):
     desk: str | None = None
 
 
+class KeyLimits(_Fact, frozen=True):
+    """How much may be posted with a key: answers, an array's each."""
+
+    per_minute: int
+    burst: int
+    """At once, after a pause."""
+
+
 class Key(_Fact, frozen=True):
     """An API key, by the hash of its text."""
 
@@ -191,6 +200,12 @@ class Key(_Fact, frozen=True):
     scopes: tuple[Scope, ...] = ()
     origins: tuple[str, ...] = ()
     revoked: bool = False
+    audience: Audience = "customer"
+    """Whose answers come with a publishable key."""
+    not_before: datetime | None = None
+    expires: datetime | None = None
+    limits: KeyLimits | None = None
+    """None: those of the installation."""
 
 
 class Metric(_Fact, frozen=True):
@@ -311,6 +326,8 @@ class Directory(_Fact, frozen=True):
     webhooks: tuple[Webhook, ...] = ()
     desks: Mapping[str, Desk] = {}
     retention: int = 400 * 86400
+    revote_after: int = 12 * 3600
+    """Seconds within which the answers of one device at a touchpoint count once, by the latest."""
     """Seconds."""
     smtp: Smtp | None = None
     sms: Gateway | None = None

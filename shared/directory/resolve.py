@@ -33,6 +33,7 @@ def resolve(checked: document.Document) -> model.Directory:
         webhooks=tuple(map(_webhook, checked.webhooks)),
         desks={name: model.Desk(**desk.model_dump()) for name, desk in checked.desks.items()},
         retention=checked.retention,
+        revote_after=checked.revote_after,
         smtp=model.Smtp(**smtp.model_dump()) if smtp is not None else None,
         sms=_gateway(checked.channels.sms),
         voice=_gateway(checked.channels.voice),
@@ -144,6 +145,10 @@ def _key(key: document.Key) -> model.Key:
         scopes=tuple(key.scopes),
         origins=tuple(key.origins),
         revoked=key.revoked,
+        audience=key.audience or "customer",
+        not_before=key.not_before,
+        expires=key.expires,
+        limits=None if key.limits is None else model.KeyLimits(key.limits.per_minute, key.limits.burst),
     )
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from services.scoring.domain.counting import DAY, HOUR
 from services.scoring.domain.customer import plan
+from services.scoring.domain.decide import Alert
 from shared.directory.model import (
     Audience,
     DetractorsAtLeast,
@@ -88,35 +89,47 @@ falling = st.builds(
 @settings(max_examples=400)
 @given(st.tuples(on_windows, events) | st.tuples(on_windows.filter(lambda when: when.compares), falling))
 def test_alerts_live_by_the_contracts_sentence(of: tuple[OnWindow, list[Said]]) -> None:
-    """Opened by a live answer that made it worse while the rule fires; open through the band; over when it clears."""
+    """Judged on all answers and on the verified ones alone: opened by a live answer that made it worse while either
+    fires; open through the band; over when neither does.
+    """
     when, told = of
     watched, now = Watched([rule(when, name="one", severity="high")]), NOW
+
+    def known() -> Watched:
+        return Watched([], stored=[a for a in watched.stored if a.trust == "verified"])
+
+    def ends(alert: Alert) -> bool:
+        (_, clears), (fires, over) = (judged(when, *seen_by(some, when, now)) for some in (watched, known()))
+        return clears and (over if alert.trust == "verified" else not fires)
+
     for pause, mark, rest in told:
         now += timedelta(seconds=pause)
         if when.compares and any(not side for side in seen_by(watched, when, now)) and watched.alerts:
             return  # see the test of a drop whose windows have emptied
         for decision in watched.look(now):
-            assert (decision.happening == "cleared") == judged(when, *seen_by(watched, when, now))[1]
-        was_open = bool(watched.alerts)
-        before = watched.inside(when.seconds, now)
+            assert (decision.happening == "cleared") == ends(decision.alert)
+        open_one = next(iter(watched.alerts.values()), None)
+        before, before_known = watched.inside(when.seconds, now), known().inside(when.seconds, now)
         said = given_to(when, mark, rest, now, watched)
         decisions = watched.take(said, now)
         after = watched.inside(when.seconds, now)
-        fires, clears = judged(when, *seen_by(watched, when, now))
         happened = {d.happening for d in decisions}
         if {a.id for a in before} == {a.id for a in after}:
             assert not decisions, "an answer that does not count decides nothing"
             continue
-        if was_open:
-            assert ("cleared" in happened) == clears
+        if open_one is not None:
+            assert ("cleared" in happened) == ends(open_one)
             assert "opened" not in happened
-        else:
-            live = not said.backfill and said.channel != "import" and now - said.occurred_at <= timedelta(days=1)
-            worse = made_worse(when, [a.score for a in before], [a.score for a in after], said.score)
-            assert ("opened" in happened) == (fires and live and worse)
+            continue
+        live = not said.backfill and said.channel != "import" and now - said.occurred_at <= timedelta(days=1)
+        fires = judged(when, *seen_by(watched, when, now))[0]
+        verified = judged(when, *seen_by(known(), when, now))[0]
+        if verified and not fires:
+            before, after = before_known, known().inside(when.seconds, now)
+        worse = made_worse(when, [a.score for a in before], [a.score for a in after], said.score)
+        worse = worse and (fires or said.trust == "verified")
+        assert ("opened" in happened) == ((fires or verified) and live and worse)
         for decision in pages(decisions, "opened"):
-            known = Watched([], stored=[a for a in watched.stored if a.trust == "verified"])
-            verified = judged(when, *seen_by(known, when, now))[0]
             assert decision.alert.trust == ("verified" if verified else "anonymous")
             assert decision.alert.severity == ("high" if verified else "medium")
     told_of = [d for d in watched.told if d.happening in {"opened", "cleared"}]

@@ -226,7 +226,7 @@ def pages(decisions: Sequence[Decision], what: str) -> list[Decision]:
     return [d for d in decisions if d.happening == what]
 
 
-@given(ON_WINDOWS, steps(strangers, ways))
+@given(ON_WINDOWS, steps(st.just({}), ways))
 def test_alert_opens_and_clears_outside_its_band_only(of: Rule, told: list[Step]) -> None:
     """It opens as soon as the rule fires on a live answer, clears past the margin, and does not flap in between."""
     watched, now = Watched([of]), NOW
@@ -390,6 +390,62 @@ def test_an_alert_is_verified_if_it_fires_on_verified_answers_alone(of: Rule, to
             fires = value is not None and known.enough(now) and value < band(of)[0]
             assert opened[0].alert.trust == ("verified" if fires else "anonymous")
             assert opened[0].alert.severity == ("high" if fires else "medium")
+
+
+@given(ON_WINDOWS, steps(strangers, ways))
+def test_the_public_never_overrules_who_is_known(of: Rule, told: list[Step]) -> None:
+    """Whatever anybody posts with a widget's key: what known people alone would alert of is alerted of, and stays."""
+    everybody, known, now = Watched([of]), Watched([of]), NOW
+    for pause, mark, rest in told:
+        now += timedelta(seconds=pause)
+        said = said_by(of, mark, rest, now, everybody.next_id)
+        for watched in (everybody, known):
+            _ = watched.look(now)
+            if watched is everybody or said.trust == "verified":
+                _ = watched.take(said, now)
+        for key in known.alerts:
+            assert everybody.alerts[key].trust == "verified"
+            assert everybody.alerts[key].severity == "high"
+
+
+@given(ON_WINDOWS, steps(strangers, ways))
+def test_an_alert_opens_when_either_judgement_fires_and_clears_when_neither_does(of: Rule, told: list[Step]) -> None:
+    everybody, now = Watched([of]), NOW
+    fires, clears = band(of)
+    for pause, mark, rest in told:
+        now += timedelta(seconds=pause)
+        _ = everybody.look(now)
+        before = dict(everybody.alerts)
+        decisions = everybody.take(said_by(of, mark, rest, now, everybody.next_id), now)
+        known = Watched([of], stored=[said for said in everybody.stored if said.trust == "verified"])
+        values = [watched.value(now) for watched in (everybody, known)]
+        firing = [
+            value is not None and value < fires and watched.enough(now)
+            for value, watched in zip(values, (everybody, known), strict=True)
+        ]
+        over = [value is None or value > clears for value in values]
+        if pages(decisions, "opened"):
+            assert any(firing)
+        for alert in before.values():
+            ends = over[0] and (over[1] if alert.trust == "verified" else not firing[1])
+            assert bool(pages(decisions, "cleared")) == ends
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_flood_of_tens_hides_nothing(first: bool) -> None:
+    """Twelve known people say 0 and anybody 20 times 10, before or afterwards: the alert is theirs, and stays."""
+    watched, now = Watched([SIMPLE]), NOW
+    flood = [(10, "anonymous")] * 20
+    for score, trust in [*(flood if first else []), *[(0, "verified")] * 12, *([] if first else flood)]:
+        now += SECOND
+        _ = watched.take(answer(score, trust=trust, id=watched.next_id, occurred_at=now, received_at=now), now)
+    (alert,) = watched.alerts.values()
+    assert (alert.trust, alert.severity) == ("verified", "high")
+    assert not pages(watched.told, "cleared")
+    opened = pages(watched.told, "opened")[0]
+    if first:
+        assert opened.reason["trust"] == "verified"
+        assert "verified answers" in opened.summary
 
 
 @given(ON_WINDOWS, steps(anybody, ways))

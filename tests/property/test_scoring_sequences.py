@@ -318,6 +318,25 @@ def test_history_teaches_a_shift_and_opens_nothing(more: dict[str, object]) -> N
     assert len(pages(watched.told, "opened")) == 1
 
 
+def test_a_flood_of_tens_hides_no_shift() -> None:
+    """Known people become worse; between their answers anybody says 10, which neither hides the shift nor ends it."""
+    watched = Watched([rule(Shift(), name="shift", severity="high")])
+    for number in range(300):
+        now = NOW + timedelta(hours=12 * number)
+        _ = watched.take(answer(10, occurred_at=now, received_at=now), now)
+        watched.stored.clear()
+    begins = NOW + timedelta(days=150)
+    for number in range(60):
+        now = begins + timedelta(hours=number)
+        _ = watched.take(answer(0, occurred_at=now, received_at=now), now)
+        for _ in range(20):
+            _ = watched.take(answer(10, trust="anonymous", occurred_at=now, received_at=now), now)
+        watched.stored.clear()
+    (alert,) = watched.alerts.values()
+    assert (alert.trust, alert.severity) == ("verified", "high")
+    assert not pages(watched.told, "cleared")
+
+
 @pytest.mark.parametrize("more", [{"audience": "employee"}, {"kind": "mood"}, {"touchpoint": "billing"}])
 def test_a_shift_does_not_hear_what_is_not_for_it(more: dict[str, object]) -> None:
     """An employee's answer is none of a customer's."""

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Header, Query, Response
 
 from services.ingest.words import MOUTHS, WORDS
 from shared.asked import Asked
-from shared.directory.access import Access, Caller, known_key
+from shared.directory.access import Access, Caller
 from shared.directory.model import Key
 from shared.errors import Problem
 from shared.pages import PAGE_HEADERS, accepted_language, templates
@@ -91,7 +91,7 @@ def build_router(access: Access) -> APIRouter:
 
 def _publishable(access: Access, text: str) -> Key | None:
     try:
-        key = known_key(access.revision, text)
+        key = access.known_key(text)
     except Problem:
         return None
     return key if key.kind == "publishable" and key.customers[0] in access.revision.directory.customers else None

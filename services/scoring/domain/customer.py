@@ -317,22 +317,24 @@ class CustomerState:
             return None
         alert = self.alerts.get(watched.key(self.name, answer.touchpoint))
         touchpoint = answer.touchpoint if rule.per_touchpoint else rule.touchpoint
-        if signal is not None and signal.happening == "worse":
-            if alert is not None:
-                return None
-            trust = "verified" if verified is None or verified.is_shifted else "anonymous"
-            alarm = opened(rule, self.name, touchpoint, trust, answer.received_at, next_look(rule, now), now)
-            return Decision("opened", alarm, *told(rule, _reason(rule, signal, prior), touchpoint))
+        worse = next((one for one in (signal, confirmed) if one is not None and one.happening == "worse"), None)
+        known = verified is None or verified.is_shifted
+        if worse is None:
+            ended = signal or confirmed
+            assert ended is not None
+            if alert is None or detector.is_shifted or (verified is not None and verified.is_shifted):
+                return None  # what either of them still hears is not over
+            return cleared(alert, _reason(rule, ended, prior), *_ENDS[ended.happening], now)
+        reason = _reason(rule, worse, prior)
         if alert is None:
-            return None
-        if signal is not None:
-            return cleared(alert, _reason(rule, signal, prior), *_ENDS[signal.happening], now)
-        assert confirmed is not None
-        if confirmed.happening != "worse" or alert.trust == "verified":
+            trust = "verified" if known else "anonymous"
+            alarm = opened(rule, self.name, touchpoint, trust, answer.received_at, next_look(rule, now), now)
+            return Decision("opened", alarm, *told(rule, reason, touchpoint))
+        if alert.trust == "verified" or not known:
             return None
         severity = max(alert.severity, capped(rule.severity, "verified", rule), key=severity_rank)
         raised = replace(alert, version=alert.version + 1, trust="verified", severity=severity, updated_at=now)
-        return Decision("updated", raised, *told(rule, _reason(rule, confirmed, prior), touchpoint))
+        return Decision("updated", raised, *told(rule, reason, touchpoint))
 
     # ---- silence
 
@@ -393,13 +395,16 @@ class CustomerState:
     def _settled(self, rules: Plan, now: datetime) -> list[Decision]:
         """Clear the shifts whose new level has lasted."""
         decisions: list[Decision] = []
-        for key, detector in self.detectors.items():
-            signal = detector.look(now.timestamp() / DAY) if detector.is_shifted else None
+        day = now.timestamp() / DAY
+        for key in {name.removesuffix(_VERIFIED) for name in self.detectors}:
+            both = [one for name in (key, key + _VERIFIED) if (one := self.detectors.get(name)) is not None]
+            signals = [signal for one in both if one.is_shifted and (signal := one.look(day)) is not None]
             alert = self.alerts.get(key)
             rule = None if alert is None else rules.rules.get(alert.rule)
-            if signal is not None and alert is not None and rule is not None:
-                reason = _reason(rule, signal, DEFAULT_PRIOR)
-                self._keep(decisions, rule, cleared(alert, reason, *_ENDS[signal.happening], now), now)
+            over = signals and not any(one.is_shifted for one in both)
+            if over and alert is not None and rule is not None:
+                reason = _reason(rule, signals[0], DEFAULT_PRIOR)
+                self._keep(decisions, rule, cleared(alert, reason, *_ENDS[signals[0].happening], now), now)
         return decisions
 
     # ---- how near

@@ -12,7 +12,7 @@ from uuid import UUID
 from services.scoring.domain.counting import DAY, HOUR, Arrival
 from services.scoring.domain.windows import Gain, View
 from shared.directory.model import Rule, severity_rank
-from shared.directory.rules.base import SUM, Counts, OnAnswer, OnWindow, Reason
+from shared.directory.rules.base import SUM, Counts, OnAnswer, OnWindow, Reason, Verdict
 from shared.directory.rules.single import FollowUpAtMost
 from shared.events import FeedbackReceivedV1, Severity, Trust
 from shared.ids import uuid7_at
@@ -78,6 +78,46 @@ class Seen(NamedTuple):
         if verified:
             return self.now.verified, () if self.before is None else self.before.verified
         return self.now.all, () if self.before is None else self.before.all
+
+    @property
+    def all_verified(self) -> bool:
+        """Whether there are no others, so that there is one judgement."""
+        return self.now.anonymous is None and (self.before is None or self.before.anonymous is None)
+
+
+class Judgement(NamedTuple):
+    """What a rule says of a window, of all answers and of the verified ones alone: anybody can add to the former.
+
+    An alert opens when either fires and clears when neither does, so that anonymous answers never overrule known ones.
+    """
+
+    all: Verdict
+    verified: Verdict
+
+    @property
+    def fires(self) -> bool:
+        """Whether either fires."""
+        return self.all.fires or self.verified.fires
+
+    @property
+    def trust(self) -> Trust:
+        """Whether the verified answers are enough for it."""
+        return "verified" if self.verified.fires else "anonymous"
+
+    @property
+    def on_verified(self) -> bool:
+        """Whether only the verified ones fire: theirs are the numbers to tell."""
+        return self.verified.fires and not self.all.fires
+
+    def clears(self, trust: Trust) -> bool:
+        """Tell whether an alert of this trust clears. In the band between, what has not fired holds nothing."""
+        return self.all.clears and (self.verified.clears if trust == "verified" else not self.verified.fires)
+
+
+def judge(condition: OnWindow, seen: Seen) -> Judgement:
+    """Judge a window."""
+    verdict = condition.verdict(*seen.of(verified=False))
+    return Judgement(verdict, verdict if seen.all_verified else condition.verdict(*seen.of(verified=True)))
 
 
 def dedup_key(customer: str, rule: Rule, touchpoint: str | None) -> str:
@@ -151,14 +191,16 @@ def told(rule: Rule, reason: Reason, touchpoint: str | None) -> tuple[Reason, st
     return reason, english, finnish
 
 
-def explained(rule: Rule, seen: Seen, touchpoint: str | None) -> tuple[Reason, str, str]:
+def explained(rule: Rule, seen: Seen, touchpoint: str | None, *, on_verified: bool = False) -> tuple[Reason, str, str]:
     """Return the numbers of a judgement, and the sentence in English and Finnish."""
-    counts, before = seen.of(verified=False)
     condition = cast("OnWindow", rule.when)
-    reason = condition.reason(counts, before)
+    reason = condition.reason(*seen.of(verified=on_verified))
     if not condition.is_known(reason):
         return reason, "Too few answers to judge", "Liian vähän vastauksia arvioitavaksi"
-    return told(rule, reason, touchpoint)
+    if not on_verified:
+        return told(rule, reason, touchpoint)
+    reason, english, finnish = told(rule, {**reason, "trust": "verified"}, touchpoint)
+    return reason, f"{english} (verified answers)", f"{finnish} (tunnistetut vastaajat)"
 
 
 def decide_window(
@@ -172,27 +214,33 @@ def decide_window(
 ) -> Decision | None:
     """Decide on a window after one answer, which made these gains; `age` as `age_of` says."""
     condition = cast("OnWindow", rule.when)
-    counts, before = seen.of(verified=False)
-    verdict = condition.verdict(counts, before)
-    if alert is None and not verdict.fires:
+    judgement = judge(condition, seen)
+    if alert is None and not judgement.fires:
         return None
     answer = new.answer
-    worse = age <= rule.max_age and condition.worsens(new.category, answer.score, _without(counts, gains), counts)
+
+    def worsens(*, verified: bool) -> bool:
+        counts = seen.of(verified=verified)[0]
+        return condition.worsens(new.category, answer.score, _without(counts, gains), counts)
+
+    worse = age <= rule.max_age and (
+        worsens(verified=False) if not judgement.on_verified else answer.trust == "verified" and worsens(verified=True)
+    )
     if alert is None:
         if not worse:
             return None
         touchpoint = answer.touchpoint if rule.per_touchpoint else rule.touchpoint
-        trust = _trust(condition, seen)
-        started = opened(rule, answer.customer, touchpoint, trust, answer.received_at, next_look(rule, now), now)
-        return Decision("opened", started, *explained(rule, seen, touchpoint))
-    if verdict.clears:
+        due = next_look(rule, now)
+        started = opened(rule, answer.customer, touchpoint, judgement.trust, answer.received_at, due, now)
+        return Decision("opened", started, *explained(rule, seen, touchpoint, on_verified=judgement.on_verified))
+    if judgement.clears(alert.trust):
         return cleared(alert, *explained(rule, seen, alert.touchpoint), now)
     if not worse:
         return None
-    trust = "verified" if alert.trust == "verified" or _trust(condition, seen) == "verified" else "anonymous"
+    trust = "verified" if alert.trust == "verified" else judgement.trust
     severity = max(alert.severity, capped(rule.severity, trust, rule), key=severity_rank)
     told_lately = now - alert.updated_at < timedelta(seconds=UPDATE_SECONDS)
-    if severity == alert.severity and told_lately:
+    if (severity, trust) == (alert.severity, alert.trust) and told_lately:
         if alert.pending:
             return None
         due = min(alert.due_at, alert.updated_at + timedelta(seconds=UPDATE_SECONDS))
@@ -206,7 +254,7 @@ def decide_window(
         due_at=next_look(rule, now),
         pending=False,
     )
-    return Decision("updated", updated, *explained(rule, seen, alert.touchpoint))
+    return Decision("updated", updated, *explained(rule, seen, alert.touchpoint, on_verified=judgement.on_verified))
 
 
 def _without(counts: Counts, gains: Sequence[Gain]) -> Counts:
@@ -229,11 +277,13 @@ def decide_by_time(rule: Rule | None, seen: Seen | None, alert: Alert, now: date
         return cleared(alert, {"max_age_seconds": rule.max_age}, "Its time is over", "Sen aika on ohi", now)
     waiting = replace(alert, due_at=next_look(rule, now), pending=False)
     if seen is not None and isinstance(rule.when, OnWindow):
-        if rule.when.verdict(*seen.of(verified=False)).clears:
+        judgement = judge(rule.when, seen)
+        if judgement.clears(alert.trust):
             return cleared(alert, *explained(rule, seen, alert.touchpoint), now)
         if alert.pending:
             waiting = replace(waiting, version=alert.version + 1, updated_at=now)
-            return Decision("updated", waiting, *explained(rule, seen, alert.touchpoint))
+            sentences = explained(rule, seen, alert.touchpoint, on_verified=judgement.on_verified)
+            return Decision("updated", waiting, *sentences)
     return Decision("deferred", waiting, {}, "")
 
 
@@ -254,7 +304,3 @@ def cleared(alert: Alert, reason: Reason, summary: str, finnish: str, now: datet
     """Return the end of an alert."""
     ended = replace(alert, version=alert.version + 1, updated_at=now, pending=False)
     return Decision("cleared", ended, reason, summary, finnish)
-
-
-def _trust(condition: OnWindow, seen: Seen) -> Trust:
-    return "verified" if condition.verdict(*seen.of(verified=True)).fires else "anonymous"

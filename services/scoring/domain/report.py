@@ -22,7 +22,7 @@ Touchpoints = Sequence[str | None] | None
 """None: all of them."""
 
 
-class NpsScore(msgspec.Struct, frozen=True, kw_only=True):
+class NpsScore(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """NPS in points with its 95 % interval."""
 
     score: float | None
@@ -37,9 +37,11 @@ class NpsScore(msgspec.Struct, frozen=True, kw_only=True):
     goal: float | None
     gap: float | None
     """Goal - score."""
+    verified: NpsScore | None = None
+    """The same of verified answers alone, where there are others."""
 
 
-class MoodScore(msgspec.Struct, frozen=True, kw_only=True):
+class MoodScore(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The mood meter, 1 (worst) to 4."""
 
     average: float | None
@@ -53,6 +55,8 @@ class MoodScore(msgspec.Struct, frozen=True, kw_only=True):
     goal: float | None
     gap: float | None
     """Goal - average."""
+    verified: MoodScore | None = None
+    """The same of verified answers alone, where there are others."""
 
 
 class MetricScore(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,7 +88,13 @@ class ChannelScore(msgspec.Struct, frozen=True, kw_only=True):
 
 def nps_score(counts: Counts, audience: Audience, touchpoints: Touchpoints, goal: float | None) -> NpsScore:
     """Return the NPS of some counts."""
-    nps = nps_of(_total(counts, "nps", audience, touchpoints))
+    view = view_of(counts, Measure("nps", None, audience), touchpoints)
+    verified = None if view.anonymous is None else _nps_score(view.verified, goal, None)
+    return _nps_score(view.all, goal, verified)
+
+
+def _nps_score(counts: Sequence[float], goal: float | None, verified: NpsScore | None) -> NpsScore:
+    nps = nps_of(counts)
     interval = nps.interval()
     score = None if nps.score is None else round(nps.score, 1)
     margin, low, high = (None, None, None) if interval is None else (round(figure, 1) for figure in interval)
@@ -100,12 +110,19 @@ def nps_score(counts: Counts, audience: Audience, touchpoints: Touchpoints, goal
         reliable=nps.responses >= RELIABLE_RESPONSES,
         goal=goal,
         gap=_gap(goal, score, 1),
+        verified=verified,
     )
 
 
 def mood_score(counts: Counts, audience: Audience, touchpoints: Touchpoints, goal: float | None) -> MoodScore:
     """Return the mood of some counts."""
-    mood = mood_of(_total(counts, "mood", audience, touchpoints))
+    view = view_of(counts, Measure("mood", None, audience), touchpoints)
+    verified = None if view.anonymous is None else _mood_score(view.verified, goal, None)
+    return _mood_score(view.all, goal, verified)
+
+
+def _mood_score(counts: Sequence[float], goal: float | None, verified: MoodScore | None) -> MoodScore:
+    mood = mood_of(counts)
     average = None if mood.average is None else round(mood.average, 2)
     interval = mood.interval()
     margin, low, high = (None, None, None) if interval is None else (round(figure, 2) for figure in interval)
@@ -120,6 +137,7 @@ def mood_score(counts: Counts, audience: Audience, touchpoints: Touchpoints, goa
         reliable=mood.responses >= RELIABLE_RESPONSES,
         goal=goal,
         gap=_gap(goal, average, 2),
+        verified=verified,
     )
 
 
