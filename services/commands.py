@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from services import answers_csv, importing, run
 from services import backtest as backtesting
+from services.cli.on_call import who_is_on_call
 from services.scoring.store import counting
 from services.terminal import Faults, bar, err, out, printable, progress
 from shared import logs, security
@@ -124,7 +125,10 @@ def apply(file: Path, *, dry_run: bool, author: str, data: Path, repartition: bo
         if repartition:
             kafka.partitions = {}
         await ensure_topics(kafka, TOPICS)
-        changes = difference(None if newest is None else newest.directory, directory)
+        before = None if newest is None else newest.directory
+        changes = difference(before, directory)
+        if dry_run:
+            out.print("\n".join(who_is_on_call(before, directory, SystemClock().now())), markup=False)
         if not changes and newest is not None and not repartition:
             out.print(f"nothing to change; revision {newest.number} is in use")
             return DONE

@@ -256,6 +256,9 @@ class TicketV1(_Message, frozen=True, kw_only=True):
     status_page: str | None = None
     worked_at: datetime | None = None
     """When a person last did something to it, here or in the desk."""
+    acknowledged_severity: Severity | None = None
+    """How severe it was when somebody took it last. Open and more severe than that: it rose, and its taker is asked
+    first. None: nobody did in this opening, or what was taken was forgotten."""
 
 
 class FollowUpDueV1(_Message, frozen=True, kw_only=True):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import itertools
+import re
 import socket
 import ssl
 from collections.abc import Iterable, Mapping
@@ -40,6 +41,10 @@ seconds or milliseconds since 1970: believed, the next try was in 2083, or no mo
 _MANGLED = (httpx.InvalidURL, httpx.StreamError, OSError, UnicodeError)
 """What an answer brings out beside httpx's own errors: an address in `location` that is none (found by random answers),
 a TLS record that breaks off."""
+_PAGE = re.compile(
+    rb"(?>\xef\xbb\xbf|\s|<\?xml[^>]*>|<!--.*?-->)*+<(?:!doctype\s+html|html|head|body|title)\b",
+    re.IGNORECASE | re.DOTALL,
+)
 
 
 def shown_url(url: str) -> str:
@@ -70,6 +75,11 @@ class Answer:
     """As much of it as was asked for."""
     cut: bool = False
     """There was more."""
+
+    @property
+    def is_web_page(self) -> bool:
+        """It is a page for people: whoever sends one to a program, such as to sign in, has taken nothing from it."""
+        return _PAGE.match(self.body[:4096]) is not None
 
     @property
     def retry_after(self) -> float | None:

@@ -13,6 +13,7 @@ from uuid import UUID, uuid5
 from msgspec.structs import replace
 
 from services.notify.channels import Channel
+from services.notify.domain.contacts import listed
 from services.notify.domain.page import WAITING, Page, delivered, escalate
 from services.notify.domain.words import link_words
 from services.notify.ledger import Happened, call_next, save, take
@@ -149,8 +150,8 @@ class Answers:
         """Mail a link that works to the person's own address, once an hour; tell whether there is one."""
         revision = self._directory.current
         known = None if revision is None else revision.directory.people.get(person)
-        places = [] if known is None else [n for n, c in enumerate(known.contacts) if c.channel == "email"]
-        if known is None or not places:
+        mails = [] if known is None else [one for one in listed(known) if one.way.channel == "email"]
+        if known is None or not mails:
             return False
         async with self._database.transaction() as tx:
             now = self._clock.now()
@@ -161,7 +162,7 @@ class Answers:
             url = f"{base}/a/{self._signer.sign('acknowledge', facts, expires=now + self._link)}"
             told = Told(uuid5(page, f"{person} {now:%Y-%m-%dT%H}"), person, "link", link_words(found, url), now)
             if await notices.claim(tx, told.id) and not await notices.some(tx, [told.id]):
-                await tell_at(tx, [(told, places[0])], now)
+                await tell_at(tx, [(told, mails[0])], now)
         return True
 
     # ---- what providers tell

@@ -34,7 +34,7 @@ from shared.comparison import compare
 from shared.consume import AfterCommit, Memoryless, Record
 from shared.db import Connection
 from shared.directory.follower import Follower
-from shared.directory.model import Directory
+from shared.directory.model import Directory, severity_rank
 from shared.errors import Invalid, Transient
 from shared.events import AlertV1, ErasedV1, FollowUpDueV1, RespondentErasedV1, ScoreDailyV1, StillOpenV1, TicketV1
 from shared.kafka import cloud_event
@@ -98,10 +98,10 @@ class TicketHandler(Memoryless):
         lines: list[Line] = []
         for index, record in records:
             ticket = record.message
-            before = seen.get(ticket.id, pages.Seen(0, 0))
+            before = seen.get(ticket.id, pages.Seen(0, 0, None))
             if ticket.version <= before.version:
                 continue
-            seen[ticket.id] = pages.Seen(ticket.version, late_clocks(ticket))
+            seen[ticket.id] = pages.Seen(ticket.version, late_clocks(ticket), ticket.severity)
             of_ticket = known[ticket.id]
             for opening, page in list(of_ticket.items()):
                 for outcome in follow_ticket(page, ticket, now):
@@ -111,7 +111,7 @@ class TicketHandler(Memoryless):
                 page = self._start(ticket, directory, index, now)
                 of_ticket[ticket.opening] = page
                 new[page.id] = Happened(Outcome(page, None), record.traceparent)
-            lines += _told_later(record, directory, before.late, now)
+            lines += _told_later(record, directory, before, now)
         # What something has become of in the same batch is sent on its own, if at all.
         changed = {one.outcome.page.id for one in happened}
         gathered = await self._gathered(tx, [one.outcome.page for id_, one in new.items() if id_ not in changed], now)
@@ -182,15 +182,16 @@ class TicketHandler(Memoryless):
             self._write()
 
 
-def _told_later(record: Record[TicketV1], directory: Directory, late: int, now: datetime) -> list[Line]:
-    """Return what a ticket that pages nobody adds to the digest of who is responsible; `late`: clocks that were."""
+def _told_later(record: Record[TicketV1], directory: Directory, before: pages.Seen, now: datetime) -> list[Line]:
+    """Return what a ticket that pages nobody adds to the digest of who is responsible; `before`: as it was seen."""
     ticket = record.message
     customer = customer_of(directory, ticket)
     if customer is None or wants_page(ticket) or ticket.severity == "info":
         return []
-    if record.type == "ticket.opened" and ticket.severity not in PAGED:
+    rose = before.severity is not None and severity_rank(ticket.severity) > severity_rank(before.severity)
+    if ticket.severity not in PAGED and (record.type == "ticket.opened" or (rose and ticket.state == "open")):
         kind, entry = "ticket", of_ticket(ticket, customer, now)
-    elif late_clocks(ticket) > late and ticket.severity not in PAGED:
+    elif late_clocks(ticket) > before.late and ticket.severity not in PAGED:
         kind, entry = "late", of_breach(ticket, customer, now)
     else:
         return []
@@ -199,7 +200,8 @@ def _told_later(record: Record[TicketV1], directory: Directory, late: int, now: 
         return []
     id_ = uuid5(ticket.id, f"{kind} {ticket.version}")
     respondent = next((answer.respondent for answer in ticket.evidence if answer.comment), None)
-    return [Line(id_, person.id, kind, ticket.customer, due_at(person, ticket.severity, now), entry, respondent)]
+    at = due_at(person, ticket.severity, now)
+    return [Line(id_, person.id, kind, ticket.customer, at, entry, respondent, role="responsible")]
 
 
 class AlertHandler(Memoryless):
@@ -246,6 +248,7 @@ def _good_news(alerts: Sequence[AlertV1], directory: Directory, now: datetime) -
                 due_at(person, "info", now),
                 of_good_news(alert, customer),
                 respondent,
+                role="team",
             )
             for person in team(directory, customer)
         ]

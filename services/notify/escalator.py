@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -68,6 +69,7 @@ class Escalator:
             with judging(pages.QUEUE, [kept.page.id for kept in due]):
                 happened, wanted = await self._decide(tx, due, revision.directory, now)
                 await save(tx, happened, now)
+                await deliveries.supersede(tx, wanted)
                 await deliveries.add(tx, wanted, now)
         for one in happened:
             if one.outcome.event == "page.exhausted":
@@ -106,10 +108,12 @@ class Escalator:
                     audit.line(now, audit.SYSTEM, "held back", page=page.id, customer=page.customer, person=person)
                 )
                 continue
+            of_page = Wanted(page.id, person, 0, now, turn=page.turn, level=page.level, round=page.round)
+            # Where there is no contact that can be called, the sender says so, and the page goes on.
             wanted += [
-                Wanted(page.id, person, place, at, turn=page.turn, level=page.level, round=page.round)
-                for place, at in reach.wanted(person, page.severity, now)
-            ]
+                dataclasses.replace(of_page, contact=one.place, way=one.way, due_at=at)
+                for one, at in reach.wanted(person, page.severity, now)
+            ] or [of_page]
         await audit.add(tx, lines)
         return happened, wanted
 
@@ -128,7 +132,9 @@ class Escalator:
         for kept in following:
             page = kept.page
             lead = leads.get(page.lead) if page.lead is not None else None
-            if lead is not None and lead.held == "silence" and silenced_until(page, silences, now) is None:
+            if lead is not None and severity_rank(lead.severity) < severity_rank(page.severity):
+                lead = None  # it may sleep where this one does not
+            if lead is not None and _is_silent(lead, silences, now) and silenced_until(page, silences, now) is None:
                 lead = None  # what holds that one does not hold this one
             outcome = look_up(page, lead, now)
             if outcome.page.lead is None:
@@ -165,8 +171,13 @@ def _successor(page: Page, lead: Page | None, silences: Sequence[Silence], now: 
         return None
     if severity_rank(lead.severity) < severity_rank(page.severity):
         return None
-    silent = lead.held == "silence" and silenced_until(page, silences, now) is None
+    silent = _is_silent(lead, silences, now) and silenced_until(page, silences, now) is None
     return None if silent else lead
+
+
+def _is_silent(lead: Page, silences: Sequence[Silence], now: datetime) -> bool:
+    """Tell whether a silence holds a page, or what is still to be called for it."""
+    return lead.held == "silence" or silenced_until(lead, silences, now) is not None
 
 
 def _turned(page: Page, finds: Finds, silences: Sequence[Silence], directory: Directory, now: datetime) -> Outcome:

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import NamedTuple
 from uuid import UUID
 
-from services.notify.domain.page import Outcome, Page, acknowledge, message, undeliverable
+from services.notify.domain.contacts import Listed, free_place, next_contact
+from services.notify.domain.page import WAITING, Outcome, Page, acknowledge, message, undeliverable
 from services.notify.reach import Reach
 from services.notify.store import audit, deliveries, pages
-from services.notify.store.deliveries import Delivery, Wanted
+from services.notify.store.deliveries import Beside, Delivery
 from services.notify.store.pages import Kept
 from shared import outbox
 from shared.db import Connection
 from shared.kafka import Outgoing, cloud_event
 from shared.logs import Log, tracing
+from shared.retry import Backoff
 from shared.topics import PAGES
 
 log = Log("notify")
+
+_RETRY = Backoff(2, 15)
+"""Between tries at somebody who is being paged: a channel that works again after 45 s finds a step of 60 s running."""
+_RETRY_LATER = Backoff(2, 60)
+"""Between tries at somebody whose step went by while the channel was away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,26 +92,78 @@ async def take(
 async def call_next(
     tx: Connection, failed: Sequence[Delivery], current: Mapping[UUID, Kept], reach: Reach, now: datetime
 ) -> list[Happened]:
-    """Call the next contacts of people whose contact failed; return the pages whose next person is due at once.
+    """Call the next contacts of people whose contact failed; return the pages whose next person is due sooner.
 
-    Those are where there is no further contact and no other one was reached. `current`: the pages, locked.
+    Where there is no further contact and no other one was reached, what failed for something that passes is called
+    again, and if there is nothing such the next person is due. `current`: the pages, locked.
     """
-    following: list[Wanted] = []
-    last: list[Delivery] = []
+    turns: defaultdict[_Turn, list[Beside]] = defaultdict(list)
+    for one in await deliveries.beside(tx, failed):
+        turns[_turn_of(one.delivery)].append(one)
+    last: dict[_Turn, None] = {}
     for delivery in failed:
-        severity = None if delivery.page is None else current[delivery.page].page.severity  # a notice has none
-        place = reach.next_place(delivery.person, severity, delivery.contact)
-        if place is None:
-            last.append(delivery)
-        else:
-            following.append(deliveries.following(delivery, place, now))
-    await deliveries.add(tx, following, now)
-    turns = {(delivery.page, delivery.turn) for delivery in last if delivery.page is not None}
-    lively = await deliveries.lively(tx, sorted(turns))
+        of_turn = _turn_of(delivery)
+        # A notice has no severity.
+        severity = None if delivery.page is None else current[delivery.page].page.severity
+        if not await _called_next(tx, delivery, turns[of_turn], reach.order(delivery.person, severity), reach, now):
+            last[of_turn] = None
     happened: dict[UUID, Happened] = {}
-    for id_, turn in sorted(turns - lively):
-        kept = current[id_]
-        outcome = undeliverable(kept.page, turn, now)
+    again: list[tuple[UUID, datetime]] = []
+    for of_turn in last:
+        if of_turn.page is None or any(one.state in {"pending", "delivered"} for one in turns[of_turn]):
+            continue
+        kept = current[of_turn.page]
+        in_vain = [one for one in turns[of_turn] if one.in_vain]
+        outcome = None if in_vain else undeliverable(kept.page, of_turn.turn, now)
         if outcome is not None:
-            happened[id_] = Happened(outcome, kept.traceparent)
+            happened[of_turn.page] = Happened(outcome, kept.traceparent)
+        elif kept.page.state in WAITING:
+            again += [(one.delivery.id, _later(one, kept.page, now)) for one in in_vain]
+    await deliveries.revive(tx, again)
     return list(happened.values())
+
+
+class _Turn(NamedTuple):
+    page: UUID | None
+    notice: UUID | None
+    turn: int
+
+
+def _turn_of(delivery: Delivery) -> _Turn:
+    return _Turn(delivery.page, delivery.notice, delivery.turn)
+
+
+async def _called_next(
+    tx: Connection,
+    delivery: Delivery,
+    beside: list[Beside],
+    order: Sequence[Listed],
+    reach: Reach,
+    now: datetime,
+) -> bool:
+    """Have a person's next contact called in a turn; False: there is none. What is called is added to the turn."""
+    waiting = {one.delivery.id for one in beside if one.state == "pending" and one.delivery.attempt == 0}
+    ways = {one.delivery.id: reach.way(one.delivery) for one in beside}
+    called = {way for id_, way in ways.items() if way is not None and id_ not in waiting}
+    found = next_contact(order, called)
+    if found is None:
+        return False
+    soon = [id_ for id_, way in ways.items() if way == found.way and id_ in waiting]
+    await deliveries.hasten(tx, soon, now)
+    if not soon:
+        place = free_place(found.place, [one.delivery.contact for one in beside])
+        wanted = deliveries.following(delivery, place, found.way, now)
+        await deliveries.add(tx, [wanted], now)
+        beside.append(deliveries.promised(wanted))
+    return True
+
+
+def _later(tried: Beside, page: Page, now: datetime) -> datetime:
+    """Return when what was tried in vain is tried again: within its step as long as that lasts, but sooner or later.
+
+    No sooner than the other side asked for, unless the step ends before.
+    """
+    runs = page.turn == tried.delivery.turn and page.due_at is not None and page.due_at > now
+    wait = (_RETRY if runs else _RETRY_LATER).delay(tried.delivery.attempt)
+    at = max(tried.due_at, now + timedelta(seconds=wait))
+    return min(at, page.due_at) if runs and page.due_at is not None else at

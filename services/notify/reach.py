@@ -7,10 +7,10 @@ from collections.abc import Set as AbstractSet
 from datetime import datetime, timedelta
 
 from services.notify.channels import Channel
-from services.notify.domain.hold import contacts_of
+from services.notify.domain.contacts import Listed, Way, contacts_of, listed
 from services.notify.store import deliveries, notices
 from services.notify.store.contacts import Key
-from services.notify.store.deliveries import Wanted
+from services.notify.store.deliveries import Delivery, Wanted
 from services.notify.store.notices import Told
 from shared.db import Connection
 from shared.directory.model import Directory, Person
@@ -42,46 +42,46 @@ class Reach:
         """Return the people who have a contact that can be called."""
         return {person.id for person in self._directory.people.values() if any(self.usable(person))}
 
-    def wanted(self, person: str, severity: Severity, now: datetime) -> list[tuple[int, datetime]]:
-        """Return the places of the contacts to call from the start, and when; the others follow when one fails."""
-        known = self._directory.people.get(person)
-        found = [] if known is None else contacts_of(known, severity, self.usable(known))
-        return [
-            # Whoever has only this one is not called later than others.
-            (place, now + timedelta(seconds=contact.after or 0) if number else now)
-            for number, (place, contact) in enumerate(found)
-            if number == 0 or contact.after is not None
-        ] or [(0, now)]  # nobody: the sender says so, and the page goes on
+    def way(self, delivery: Delivery) -> Way | None:
+        """Return what the contact of a delivery is known by; None: nobody knows any more."""
+        known = self._directory.people.get(delivery.person)
+        if delivery.way is not None or known is None:
+            return delivery.way
+        return next((one.way for one in listed(known) if one.place == delivery.contact), None)
 
-    def next_place(self, person: str, severity: Severity | None, place: int) -> int | None:
-        """Return the contact to call after one that failed; a notice has no severity."""
+    def order(self, person: str, severity: Severity | None) -> list[Listed]:
+        """Return the contacts of a person that can be called, in the order to try; a notice has no severity."""
         known = self._directory.people.get(person)
         if known is None:
-            return None
-        places = self._quiet(known) if severity is None else self._places(known, severity)
-        return next((later for later in places if later > place), None)
+            return []
+        found = contacts_of(known, severity, self.usable(known))
+        if severity is not None:
+            return found
+        return [one for one in found if one.contact.channel not in _LOUD] or found
 
-    def _places(self, person: Person, severity: Severity) -> list[int]:
-        return [place for place, _ in contacts_of(person, severity, self.usable(person))]
-
-    def _quiet(self, person: Person) -> list[int]:
-        usable = [place for place, good in enumerate(self.usable(person)) if good]
-        return [place for place in usable if person.contacts[place].channel not in _LOUD] or usable
+    def wanted(self, person: str, severity: Severity, now: datetime) -> list[tuple[Listed, datetime]]:
+        """Return the contacts to call from the start, and when; the others follow when one fails."""
+        return [
+            # Whoever has only this one is not called later than others.
+            (one, now + timedelta(seconds=one.contact.after or 0) if number else now)
+            for number, one in enumerate(self.order(person, severity))
+            if number == 0 or one.contact.after is not None
+        ]
 
     async def tell(self, tx: Connection, told: Sequence[Told], now: datetime) -> None:
         """Have people told, by the first contact that does not wake them, then by the next."""
-        sent: list[tuple[Told, int]] = []
+        sent: list[tuple[Told, Listed]] = []
         for one in told:
-            person = self._directory.people.get(one.person)
-            places = [] if person is None else self._quiet(person)
-            if places:
-                sent.append((one, places[0]))
+            order = self.order(one.person, None)
+            if order:
+                sent.append((one, order[0]))
             else:
                 log.error("nobody to tell", person=one.person, kind=one.kind, subject=one.words.subject)
         await tell_at(tx, sent, now)
 
 
-async def tell_at(tx: Connection, told: Sequence[tuple[Told, int]], now: datetime) -> None:
+async def tell_at(tx: Connection, told: Sequence[tuple[Told, Listed]], now: datetime) -> None:
     """Have people told at certain contacts."""
     await notices.add(tx, [one for one, _ in told], now)
-    await deliveries.add(tx, [Wanted(None, one.person, place, now, notice=one.id) for one, place in told], now)
+    wanted = [Wanted(None, one.person, contact.place, now, way=contact.way, notice=one.id) for one, contact in told]
+    await deliveries.add(tx, wanted, now)

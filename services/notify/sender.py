@@ -9,11 +9,14 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from services.notify.channels import REACHED, Channel, Notice, Result
+from services.notify.domain.contacts import contact_of
+from services.notify.domain.hold import silenced_until
 from services.notify.domain.page import UNREACHED, delivered
+from services.notify.domain.rota import quiet_until
 from services.notify.domain.words import Asked, page_words
 from services.notify.ledger import Happened, call_next, save
 from services.notify.reach import Reach
-from services.notify.store import audit, contacts, deliveries, notices, pages
+from services.notify.store import audit, contacts, deliveries, notices, pages, rota
 from services.notify.store.deliveries import Delivery, DeliveryState, Finished, Intent
 from services.notify.store.notices import Told
 from services.notify.store.pages import Kept
@@ -33,7 +36,7 @@ from shared.security import Signer
 log = Log("notify")
 
 _LEASE_MARGIN = timedelta(seconds=5)
-_RETRY = Backoff(2, 30)
+_RETRY = Backoff(2, 15)
 _LATER = Backoff(10, 21_600)
 _LETTERS = 20
 """Attempts at what is no page, as at letters."""
@@ -132,24 +135,36 @@ class Sender:
         followers = await pages.followers(tx, [id_ for id_, kept in known.items() if kept.page.storm])
         told = await notices.some(tx, sorted({d.notice for d in claimed if d.notice is not None}))
         stopped = await contacts.stopped(tx)
+        silences = await rota.silences(tx, now) if of_pages else []
         calls: list[_Call] = []
+        held: list[tuple[UUID, datetime, str]] = []
         for delivery in claimed:
             kept = None if delivery.page is None else known[delivery.page]
             if kept is not None:
+                until = silenced_until(kept.page, silences, now)
+                if until is not None:
+                    held.append((delivery.id, until, "silence"))
+                    continue
                 notice = self._page_notice(delivery, kept, followers.get(kept.page.id, 0), directory, now)
             else:
                 assert delivery.notice is not None
                 notice = self._told_notice(delivery, told[delivery.notice], directory, now)
+                until = None if notice is None else _sleeps_until(notice, told[delivery.notice])
+                if until is not None:
+                    held.append((delivery.id, until, "quiet hours"))
+                    continue
             if notice is not None and (notice.person.id, notice.contact.channel, notice.contact.address) in stopped:
                 notice = None  # it was queued before the person answered STOP
             calls.append(_Call(uuid7(), delivery, notice, kept))
+        await deliveries.hold(tx, held)
         return calls
 
     def _page_notice(
         self, delivery: Delivery, kept: Kept, followers: int, directory: Directory, now: datetime
     ) -> Notice | None:
         person = directory.people.get(delivery.person)
-        if person is None or delivery.contact >= len(person.contacts):
+        contact = None if person is None else contact_of(person, delivery.way, delivery.contact)
+        if person is None or contact is None:
             return None
         page, base = kept.page, self._public_url()
         facts = {"page": str(page.id), "person": person.id, "delivery": str(delivery.id)}
@@ -169,7 +184,7 @@ class Sender:
             kind="page",
             words=page_words(page, asked),
             person=person,
-            contact=person.contacts[delivery.contact],
+            contact=contact,
             directory=directory,
             at=now,
             page=page,
@@ -180,14 +195,15 @@ class Sender:
 
     def _told_notice(self, delivery: Delivery, told: Told, directory: Directory, now: datetime) -> Notice | None:
         person = directory.people.get(delivery.person)
-        if person is None or delivery.contact >= len(person.contacts):
+        contact = None if person is None else contact_of(person, delivery.way, delivery.contact)
+        if person is None or contact is None:
             return None
         return Notice(
             key=str(delivery.id),
             kind=told.kind,
             words=told.words,
             person=person,
-            contact=person.contacts[delivery.contact],
+            contact=contact,
             directory=directory,
             at=now,
         )
@@ -302,9 +318,11 @@ class Sender:
             attempt = one.call.delivery.attempt
             wait = max(_LATER.delay(attempt), one.result.retry_after or 0)
             return ("pending", now + timedelta(seconds=wait)) if attempt < _LETTERS else ("failed", now)
-        if one.result.kind != "permanent" and one.call.delivery.attempt < self._attempts:
+        if one.result.kind != "permanent":
             wait = max(_RETRY.delay(one.call.delivery.attempt), one.result.retry_after or 0)
-            return "pending", _within_step(one, now, now + timedelta(seconds=min(wait, _PATIENCE)))
+            at = _within_step(one, now, now + timedelta(seconds=min(wait, _PATIENCE)))
+            # Given up for the person's next contact; where there is none, it goes on then.
+            return ("pending" if one.call.delivery.attempt < self._attempts else "failed"), at
         return "failed", now
 
     def _tell(self, one: _Called) -> None:
@@ -336,6 +354,20 @@ def _delivered(
         current[id_] = Kept(outcome.page, kept.traceparent)
         happened.append(Happened(outcome, kept.traceparent))
     return happened, first
+
+
+_ASKED_FOR = frozenset({"verification", "link"})
+"""What somebody waits for at this moment."""
+
+
+def _sleeps_until(notice: Notice, told: Told) -> datetime | None:
+    """Return until when a person sleeps whom something that is no page would reach late; None: it is told now.
+
+    What was made within their quiet hours was meant for then, such as a digest at the hour that they chose.
+    """
+    if told.kind in _ASKED_FOR or quiet_until(notice.person, told.made_at) is not None:
+        return None
+    return quiet_until(notice.person, notice.at)
 
 
 def _within_step(one: _Called, now: datetime, at: datetime) -> datetime:

@@ -113,7 +113,9 @@ class Courier:
         await self._answered(sending, answer)
 
     async def _answered(self, sending: Sending, answer: Answer) -> None:
-        if 200 <= answer.status < 300:
+        if 200 <= answer.status < 300 and answer.is_web_page:
+            await self._again(sending, answer.status, f"HTTP {answer.status}: a web page, such as to sign in", 0)
+        elif 200 <= answer.status < 300:
             await self._store(sending, "delivered", answer.status, "")
         elif answer.status == 410:
             await self._store(sending, "failed", answer.status, "the address is gone (410)")

@@ -288,6 +288,10 @@ async def test_applying_a_directory(kafka: Kafka, settings: dict[str, str], tmp_
     assert "architect-1" in changed.out
     assert "architect-2" in changed.out
     assert "revision 2 published" in changed.out
+    file.write_text(GOOD)
+    dry = await command("apply", str(file), "--dry-run", **settings)
+    assert "on call now" in dry.out
+    assert "customer acme: architect-2" in dry.out, "who it is, and who it would be"
     newest = await read_newest(kafka)
     assert newest is not None
     assert (newest.number, newest.directory.customers["acme"].architect) == (2, "architect-2")

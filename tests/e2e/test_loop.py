@@ -141,6 +141,28 @@ async def test_an_anonymous_answer_wakes_nobody(fiilis: House) -> None:
     assert [received.data["customer"] for received in fiilis.phone.received] == ["borealis"]
 
 
+async def test_a_handled_ticket_that_turns_critical_is_open_again_and_paged(fiilis: House) -> None:
+    """Somebody took what a stranger said; when a known customer says the same they are woken, and then the chain."""
+    await fiilis.post({"kind": "mood", "score": 1, "touchpoint": "support"}, key=fiilis.public_key)
+    ticket = await fiilis.ticket()
+    headers = {"Authorization": f"Bearer {fiilis.key}", "If-Match": f'"{ticket["version"]}"'}
+    body = {"state": "in_progress", "assignee": "deputy-1"}
+    taken = await fiilis.client.patch(f"/v1/tickets/{ticket['id']}", json=body, headers=headers)
+    assert (taken.status_code, taken.json()["severity"]) == (200, "medium")
+    await fiilis.post(mood(1, respondent="r-1", comment="Still nobody"))
+    first = await _paged(fiilis, 1)
+    assert (first.path, first.data["ticket"], first.data["severity"]) == ("/deputy-1", ticket["id"], "critical")
+    (again,) = await fiilis.items("/v1/tickets", state="open")
+    assert (again["id"], again["severity"], again["assignee"]) == (ticket["id"], "critical", "deputy-1")
+    await until(lambda: fiilis.items("/v1/pages", state="sent"))
+    fiilis.move(minutes=5, seconds=1)
+    second = await _paged(fiilis, 2)
+    assert second.path == "/architect-1"
+    await fiilis.client.post(second.data["acknowledge_url"])
+    (acknowledged,) = await until(lambda: fiilis.items("/v1/tickets", state="acknowledged"))
+    assert (acknowledged["assignee"], acknowledged["acknowledged_severity"]) == ("architect-1", "critical")
+
+
 async def test_a_resolved_ticket_stops_its_pages_and_reopens(fiilis: House) -> None:
     """Resolving needs a cause and what was done; the same problem within a week opens the same ticket again."""
     await fiilis.post(mood(1))

@@ -18,7 +18,7 @@ from shared.security import Signer
 from tests.integration.test_paging import change, open_ticket, people, timeline
 from tests.support import build
 from tests.support.house import SECRET, House, house
-from tests.support.providers import FakeProvider, Trouble
+from tests.support.providers import FakeProvider, Reply, Trouble
 from tests.support.providers.chats import FakeMattermost, FakeSlack, FakeTeams
 from tests.support.providers.gateways import NUMBER, FakeGateway, FakeTwilio
 from tests.support.providers.pushes import FakeNtfy, FakePagerDuty
@@ -171,6 +171,39 @@ async def test_what_a_provider_does_is_classified_and_somebody_is_reached(pager:
             pager.move(seconds=8)
         page = await page_of(pager, ticket, 4)
         assert results(page) == [(channel, "temporary")] * 3 + [to_phone]
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+async def test_a_sign_in_page_is_no_delivery(pager: House, name: str) -> None:
+    """What answers with 200 need not be the provider: a proxy that wants a password has told nobody anything."""
+    provider = PROVIDERS[name]()
+    async with reached_by(pager, provider):
+        provider.trouble = Trouble("html", times=1)
+        ticket = await open_ticket(pager, number=1)
+        page = await page_of(pager, ticket, 1)
+        assert (page["state"], page["attempts"][0]["result"]) == ("pending", "temporary")
+        assert page["attempts"][0]["detail"].startswith("HTTP 200")
+        pager.move(seconds=4)
+        page = await page_of(pager, ticket, 2)
+        assert results(page)[1] == (provider.channel, provider.result)
+
+
+async def test_teams_says_no_with_status_200(pager: House) -> None:
+    """A connector tells in words what went wrong behind it: what lasts calls the next contact at once."""
+    said = (
+        "Webhook message delivery failed with error: Microsoft Teams endpoint returned HTTP error {} with ContextId x."
+    )
+    async with reached_by(pager, FakeTeams()) as teams:
+        teams.says = Reply(200, said.format(404).encode())
+        page = await page_of(pager, await open_ticket(pager, number=1), 2)
+        assert results(page) == [("teams", "permanent"), ("webhook", "delivered")]
+        assert "HTTP error 404" in page["attempts"][0]["detail"]
+        teams.says = Reply(200, said.format(429).encode())
+        ticket = await open_ticket(pager, number=2)
+        assert results(await page_of(pager, ticket, 1)) == [("teams", "temporary")]
+        teams.says = None
+        pager.move(seconds=3)
+        assert results(await page_of(pager, ticket, 2)) == [("teams", "temporary"), ("teams", "delivered")]
 
 
 async def _is(pager: House, page: str, state: str) -> bool:

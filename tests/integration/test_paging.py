@@ -11,6 +11,7 @@ from uuid import UUID
 
 import asyncpg
 import pytest
+from icalendar import Calendar
 from msgspec.structs import replace
 
 from services.notify.escalator import Escalator
@@ -20,7 +21,19 @@ from services.run import MIGRATIONS
 from shared.clock import MovableClock
 from shared.db import Database
 from shared.directory.follower import Follower, revision_of
-from shared.directory.model import Absence, Contact, Heartbeat, Layer, Person, Schedule, Smtp, Step, Watchdog
+from shared.directory.model import (
+    Absence,
+    Contact,
+    Heartbeat,
+    Layer,
+    MoodAtMost,
+    Person,
+    Rule,
+    Schedule,
+    Smtp,
+    Step,
+    Watchdog,
+)
 from shared.events import ScoreDailyV1, SlaV1, TicketV1
 from shared.http import Guard, Outbound
 from shared.ids import uuid7
@@ -178,6 +191,101 @@ async def _held(house: House, page: str, why: str) -> bool:
     return (await house.get(f"/v1/pages/{page}"))["held"] == why
 
 
+async def silenced(house: House, **span: float) -> str:
+    """Silence a customer from now on; return the silence."""
+    end = (house.clock.now() + timedelta(**span)).isoformat()
+    said = {"customer": "acme", "until": end, "reason": "maintenance"}
+    return (await house.send("POST", "/v1/silences", said, 201))["id"]
+
+
+async def heard_nothing_more(house: House, count: int) -> None:
+    """Leave every loop the time to do what it must not."""
+    await asyncio.sleep(1.5)
+    assert len(_calls(house)) == count, [one.path for one in _calls(house)]
+
+
+async def test_a_silence_holds_the_contact_that_already_waits(pager: House) -> None:
+    """`after: 8s` rings when the silence ends, by itself or by somebody, and not eight seconds into it."""
+    url = pager.phone.url
+    contacts = (Contact("webhook", url("/chat")), Contact("webhook", url("/call"), after=8))
+    await pager.apply(replace(pager.company, people=people(pager, architect_1={"contacts": contacts})))
+    for number, ends_by_hand in enumerate((True, False)):
+        ticket = await open_ticket(pager, number=number)
+        await rings(pager, 2 * number + 1)
+        made = await silenced(pager, seconds=60)
+        pager.move(seconds=9)
+        await heard_nothing_more(pager, 2 * number + 1)
+        waiting = await pager.sql("SELECT held, attempts FROM notify.delivery WHERE state = 'pending'")
+        assert [tuple(row) for row in waiting] == [("silence", 0)]
+        if ends_by_hand:
+            await pager.send("DELETE", f"/v1/silences/{made}")
+        else:
+            pager.move(seconds=52)
+        assert types(await rings(pager, 2 * number + 2))[-1] == ("/call", "page")
+        await pager.client.post(pager.phone.received[-1].data["acknowledge_url"])
+        await change(pager, ticket, state="cancelled")
+        await page_in(pager, "resolved", number + 1)
+
+
+async def test_a_silence_holds_retries_and_the_next_contact(pager: House) -> None:
+    """What failed before it is not tried again within it, neither there nor at the next contact; then it goes on."""
+    contacts = tuple(Contact("webhook", pager.phone.url(path)) for path in ("/first", "/second"))
+    await pager.apply(replace(pager.company, people=people(pager, architect_1={"contacts": contacts})))
+    pager.phone.answer = lambda request: 503 if request.path == "/first" else 204
+    await open_ticket(pager)
+    await rings(pager, 1)
+    await silenced(pager, seconds=100)
+    for _ in range(4):
+        pager.move(seconds=20)
+        await heard_nothing_more(pager, 1)
+    pager.move(seconds=21)
+    await rings(pager, 2)
+    pager.move(seconds=15)
+    await rings(pager, 4)
+    assert [one.path for one in _calls(pager)] == ["/first"] * 3 + ["/second"]
+
+
+async def test_another_silence_goes_on_holding(pager: House) -> None:
+    """Ending one of two lets nothing out that the other holds."""
+    contacts = (Contact("webhook", pager.phone.url("/chat")), Contact("webhook", pager.phone.url("/call"), after=8))
+    await pager.apply(replace(pager.company, people=people(pager, architect_1={"contacts": contacts})))
+    await open_ticket(pager)
+    await rings(pager, 1)
+    first, second = await silenced(pager, minutes=2), await silenced(pager, minutes=2)
+    pager.move(seconds=9)
+    await heard_nothing_more(pager, 1)
+    await pager.send("DELETE", f"/v1/silences/{first}")
+    await heard_nothing_more(pager, 1)
+    await pager.send("DELETE", f"/v1/silences/{second}")
+    assert types(await rings(pager, 2))[-1] == ("/call", "page")
+
+
+async def test_what_is_no_page_is_held_at_night_when_it_is_late(pager: House) -> None:
+    """A digest that was to come in the evening, and a try that falls into the night, wait for the morning."""
+    now = pager.clock.now()
+    begin, end = now + timedelta(minutes=10), now + timedelta(hours=6)
+    sleeper = {"quiet_hours": f"{begin:%H:%M}-{end:%H:%M}"}
+    await pager.apply(replace(pager.company, people=people(pager, architect_1=sleeper)))
+    pager.phone.answer = lambda request: 503 if request.path == "/architect-1" else 204
+    await open_ticket(pager, severity="medium", number=1)
+    await until(lambda: pager.sql("SELECT 1 FROM notify.digest_entry WHERE kind = 'ticket'"))
+    pager.move(minutes=2, seconds=30)
+    await rings(pager, 1)
+    pager.move(minutes=9)
+    await heard_nothing_more(pager, 1)
+    pager.phone.answer = lambda _: 204
+    # What was to be told before, and was not: the process was away.
+    await open_ticket(pager, severity="medium", number=2)
+    await until(lambda: pager.sql("SELECT 1 FROM notify.digest_entry WHERE kind = 'ticket'"))
+    late = pager.clock.now() - timedelta(minutes=15)
+    await pager.sql("UPDATE notify.digest_entry SET due_at = $1 WHERE kind = 'ticket'", late)
+    pager.move(minutes=1)
+    await heard_nothing_more(pager, 1)
+    pager.move(hours=5, minutes=50)
+    received = await rings(pager, 3)
+    assert types(received) == [("/architect-1", "digest")] * 3
+
+
 async def test_a_storm_is_one_page(pager: House) -> None:
     """500 tickets of one customer are one page that says so; taking it takes all; another customer's is its own."""
     now = pager.clock.now()
@@ -286,6 +394,62 @@ async def test_a_breached_clock_pages_the_next_person(pager: House) -> None:
     (page,) = await page_in(pager, "acknowledged")
     assert page["acknowledged_by"] == "deputy-1"
     assert len(pager.phone.received) == 2
+
+
+async def test_a_handled_ticket_that_turns_critical_pages_its_taker_and_then_the_chain(pager: House) -> None:
+    """Whoever took a complaint of the week is asked at once when it becomes an emergency, and then everybody."""
+    ticket = await open_ticket(pager, severity="high")
+    await rings(pager, 1)
+    pager.move(minutes=5, seconds=1)
+    deputys = (await rings(pager, 2))[1]
+    await pager.client.post(deputys.data["acknowledge_url"])
+    ticket = await change(
+        pager,
+        ticket,
+        state="acknowledged",
+        assignee="deputy-1",
+        acknowledged_severity="high",
+        acknowledged_at=ticket.opened_at,
+    )
+    (page,) = await page_in(pager, "acknowledged")
+    pager.move(hours=1)
+    ticket = await change(pager, ticket, state="open", severity="critical", acknowledged_at=None)
+    third = (await rings(pager, 3))[2]
+    assert (third.path, third.data["severity"]) == ("/deputy-1", "critical")
+    (again,) = await page_in(pager, "sent")
+    assert (again["id"], again["acknowledged_at"]) == (page["id"], None)
+    for count, person in ((4, "/architect-1"), (5, "/deputy-1")):
+        pager.move(minutes=5, seconds=1)
+        assert (await rings(pager, count))[-1].path == person
+    await pager.client.post(pager.phone.received[-1].data["acknowledge_url"])
+    await page_in(pager, "acknowledged")
+
+
+async def test_a_handled_ticket_that_begins_to_page_pages_its_taker_first(pager: House) -> None:
+    """It paged nobody as long as it was medium: there is no page yet whose answer says who has it."""
+    ticket = await open_ticket(pager, severity="medium")
+    ticket = await change(pager, ticket, state="in_progress", assignee="duty-manager", acknowledged_severity="medium")
+    await change(pager, ticket, state="open", severity="high")
+    assert (await rings(pager, 1))[0].path == "/duty-manager"
+    pager.move(minutes=5, seconds=1)
+    later = types(await rings(pager, 3))[1:]
+    assert sorted(later) == [("/architect-1", "digest"), ("/architect-1", "page")], "and what was told without haste"
+
+
+async def test_a_ticket_that_rises_to_medium_is_told_again(pager: House) -> None:
+    """What waits for tomorrow's digest has become something for today."""
+    ticket = await open_ticket(pager, severity="low")
+    ticket = await change(pager, ticket, state="acknowledged", acknowledged_severity="low")
+    await change(pager, ticket, state="open", severity="medium")
+
+    async def gathered() -> bool:
+        lines = await pager.sql("SELECT count(*) FROM notify.digest_entry WHERE kind = 'ticket'")
+        return lines[0][0] == 2
+
+    await until(gathered)
+    pager.move(minutes=2, seconds=30)
+    (message,) = await rings(pager, 1)
+    assert [entry["text"][:8] for entry in message.data["entries"]] == ["[medium]"]
 
 
 async def test_by_hand_and_by_whom(pager: House) -> None:
@@ -412,6 +576,171 @@ async def test_calendars(pager: House) -> None:
         assert (await pager.client.get(wrong)).status_code == 401
 
 
+def events_of(calendar: bytes) -> list[Any]:
+    return list(Calendar.from_ical(calendar).walk("VEVENT"))
+
+
+async def test_a_calendar_has_the_current_shift(pager: House) -> None:
+    """A turn of six weeks, one of a quarter, somebody alone for good: whoever is on call now is in it, and stays it."""
+    start = f"{pager.clock.now() - timedelta(days=400):%Y-%m-%dT09:00}"
+    layers = {
+        "six-weeks": Layer("weekly", start, ("architect-1", "deputy-1"), every=6),
+        "quarter": Layer("custom", start, ("architect-1", "deputy-1"), turn=91 * 86_400),
+        "alone": Layer("weekly", start, ("architect-1",)),
+    }
+    await pager.apply(
+        replace(pager.company, schedules={name: Schedule(name, "UTC", (layer,)) for name, layer in layers.items()})
+    )
+    seen: dict[str, set[str]] = {}
+    for _ in range(2):
+        now = pager.clock.now()
+        for schedule in await pager.items("/v1/schedules"):
+            feed = await pager.client.get(schedule["calendar"])
+            events = events_of(feed.content)
+            (current,) = (one for one in events if one.start <= now < one.end)
+            (shift, *_) = await pager.items(f"/v1/schedules/{schedule['name']}/shifts")
+            assert pager.company.people[shift["person"]].name in str(current["SUMMARY"])
+            seen.setdefault(schedule["name"], set()).add(str(current["UID"]))
+        pager.move(days=3)
+    assert {name: len(uids) for name, uids in seen.items()} == {"six-weeks": 1, "quarter": 1, "alone": 1}
+
+
+async def test_a_calendar_that_is_known_is_not_sent_again(pager: House) -> None:
+    """Programs ask every hour: the same calendar is the same bytes, until what it says changes."""
+    await pager.apply(replace(pager.company, schedules=rota(pager)))
+    (schedule,) = await pager.items("/v1/schedules")
+    address = schedule["calendar"]
+    first, again = await pager.client.get(address), await pager.client.get(address)
+    assert first.content == again.content
+    etag = first.headers["etag"]
+    for known, status in ((etag, 304), (f"W/{etag}", 304), (f'"x", {etag}', 304), ('"x"', 200)):
+        answer = await pager.client.get(address, headers={"If-None-Match": known})
+        assert (answer.status_code, answer.headers["etag"]) == (status, etag)
+        assert bool(answer.content) == (status == 200)
+    end = (pager.clock.now() + timedelta(days=2)).isoformat()
+    said = {"schedule": "night-watch", "person": "duty-manager", "until": end}
+    await pager.send("POST", "/v1/overrides", said, 201)
+    changed = await pager.client.get(address, headers={"If-None-Match": etag})
+    assert (changed.status_code, changed.headers["etag"] != etag) == (200, True)
+    assert "Duty-Manager" in changed.text
+
+
+async def test_calendars_of_many_turns_keep_nobody_waiting(pager: House) -> None:
+    """Turns of a quarter of an hour took five seconds on the event loop: the process lives on while it is asked."""
+    start = f"{pager.clock.now() - timedelta(days=400):%Y-%m-%dT09:00}"
+    layer = Layer("custom", start, ("architect-1", "deputy-1", "duty-manager"), turn=900)
+    await pager.apply(replace(pager.company, schedules={"busy": Schedule("busy", "UTC", (layer,))}))
+    (schedule,) = await pager.items("/v1/schedules")
+    now, loop = pager.clock.now(), asyncio.get_running_loop()
+    whole = {"from": (now - timedelta(days=200)).isoformat(), "to": (now + timedelta(days=200)).isoformat()}
+    asked = [
+        asyncio.create_task(pager.client.get(schedule["calendar"], timeout=60)),
+        asyncio.create_task(
+            pager.client.get(
+                "/v1/schedules/busy/shifts", params=whole, headers={"Authorization": f"Bearer {pager.key}"}, timeout=60
+            )
+        ),
+    ]
+    waits: list[float] = []
+    while not all(one.done() for one in asked):
+        begun = loop.time()
+        assert (await pager.client.get("/healthz")).status_code == 200
+        waits.append(loop.time() - begun)
+        await asyncio.sleep(0.01)
+    calendar, listed = await asyncio.gather(*asked)
+    assert 2_000 <= calendar.text.count("BEGIN:VEVENT") <= 4_000
+    assert max(waits) < 1, "on a machine that does other things, too"
+    items, following = listed.json()["items"], listed.json()["next"]
+    assert 4_900 < len(items) <= 6_000
+    assert following == items[-1]["end"]
+    (first, *_) = await pager.items("/v1/schedules/busy/shifts", **whole, cursor=following)
+    assert first["start"] == following
+
+
+async def test_the_past_is_told_as_it_was(pager: House) -> None:
+    """Who was on call last week is not changed by an edit of today: shifts, calendar and `at=` say the same."""
+    begun = pager.clock.now()
+    hour = f"{begun - timedelta(days=30):%Y-%m-%dT%H:00}"
+
+    def watch(person: str) -> dict[str, Schedule]:
+        return {"night-watch": Schedule("night-watch", "UTC", (Layer("weekly", hour, (person,)),))}
+
+    steps = (Step("schedule:night-watch", 60),)
+    escalations = {"standard": replace(pager.company.escalations["standard"], steps=steps)}
+    company_ = replace(pager.company, escalations=escalations)
+    await pager.apply(replace(company_, schedules=watch("architect-1")))
+    await until(lambda: pager.sql("SELECT FROM notify.directory_revision HAVING count(*) = 2"))
+    first = (await pager.sql("SELECT max(applied_at) FROM notify.directory_revision"))[0][0]
+    await asyncio.sleep(1.1)  # revisions are told apart by the time of their record
+    left = {name: one for name, one in company_.people.items() if name != "architect-1"}
+    acme = {name: replace(one, architect="deputy-1") for name, one in company_.customers.items()}
+    await pager.apply(replace(company_, schedules=watch("deputy-1"), people=left, customers=acme))
+    await until(lambda: pager.sql("SELECT FROM notify.directory_revision HAVING count(*) = 3"))
+    second = (await pager.sql("SELECT max(applied_at) FROM notify.directory_revision"))[0][0]
+    then = first + (second - first) / 2
+    (was, *_) = (await pager.get("/v1/oncall", customer="acme", at=then.isoformat()))["chain"]
+    assert (was["person"], was["until"]) == ("architect-1", second.isoformat().replace("+00:00", "Z"))
+    (now, *_) = (await pager.get("/v1/oncall", customer="acme"))["chain"]
+    assert (now["person"], now["until"]) == ("deputy-1", None), "alone for good: no end in sight"
+    span = {"from": first.isoformat(), "to": (second + timedelta(hours=1)).isoformat()}
+    items = await pager.items("/v1/schedules/night-watch/shifts", **span)
+    assert [one["person"] for one in items] == ["architect-1", "deputy-1"]
+    assert items[0]["end"] == items[1]["start"] == was["until"]
+    (schedule,) = await pager.items("/v1/schedules")
+    feed = events_of((await pager.client.get(schedule["calendar"])).content)
+    told = [(str(one["SUMMARY"]), one.start.replace(microsecond=0)) for one in feed]
+    assert [summary.split()[2] for summary, _ in told] == ["Architect-1", "Deputy-1"]
+    assert told[1][1] == second.replace(microsecond=0)
+    long = {"from": begun.isoformat(), "to": (begun + timedelta(days=400, seconds=1)).isoformat()}
+    refused = await pager.client.get(
+        "/v1/schedules/night-watch/shifts", params=long, headers={"Authorization": f"Bearer {pager.key}"}
+    )
+    assert refused.status_code == 422
+
+
+async def test_a_silence_of_nothing_is_refused(pager: House) -> None:
+    """A rule that does not exist holds nothing; one of another customer's neither; what is no rule can be held."""
+    end = (pager.clock.now() + timedelta(hours=1)).isoformat()
+    own = (Rule("own", MoodAtMost(2), "high"),)
+    acme = replace(pager.company.customers["acme"], rules=own)
+    await pager.apply(replace(pager.company, customers={**pager.company.customers, "acme": acme}))
+    for customer, rule, status in (
+        ("acme", "own", 201),
+        (None, "own", 201),
+        ("borealis", "own", 422),
+        ("acme", "mood-two", 422),
+        (None, "heartbeat", 201),
+        ("acme", "by-hand", 201),
+    ):
+        said = {"customer": customer, "rule": rule, "until": end, "reason": "move"}
+        problem = await pager.send("POST", "/v1/silences", said, status)
+        assert status == 201 or problem["errors"][0]["path"] == "rule"
+
+
+async def test_pre_flight_looks_at_settings_too(pager: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A secret that is not set, a silence that somebody forgot, a rule that is gone: told before they are missed."""
+    monkeypatch.delenv("HOOK_OF_NOBODY", raising=False)
+    monkeypatch.setenv("HOOK_OF_SOMEBODY", "x")
+    contacts = tuple(Contact("webhook", pager.phone.url(), name) for name in ("HOOK_OF_NOBODY", "HOOK_OF_SOMEBODY"))
+    staff = people(pager, architect_1={"contacts": contacts})
+    end = (pager.clock.now() + timedelta(days=8)).isoformat()
+    long = await pager.send("POST", "/v1/silences", {"customer": "acme", "until": end, "reason": "move"}, 201)
+    said = {"customer": "acme", "rule": "nps-low", "until": end, "reason": "move"}
+    gone = await pager.send("POST", "/v1/silences", said, 201)
+    rules = tuple(rule for rule in pager.company.rules if rule.name != "nps-low")
+    await pager.apply(replace(pager.company, people=staff, rules=rules))
+    found = (await pager.get("/v1/preflight"))["items"]
+    told = {(item["code"], item["subject"]) for item in found}
+    assert {
+        ("unset", "person:architect-1"),
+        ("long-silence", f"silence:{long['id']}"),
+        ("unknown-rule", f"silence:{gone['id']}"),
+    } <= told
+    assert [item["detail"] for item in found if item["code"] == "unset"] == [
+        "environment variable HOOK_OF_NOBODY is not set where notify runs"
+    ]
+
+
 async def test_what_would_go_wrong_at_night_is_found_by_day(pager: House) -> None:
     """Empty shifts, people whom no page reaches, one person as the whole chain: said before it is needed."""
     day = pager.clock.now()
@@ -485,6 +814,92 @@ async def test_contacts_by_severity_and_delay(pager: House) -> None:
     await rings(pager, 7)
     pager.move(minutes=1)
     assert all(one.path in {"/chat", "/call"} for one in pager.phone.received), "who was reached has their time"
+
+
+async def test_a_contact_is_the_same_wherever_it_stands(pager: House) -> None:
+    """After an edit of the list each contact that waits rings once: none twice, none never, and none that left."""
+    url = pager.phone.url
+    chat, call = Contact("webhook", url("/chat")), Contact("webhook", url("/call"), after=60)
+    home, gone = Contact("webhook", url("/home"), after=120), Contact("webhook", url("/gone"), after=90)
+    await pager.apply(replace(pager.company, people=people(pager, architect_1={"contacts": (chat, call, gone, home)})))
+    await open_ticket(pager)
+    await rings(pager, 1)
+    new = Contact("webhook", url("/new"))
+    await pager.apply(replace(pager.company, people=people(pager, architect_1={"contacts": (home, new, chat, call)})))
+    pager.move(seconds=61)
+    assert [one.path for one in await rings(pager, 2)] == ["/chat", "/call"]
+    pager.move(seconds=31)
+    # The one that left is called no more; in its place comes what was not called yet, in the order that is now.
+    assert [one.path for one in await rings(pager, 3)][2:] == ["/home"]
+    pager.move(seconds=60)
+    await heard_nothing_more(pager, 3)
+    await page_in(pager, "sent")
+
+
+async def test_the_next_contact_is_one_that_was_not_called(pager: House) -> None:
+    """One that was put before the others while they were tried is not passed over, nor is one called twice for it."""
+    url = pager.phone.url
+    first, second = Contact("webhook", url("/first")), Contact("webhook", url("/second"))
+    await pager.apply(replace(pager.company, people=people(pager, architect_1={"contacts": (first, second)})))
+    pager.phone.answer = lambda request: {"/first": 503, "/second": 404}.get(request.path, 204)
+    await open_ticket(pager)
+    await rings(pager, 1)
+    new = Contact("webhook", url("/new"))
+    await pager.apply(replace(pager.company, people=people(pager, architect_1={"contacts": (second, new, first)})))
+    for count in (2, 5):
+        pager.move(seconds=15)
+        await rings(pager, count)
+    assert [one.path for one in _calls(pager)] == ["/first"] * 3 + ["/second", "/new"]
+    (page,) = await page_in(pager, "sent")
+    assert page["person"] == "architect-1"
+
+
+async def test_what_was_stored_by_the_version_before_is_called(pager: House) -> None:
+    """A contact that waits while processes are updated is known by its place alone."""
+    contacts = tuple(Contact("webhook", pager.phone.url(path), after=60) for path in ("/first", "/second"))
+    await pager.apply(replace(pager.company, people=people(pager, architect_1={"contacts": contacts})))
+    await open_ticket(pager)
+    await rings(pager, 1)
+    await pager.sql("UPDATE notify.delivery SET channel = NULL, address = NULL, nth = NULL")
+    pager.move(seconds=61)
+    assert [one.path for one in await rings(pager, 2)] == ["/first", "/second"]
+
+
+async def test_whoever_is_responsible_when_it_is_sent_is_told(pager: House) -> None:
+    """A line that was gathered for somebody goes to whoever has come in their place, also to the team's."""
+    await pager.apply(replace(pager.company, team=("architect-1", "duty-manager")))
+    await open_ticket(pager, severity="low", number=7)
+    good = build.alert(
+        id=uuid7(), rule="good-experience", kind="mood_at_least", severity="info", dedup_key="acme/good/1"
+    )
+    await pager.tell(ALERTS, "alert.opened", good)
+
+    async def gathered() -> bool:
+        found = await pager.sql("SELECT kind, person FROM notify.digest_entry WHERE kind <> 'preflight'")
+        return sorted(map(tuple, found)) == [
+            ("good", "architect-1"),
+            ("good", "deputy-1"),
+            ("good", "duty-manager"),
+            ("ticket", "architect-1"),
+        ]
+
+    await until(gathered)
+    acme = replace(pager.company.customers["acme"], architect="deputy-1", deputy=None)
+    staff = {name: one for name, one in pager.company.people.items() if name != "architect-1"}
+    borealis = replace(pager.company.customers["borealis"], architect="deputy-1")
+    await pager.apply(
+        replace(pager.company, people=staff, customers={"acme": acme, "borealis": borealis}, team=("duty-manager",))
+    )
+    pager.move(hours=24)
+
+    async def told() -> bool:
+        return {one.path for one in pager.phone.received} == {"/deputy-1", "/duty-manager"}
+
+    await until(told)
+    await heard_nothing_more(pager, 2)
+    kinds = {one.path: sorted(entry["kind"] for entry in one.data["entries"]) for one in _calls(pager)}
+    assert kinds["/deputy-1"] == ["good", "ticket"], "the ticket of who left, and what was shared only once"
+    assert "good" in kinds["/duty-manager"]
 
 
 async def test_an_expired_link_mails_a_fresh_one(pager: House) -> None:

@@ -14,7 +14,7 @@ import pytest
 from aiokafka.structs import TopicPartition
 from msgspec.structs import replace
 
-from shared.directory.model import Contact, Person
+from shared.directory.model import Contact, Escalation, Person
 from shared.embedded import EmbeddedKafka, EmbeddedPostgres
 from shared.events import PageV1, SlaV1, TicketV1
 from shared.ids import uuid7
@@ -156,6 +156,139 @@ async def test_a_provider_is_down_for_an_hour(pager: House) -> None:
     assert max(count for (failed, _), count in calls.items() if not failed) == 1, "what was delivered comes once"
     await settled()
     assert paths(pager, last) == ["/first"]
+
+
+def hurried(house: House, *ack_within: float, repeat: int = 1) -> dict[str, Escalation]:
+    """Return the escalation with other times to answer."""
+    standard = house.company.escalations["standard"]
+    steps = tuple(replace(step, ack_within=wait) for step, wait in zip(standard.steps, ack_within, strict=True))
+    return {"standard": replace(standard, steps=steps, repeat=repeat)}
+
+
+async def test_a_channel_that_is_away_for_less_than_a_step_burns_nobody(pager: House) -> None:
+    """Tries go on within the step: the architect is reached in the architect's own time, and the deputy sleeps on."""
+    await pager.apply(replace(pager.company, escalations=hurried(pager, 60, 60)))
+    pager.phone.answer = lambda _: 503
+    ticket = await open_ticket(pager)
+    begun = await rung(pager, ticket, "/architect-1")
+
+    async def over() -> bool:
+        return pager.clock.now() - begun >= timedelta(seconds=45)
+
+    await passing(pager, over, most=STEP)
+    assert set(paths(pager, ticket)) == {"/architect-1"}
+    assert len(paths(pager, ticket)) >= 4, "not three times and then somebody else"
+    pager.phone.answer = lambda _: 204
+    await passing(pager, lambda: in_state(pager, ticket, "sent"), most=timedelta(seconds=20), step=1)
+    assert set(paths(pager, ticket)) == {"/architect-1"}
+    assert len({one.headers["webhook-id"] for one in heard(pager, ticket)}) == 1, "by one key"
+
+
+async def in_state(house: House, ticket: TicketV1, state: str) -> bool:
+    return await state_of(house, ticket) == state
+
+
+async def delivered_to(house: House, ticket: TicketV1) -> list[str]:
+    """Return who was reached for a ticket, in the order in which they were."""
+    rows = await house.sql(
+        "SELECT person FROM notify.attempt JOIN notify.delivery ON delivery.id = attempt.delivery"
+        " JOIN notify.page ON page.id = delivery.page"
+        " WHERE ticket = $1 AND result = 'delivered' ORDER BY finished_at, attempt.id",
+        ticket.id,
+    )
+    return [row[0] for row in rows]
+
+
+async def test_steps_that_went_by_while_a_channel_was_away_are_tried_when_it_works_again(pager: House) -> None:
+    """The whole chain went by in an outage: each of it is reached after it, once, and not the catch-all alone."""
+    await pager.apply(replace(pager.company, escalations=hurried(pager, 20, 20, repeat=2)))
+    pager.phone.answer = lambda _: 503
+    ticket = await open_ticket(pager)
+    await rung(pager, ticket, "/architect-1")
+    await passing(pager, lambda: in_state(pager, ticket, "exhausted"), most=STEP)
+    await passing(pager, lambda: tried(pager, ticket, "/duty-manager", 5), most=STEP)
+    assert await delivered_to(pager, ticket) == []
+    pager.phone.answer = lambda _: 204
+    everybody = {"architect-1", "deputy-1", "duty-manager"}
+
+    async def reached() -> bool:
+        return set(await delivered_to(pager, ticket)) == everybody
+
+    await passing(pager, reached, most=timedelta(seconds=90))
+    found = await delivered_to(pager, ticket)
+    assert found.count("architect-1") == found.count("deputy-1") == 1, "not once for each round"
+    await answer(pager, heard(pager, ticket)[-1])
+    await ended(pager)
+    before = len(paths(pager, ticket))
+    for _ in range(5):
+        pager.move(minutes=2)
+        await settled()
+    assert len(paths(pager, ticket)) == before, "who answers ends it for all"
+    assert not await pager.sql("SELECT FROM notify.delivery WHERE state = 'pending' AND page IS NOT NULL")
+
+
+async def tried(house: House, ticket: TicketV1, path: str, times: int) -> bool:
+    return paths(house, ticket).count(path) >= times
+
+
+async def test_a_catch_all_that_refuses_is_called_again_before_its_step_ends(pager: House) -> None:
+    """Behind it there is nobody: it is tried with growing waits, however long the last step is, until it is reached."""
+    await pager.apply(replace(pager.company, escalations=hurried(pager, 86_400, 86_400)))
+    pager.phone.answer = lambda _: 404
+    ticket = await open_ticket(pager)
+    await rung(pager, ticket, "/architect-1", "/deputy-1", "/duty-manager")
+    await ended(pager)
+    waits: list[float] = []
+    for times in (2, 3, 4):
+        waited = await passing(
+            pager, lambda times=times: tried(pager, ticket, "/duty-manager", times), most=timedelta(minutes=10), step=5
+        )
+        waits.append(waited.total_seconds())
+        await ended(pager)
+    assert waits[0] < 60
+    assert waits[0] < waits[1] < waits[2] < 300
+    pager.phone.answer = lambda _: 204
+    await passing(pager, lambda: tried(pager, ticket, "/duty-manager", 5), most=timedelta(minutes=10), step=5)
+    await ended(pager)
+    assert await delivered_to(pager, ticket) == ["duty-manager"]
+    pager.move(hours=1)
+    await settled()
+    assert paths(pager, ticket).count("/duty-manager") == 5, "who is reached has their time"
+
+
+async def test_a_second_contact_that_is_refused_lets_the_first_be_tried_again(pager: House) -> None:
+    """One was busy and the other is wrong: the person is tried where it may help, for as long as the step lasts."""
+    contacts = (Contact("webhook", pager.phone.url("/busy")), Contact("webhook", pager.phone.url("/wrong")))
+    await pager.apply(replace(pager.company, people=people(pager, "architect-1", contacts=contacts)))
+    pager.phone.answer = lambda request: 503 if request.path == "/busy" else 404
+    ticket = await open_ticket(pager)
+    await passing(pager, lambda: tried(pager, ticket, "/busy", 6), most=STEP)
+    assert paths(pager, ticket).count("/wrong") == 1
+    assert "/deputy-1" not in paths(pager, ticket)
+    pager.phone.answer = lambda _: 204
+    await passing(pager, lambda: in_state(pager, ticket, "sent"), most=timedelta(seconds=30), step=1)
+    assert await delivered_to(pager, ticket) == ["architect-1"]
+
+
+async def test_a_storm_that_rises_is_one_page(pager: House) -> None:
+    """Somebody took twelve complaints; when all become critical that rings once for each person, not twelve times."""
+    tickets, first = await storm(pager, *["high"] * 12)
+    await answer(pager, first)
+    for ticket in tickets:
+        await is_in(pager, ticket, "acknowledged")
+    told = {"assignee": "architect-1", "acknowledged_severity": "high"}
+    taken = [replace(one, version=2, state="acknowledged", **told) for one in tickets]
+    await pager.tell_all(TICKETS, "ticket.updated", taken)
+    rose = [replace(one, version=3, state="open", severity="critical", **told) for one in tickets]
+    await pager.tell_all(TICKETS, "ticket.updated", rose)
+
+    async def more() -> bool:
+        return len(pager.phone.received) >= 2
+
+    await until(more)
+    await settled()
+    assert [one.path for one in pager.phone.received] == ["/architect-1"] * 2
+    assert "12 tickets at once" in pager.phone.received[-1].data["summary"]
 
 
 # ---- PostgreSQL is away

@@ -10,14 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from services.notify.domain.chain import chain
+from services.notify.domain.chain import chain, stand_in
 from services.notify.domain.check_in import PERIODS, Due, Reminder, first_look, look
 from services.notify.domain.check_in import due_at as check_in_due
-from services.notify.domain.digest import BUNDLE, due_at, responsible
+from services.notify.domain.digest import BUNDLE, Role, addressee, due_at, responsible, told_at
 from services.notify.domain.page import (
     Finds,
     next_turn,
 )
+from services.notify.domain.rota import quiet_until
 from services.notify.domain.words import Asked, Entry, digest_words, page_words
 from shared.directory.model import Step
 from shared.events import Severity
@@ -71,6 +72,45 @@ def test_low_is_told_at_the_persons_own_hour(
         assert earlier.hour * 60 + earlier.minute != at or earlier.fold == 1, "it was missed"
     following = due_at(reader, severity, told)
     assert wall(zone, following).date() - shown.date() == DAY
+
+
+@given(
+    absences,
+    st.sampled_from(NAMES),
+    st.sampled_from(("architect-1", "architect-2")),
+    st.sampled_from((None, "responsible", "team", "behind everybody")),
+    st.sampled_from(("acme", "left-long-ago")),
+    st.sets(st.sampled_from(NAMES)),
+)
+def test_a_line_is_told_to_whoever_is_responsible_then(
+    absent: dict[str, tuple[int, int]], gathered: str, architect: str, role: Role | None, of: str, mates: set[str]
+) -> None:
+    """The directory may have become another one since: nobody reads of a customer that is no more theirs."""
+    people = {name: person(name, absences=away(*absent[name]) if name in absent else ()) for name in NAMES}
+    known = directory(people=people, customers={"acme": customer(architect=architect, deputy=None)}, team=tuple(mates))
+    found = addressee(role, gathered, of, known, NOW)
+    in_charge = responsible(known, stand_in(known, of) or customer(), NOW)
+    if role == "behind everybody":
+        assert (found is None) == (gathered != "duty-manager")
+    elif role is None or (role == "team" and gathered in {*mates, architect if of == "acme" else "duty-manager"}):
+        assert found is people[gathered]
+    else:
+        assert found is in_charge
+    assert found is not None or role == "behind everybody"
+    left = replace(known, people={name: one for name, one in people.items() if name != "night-1"})
+    assert addressee(None, "night-1", of, left, NOW) is responsible(left, stand_in(left, of) or customer(), NOW)
+
+
+@given(st.sampled_from(ZONES), hours_of_quiet, moments, st.integers(0, 2000), st.booleans())
+def test_what_is_late_is_not_told_at_night(zone: str, quiet: str, due: datetime, late: int, same: bool) -> None:
+    """Quiet hours count when it is sent, not only when it was gathered; a digest at night was asked for by somebody."""
+    reader, now = person(timezone=zone, quiet_hours=quiet), due + MINUTE * late
+    told = told_at(reader, "architect-1" if same else "architect-2", due, now)
+    assert told >= now
+    if same and quiet_until(reader, due) is not None:
+        assert told == now
+    else:
+        assert quiet_until(reader, told) is None
 
 
 @given(absences, st.sampled_from(("architect-1", "gone")), st.sampled_from(("architect-2", "gone", None)))

@@ -20,6 +20,7 @@ from services.notify.domain.page import (
     WAITING,
     Outcome,
     Page,
+    Work,
     acknowledge,
     follow,
     follow_ticket,
@@ -471,3 +472,89 @@ def test_a_page_that_is_answered_by_waiting_is_not_stalled(state: str) -> None:
     running = page(state=state, turn=1, level=1)
     (outcome,) = follow_ticket(running, ticket(state="waiting"), NOW)
     assert (outcome.page.state, outcome.event, outcome.page.due_at) == ("acknowledged", "page.acknowledged", None)
+
+
+# ---- a ticket that rises since somebody took it
+
+
+def risen(of: TicketV1, severity: Severity, **fields: object) -> TicketV1:
+    """Return a ticket as ticketing tells it when it rises above what was taken."""
+    told = {"state": "open", "severity": severity, "acknowledged_severity": of.severity, **fields}
+    return replace(of, version=of.version + 1, **told)
+
+
+@given(st.sampled_from(("architect-1", "architect-2", "duty-manager")), st.sampled_from(("medium", "high")))
+def test_its_taker_is_asked_first_and_then_the_chain(taker: str, before: Severity) -> None:
+    """A handled ticket that turns critical pages whoever has it, at once, and then everybody as for any other."""
+    of = ticket(severity=before, state="acknowledged", assignee=taker, version=2)
+    if before == "high":
+        running = follow_ticket(start(ticket(severity="high"), directory(), customer(), NOW), of, NOW)[-1].page
+        assert running.state == "acknowledged"
+        outcomes = follow_ticket(running, risen(of, "critical"), NOW + HOUR)
+        assert [one.event for one in outcomes if one.event] == ["page.unacknowledged"]
+        running = outcomes[-1].page
+    else:
+        running = start(risen(of, "critical"), directory(), customer(), NOW + HOUR)
+    assert (running.state in WAITING, running.due_at, running.severity) == (True, NOW + HOUR, "critical")
+    asked: list[str | None] = []
+    for _ in range(6):
+        assert running.due_at is not None
+        outcome = turn(running, finds, (), {}, running.due_at)
+        asked.append(outcome.pages)
+        running = outcome.page
+    chain = ["architect-1", "architect-2", "architect-1", "architect-2", "duty-manager", "duty-manager"]
+    expected = chain if taker == "architect-1" else [taker, *chain]
+    assert asked == expected[:6], "and nobody twice in a row, but the catch-all"
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_a_taker_who_cannot_be_paged_is_passed_over(left: bool) -> None:
+    """Who took it last month may have left: the chain begins at once."""
+    taken = page(state="acknowledged", severity="high", work=Work(state="acknowledged"))
+    of = ticket(severity="high", state="acknowledged", assignee="night-1")
+    running = follow_ticket(taken, risen(of, "critical"), NOW)[-1].page
+    reachable = {"architect-1", "architect-2"} | (set() if left else {"night-1"})
+    outcome = turn(running, lambda step: step.person if step.person in reachable else None, (), {}, NOW)
+    assert outcome.pages == ("architect-1" if left else "night-1")
+
+
+def test_what_was_taken_by_a_page_alone_rises_too() -> None:
+    """The ticket rose before it heard that somebody had said yes to less."""
+    of = ticket(severity="high")
+    running = start(of, directory(), customer(), NOW)
+    taken = acknowledge(running, "architect-2", NOW + MINUTE)
+    assert taken is not None
+    rose = replace(of, version=2, severity="critical")
+    after = follow_ticket(taken.page, rose, NOW + 2 * MINUTE)[-1].page
+    assert (after.state, after.taker, after.due_at) == ("sent", "architect-2", NOW + 2 * MINUTE)
+    # Ticketing tells of the answer: that is no new one.
+    told = replace(rose, version=3, assignee="architect-2", acknowledged_severity="high")
+    outcomes = follow_ticket(after, told, NOW + 3 * MINUTE)
+    assert all(one.event is None and one.page.state == "sent" for one in outcomes)
+
+
+@given(st.lists(st.sampled_from(SEVERITIES[1:]), max_size=8))
+def test_who_says_so_has_taken_what_it_is(rises: list[Severity]) -> None:
+    """A ticket that is raised by whoever works on it asks nobody."""
+    of = ticket(severity="high", state="in_progress", version=2)
+    running = follow_ticket(start(ticket(severity="high"), directory(), customer(), NOW), of, NOW)[-1].page
+    for number, severity in enumerate(rises):
+        of = replace(of, version=3 + number, severity=severity, acknowledged_severity=severity, worked_at=NOW)
+        outcomes = follow_ticket(running, of, NOW + MINUTE)
+        running = outcomes[-1].page if outcomes else running
+        assert running.state == "acknowledged"
+
+
+def test_the_takers_night_is_theirs() -> None:
+    """`high` waits for the quiet hours of whom it is asked first; the chain after them is a page that runs."""
+    taker = person("architect-2", quiet_hours="09:00-13:00", timezone="UTC")
+    architect = person("architect-1", quiet_hours="13:00-20:00", timezone="UTC")
+    of = ticket(severity="medium", state="acknowledged", assignee="architect-2", version=2)
+    running = start(risen(of, "high"), directory(), customer(), NOW)
+    *held, (at, first) = turns(running, [taker, architect])
+    assert [one.page.held for _, one in held] == ["quiet hours"]
+    assert (at.hour, first.pages) == (13, "architect-2")
+    assert first.page.due_at is not None
+    assert turn(first.page, finds, (), {one.id: one for one in (taker, architect)}, first.page.due_at).pages == (
+        "architect-1"
+    )

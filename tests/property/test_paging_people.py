@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from services.notify.domain.chain import Presence, full_chain
+from services.notify.domain.hold import Silence
 from services.notify.domain.page import (
     next_turn,
     start,
 )
-from services.notify.domain.preflight import AHEAD, Code, Finding, preflight
+from services.notify.domain.preflight import AHEAD, Code, Finding, SettingCode, preflight
 from services.notify.domain.rota import Override, on_call, shifts
-from shared.directory.model import Absence, Directory, Layer, Person, Schedule, Step
+from shared.directory.model import Absence, Contact, Desk, Directory, Layer, Person, Schedule, Smtp, Step, Webhook
 from shared.ids import uuid7
 from tests.property.test_paging_decisions import DAY, HOUR, ZONES, wall
 from tests.support import build
@@ -168,6 +169,59 @@ def test_each_defect_is_named_by_its_own_word(rota: Schedule) -> None:
     assert {one.subject for one in defects["unreachable"]} == {f"person:{on}"}
     assert all(one.subject == "schedule:night-watch" for one in defects["gap"] + defects["empty-shift"])
     assert all(one.start is not None and one.end is not None and one.start < one.end for one in defects["empty-shift"])
+
+
+def quiet(customer: str | None = None, rule: str | None = None, **lasts: float) -> Silence:
+    return Silence(uuid7(), customer, None, rule, "move", NOW, NOW + timedelta(**lasts), NOW, "key:ops")
+
+
+def test_each_setting_that_does_nothing_is_named_by_its_own_word() -> None:
+    """What is written down and has no effect is found by day, each by its own word and where it is."""
+    layer = Layer("daily", "2026-11-02T00:00", tuple("abcdefg"), restrict=("Mon-Fri 08:00-16:00",))
+    office = Schedule("office", "Europe/Helsinki", (layer,))
+    staff = {name: person(name) for name in (*STAFF, *"abcdefg")}
+    empty = Schedule("empty", "UTC", (replace(layer, people=("left",), restrict=()),))
+    steps = (Step("architect", 60), Step("deputy", 60), Step("schedule:empty", 60))
+    nobody = staffed(
+        empty,
+        escalations={"standard": build.escalation(steps=steps)},
+        customers={"acme": customer(), "borealis": customer("borealis", deputy=None)},
+    )
+    well = staffed(office, people=staff)
+    hooked = person("night-1", contacts=(Contact("webhook", "https://x.test", "HOOK"), Contact("pagerduty", "ROUTE")))
+    secret = staffed(
+        office,
+        people={**staff, "night-1": hooked},
+        desks={"main": Desk("zammad", "https://desk.test", "DESK", hook_secret_env="DESK_HOOK")},
+        smtp=Smtp("smtp.test", "fiilis@example.test", password_env="MAIL"),
+        webhooks=(Webhook("https://told.test/x", "TOLD"),),
+    )
+    unset = {"HOOK", "ROUTE", "DESK", "DESK_HOOK", "MAIL", "TOLD", "OF_NOBODY"}
+    everybody = {"reachable": staff, "verified": staff, "now": NOW}
+    silences = [quiet(days=7), quiet("acme", "mood-one", days=8), quiet("acme", "mood-two", days=1), quiet(days=30)]
+    defects: dict[SettingCode, list[Finding]] = {
+        "unset": preflight(secret, {}, unset=unset, **everybody),
+        "empty-step": found_in(nobody),
+        "never-on-call": preflight(well, {}, **everybody),
+        "long-silence": preflight(well, {}, silences=[silences[1], silences[3]], **everybody),
+        "unknown-rule": preflight(well, {}, silences=silences[::2], **everybody),
+    }
+    assert set(defects) == set(get_args(SettingCode))
+    named = {code: [(one.subject, one.detail) for one in found if one.code == code] for code, found in defects.items()}
+    assert {subject for subject, _ in named["unset"]} == {
+        "person:night-1",
+        "desk:main",
+        "channel:smtp",
+        "webhook:told.test",
+    }
+    assert {detail.split()[2] for _, detail in named["unset"]} == unset - {"OF_NOBODY"}
+    assert named["empty-step"] == [
+        ("escalation:standard", "step 3 (schedule:empty) finds nobody for customer:acme, customer:borealis"),
+        ("escalation:standard", "step 2 (deputy) finds nobody for customer:borealis"),
+    ]
+    assert [subject for subject, _ in named["never-on-call"]] == ["person:f", "person:g"]
+    assert [subject for subject, _ in named["long-silence"]] == [f"silence:{silences[n].id}" for n in (1, 3)]
+    assert [subject for subject, _ in named["unknown-rule"]] == [f"silence:{silences[2].id}"]
 
 
 @given(rotas, st.booleans())

@@ -17,17 +17,24 @@ from hypothesis import strategies as st
 from services.notify.domain.rota import (
     LONGEST,
     REACH,
+    Era,
     Override,
     Shift,
     absences_between,
     absent_until,
+    calendar_shifts,
     is_absent,
+    never_on_call,
     next_absence,
     next_clock,
     on_call,
     on_holiday,
+    person_on_call,
     quiet_until,
+    shift_end,
     shifts,
+    shifts_over,
+    some_shifts,
 )
 from shared.directory.model import Absence, Layer, Person, Schedule
 
@@ -315,6 +322,127 @@ def test_a_list_is_the_same_in_pieces(case: Case, cut: int) -> None:
     if (one.person, one.via) == (following.person, following.via):
         parts[index : index + 2] = [Shift(one.start, following.end, one.person, one.via)]
     assert parts == whole
+
+
+def era(case: Case, since: datetime) -> Era:
+    return Era(since, {case[0].name: case[0]}, case[1])
+
+
+@given(cases(), cases(), st.integers(-5 * 1440, 5 * 1440), st.booleans())
+def test_each_time_is_told_by_the_revision_of_then(one: Case, other: Case, minutes: int, left: bool) -> None:
+    """What was is not changed by a later edit, in shifts as at each moment; a schedule that is gone has nobody."""
+    at, overrides = one[3], one[2]
+    start, turns_over, end = at - 5 * DAY, at + MINUTE * minutes, at + 5 * DAY
+    later = Era(turns_over, {}, {}) if left else era(other, turns_over)
+    found = shifts_over([era(one, at - 99 * DAY), later], "watch", overrides, start, end)
+    if start < end:
+        assert_tiles(found, start, end)
+    before = shifts(one[0], one[1], overrides, start, turns_over)
+    assert each_piece([f for f in found if f.start < turns_over], turns_over) == each_piece(before, turns_over)
+    after = [] if left else shifts(other[0], other[1], overrides, turns_over, end)
+    for shift in after:
+        assert [(f.person, f.via) for f in found if f.start <= shift.start < f.end] == [(shift.person, shift.via)]
+    alone = shifts_over([era(one, at)], "watch", overrides, start, end)
+    assert alone == shifts(one[0], one[1], overrides, start, end), "the first counts before it, too"
+
+
+def each_piece(found: Sequence[Shift], until: datetime) -> list[tuple[datetime, datetime, str | None, str]]:
+    return [(one.start, min(one.end, until), one.person, one.via) for one in found]
+
+
+@given(cases(), st.integers(0, 4 * 1440), st.integers(1, 60))
+def test_a_long_list_is_told_in_parts(case: Case, minutes: int, most: int) -> None:
+    """Nothing is told twice or left out, and no answer is much longer than was asked for."""
+    schedule, _, overrides, at = case
+    eras, start, end = [era(case, at)], at - MINUTE * minutes, at + 20 * DAY
+    found, then = list[Shift](), start
+    while then is not None:
+        part, following = some_shifts(eras, "watch", overrides, then, end, most)
+        assert part
+        found += part
+        assert following is None or following > then
+        then = following
+    assert found == shifts(schedule, case[1], overrides, start, end)
+
+
+@given(cases(), st.integers(-3 * 1440, 3 * 1440))
+def test_a_shift_ends_when_somebody_else_begins(case: Case, minutes: int) -> None:
+    """Also one that lasts longer than anybody looks: then there is no end in sight, and not one that moves on."""
+    schedule, people, overrides, middle = case
+    at = middle + MINUTE * minutes
+    ends = shift_end([era(case, at)], "watch", overrides, at)
+    (first, *later) = shifts(schedule, people, overrides, at, at + LONGEST)
+    assert ends == (first.end if later else None)
+    assert person_on_call(schedule, people, overrides, at) == first.person
+
+
+WHOLE = Layer("weekly", "2026-01-05T09:00", PEOPLE, every=6)
+
+
+@pytest.mark.parametrize(
+    ("layer", "began"),
+    [
+        (WHOLE, "2026-08-03T09:00"),  # a turn of 42 days
+        (Layer("custom", "2026-01-05T09:00", PEOPLE, turn=91 * 86400), "2026-07-06T09:00"),
+        (Layer("weekly", "2026-01-05T09:00", ("ann",)), "2026-01-05T09:00"),  # one person, for good
+        (Layer("weekly", "2019-01-07T09:00", ("ann",)), "2025-01-01T00:00"),  # and for longer than anybody looks back
+        (Layer("weekly", "2019-01-07T09:00", ("ann",), restrict=("00:00-24:00",)), "2025-01-01T00:00"),
+        (Layer("daily", "2026-01-05T09:00", PEOPLE), "2026-08-06T09:00"),
+    ],
+)
+def test_a_calendar_has_the_shift_in_force_as_it_began(layer: Layer, began: str) -> None:
+    """It is the same event tomorrow: it begins where it began, and not where the calendar does."""
+    watch = Schedule("watch", "UTC", (layer,))
+    eras = [Era(local("UTC", "2026-01-01T00:00"), {"watch": watch}, EVERYBODY)]
+    starts: list[datetime] = []
+    for day in range(2):
+        now = local("UTC", "2026-09-05T12:00") + DAY * day
+        found = calendar_shifts(eras, "watch", [], now, now - 30 * DAY, now + 180 * DAY)
+        (in_force,) = (one for one in found if one.start <= now < one.end)
+        assert in_force.person is not None
+        assert_tiles(found, found[0].start, now + 180 * DAY)
+        starts.append(found[0].start)
+    assert starts[0] == local("UTC", began)
+    assert layer.rotation == "daily" or starts[1] == starts[0]
+
+
+def test_a_calendar_is_no_longer_than_anybody_reads() -> None:
+    """Turns of a quarter of an hour are 20,000 in half a year: those about now are told, and quickly."""
+    watch = Schedule("watch", HELSINKI, (Layer("custom", "2026-01-05T09:00", PEOPLE, turn=900),))
+    eras = [Era(local("UTC", "2026-01-01T00:00"), {"watch": watch}, EVERYBODY)]
+    now = local("UTC", "2026-09-05T12:07")
+    found = calendar_shifts(eras, "watch", [], now, now - 30 * DAY, now + 180 * DAY)
+    assert 2_000 <= len(found) <= 4_000
+    assert found[0].start < now - 5 * DAY
+    assert found[-1].end > now + 10 * DAY
+    assert any(one.start <= now < one.end and one.end - one.start == 15 * MINUTE for one in found)
+
+
+@given(
+    st.sampled_from(ZONES),
+    st.integers(2, 9),
+    st.sampled_from(("Mon-Fri 09:00-17:00", "Sat-Sun 08:00-20:00", "Mon 09:00-09:15", "18:00-08:00")),
+    st.integers(1, 4),
+    st.integers(0, 9 * 1440),
+)
+def test_who_never_has_a_turn_is_found(zone: str, many: int, restrict: str, every: int, minutes: int) -> None:
+    """A round that is in step with the week leaves some out for good; whoever has a turn at some time is not told."""
+    names = tuple(f"p{n}" for n in range(many))
+    at = local(zone, "2026-01-05T09:00") + MINUTE * minutes
+    layer = Layer("daily", "2026-01-05T09:00", names, every=every, restrict=(restrict,))
+    watch = Schedule("watch", zone, (layer,))
+    people = {id: somebody(id) for id in names}
+    seen = {one.person for one in shifts(watch, people, [], at, at + LONGEST)}
+    assert set(never_on_call(watch, layer, at)) == set(names) - seen
+
+
+def test_seven_people_take_turns_of_a_day_in_an_office() -> None:
+    """Whoever has Saturdays and Sundays never works; turns of hours leave some out on purpose."""
+    layer = Layer("daily", "2026-01-05T00:00", tuple("abcdefg"), restrict=("Mon-Fri 08:00-16:00",))
+    watch = Schedule("watch", HELSINKI, (layer,))
+    assert never_on_call(watch, layer, datetime(2026, 9, 5, tzinfo=UTC)) == ["f", "g"]
+    hourly = Layer("hourly", "2026-01-05T00:00", PEOPLE, every=8, restrict=("08:00-16:00",))
+    assert never_on_call(watch, hourly, datetime(2026, 9, 5, tzinfo=UTC)) == []
 
 
 def test_more_than_can_be_told_at_once_is_refused() -> None:

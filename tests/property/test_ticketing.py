@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import get_args
 from uuid import UUID
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,7 +30,7 @@ from services.ticketing.domain.ticket import (
     take_page,
 )
 from shared.directory.model import SEVERITIES, severity_rank
-from shared.events import AlertV1, EvidenceV1, TicketState, TicketV1
+from shared.events import AlertV1, EvidenceV1, Severity, TicketState, TicketV1
 from tests.support.build import NOW, ago, alert, evidence, page_message, ticket
 
 STATES: tuple[TicketState, ...] = get_args(TicketState)
@@ -46,6 +47,8 @@ TABLE: dict[TicketState, set[TicketState]] = {
     "cancelled": set(),
 }
 """The contract's moves, of a person."""
+
+HANDLED = ("acknowledged", "in_progress", "waiting")
 
 said = [evidence(1, id=UUID(int=n), occurred_at=ago(minutes=n // 2)) for n in range(1, 61)]
 
@@ -74,9 +77,13 @@ patches = st.builds(
     resolution=st.none() | st.just("Called back."),
 )
 acknowledgements = st.builds(
-    lambda opening, person, event: (event, page_message(opening=opening, acknowledged_by=person, acknowledged_at=NOW)),
+    lambda opening, person, severity, event: (
+        event,
+        page_message(opening=opening, acknowledged_by=person, acknowledged_at=NOW, severity=severity),
+    ),
     st.integers(1, 3),
     st.sampled_from(("architect-1", "architect-2")),
+    severities,
     st.sampled_from(("page.sent", "page.acknowledged", "page.acknowledged", "page.escalated", "page.exhausted")),
 )
 
@@ -167,12 +174,20 @@ def test_whatever_happens_a_ticket_stays_sound(
                 assert happening.state == "resolved"
                 continue
             if outcome is not None:
-                assert outcome.ticket.state in {current.state, *TABLE[current.state]}
+                asked_again = happening.state is None and rose(current, happening.severity)
+                moves = {"open"} if asked_again else {current.state, *TABLE[current.state]}
+                assert outcome.ticket.state in moves
         else:
             event, page = happening
             outcome = take_page(current, event, page, now)  # pyright: ignore[reportArgumentType]
             assert outcome.ticket.state in {current.state, "acknowledged"}
         current = assert_sound(current, outcome)
+
+
+def rose(before: TicketV1, severity: Severity | None) -> bool:
+    """Tell whether a severity is above the one at which somebody took a ticket and still has it."""
+    taken_at = before.acknowledged_severity or before.severity
+    return before.state in HANDLED and severity is not None and severity_rank(severity) > severity_rank(taken_at)
 
 
 def assert_merged(before: TicketV1, told: AlertV1, outcome: Outcome | None, first: bool) -> None:
@@ -183,7 +198,7 @@ def assert_merged(before: TicketV1, told: AlertV1, outcome: Outcome | None, firs
         assert outcome.entries
     elif before.state in ACTIVE:
         assert after.opening == before.opening
-        assert after.state == before.state
+        assert after.state == ("open" if rose(before, told.severity) else before.state)
         assert after.severity == max(before.severity, told.severity, key=severity_rank)
     elif first:
         assert (after.state, after.opening, after.severity) == ("open", before.opening + 1, told.severity)
@@ -206,6 +221,7 @@ def assert_sound(before: TicketV1, outcome: Outcome | None) -> TicketV1:
     assert (after.state in {"resolved", "closed"}) == (after.resolved_at is not None)
     assert after.state not in {"acknowledged", "in_progress", "waiting", "resolved", "closed"} or after.acknowledged_at
     assert after.state != "open" or after.acknowledged_at is None
+    assert after.state not in HANDLED or after.acknowledged_severity is not None
     if after.state in {"resolved", "closed"}:
         assert after.root_cause
         assert after.resolution
@@ -284,6 +300,81 @@ def test_a_late_acknowledgement_moves_nothing_back(state: TicketState, opening: 
         assert (outcome.event, after.version) == ("ticket.updated", before.version + 1)
     else:
         assert (after, outcome.event) == (before, None)
+
+
+# ---- a ticket that rises since somebody took it
+
+
+@given(
+    st.sampled_from(HANDLED),
+    severities,
+    st.sampled_from(SEVERITIES[1:]),
+    st.sampled_from(("alert", "by hand", "remembered by nobody")),
+)
+def test_what_rises_above_what_was_taken_is_open_again(
+    state: TicketState, taken_at: Severity, becomes: Severity, by: str
+) -> None:
+    """Who took a problem of the week has not taken the emergency that it becomes; they keep it until somebody does."""
+    remembered = None if by == "remembered by nobody" else taken_at
+    before = in_state(state, severity=taken_at, acknowledged_at=ago(hours=1), acknowledged_severity=remembered)
+    if by == "by hand":
+        outcome = change(before, Patch(severity=becomes), root_causes=CAUSES, actor="ops", now=NOW)
+    else:
+        told = alert(severity=becomes, evidence=[evidence()])
+        outcome = merge(before, told, first=True, now=NOW)
+    after = before if outcome is None else outcome.ticket
+    if severity_rank(becomes) > severity_rank(taken_at):
+        assert outcome is not None
+        assert (after.state, after.severity, after.assignee) == ("open", becomes, before.assignee)
+        assert (after.acknowledged_at, after.acknowledged_severity) == (None, taken_at)
+        assert (outcome.event, after.opening, after.version) == ("ticket.updated", before.opening, before.version + 1)
+        (line,) = (line for line in outcome.entries if line.what == "state")
+        assert (line.detail["before"], line.detail["after"]) == (state, "open")
+    else:
+        assert (after.state, after.acknowledged_at) == (state, before.acknowledged_at)
+
+
+@given(st.sampled_from(HANDLED), severities, severities, severities)
+def test_what_falls_and_rises_again_is_what_was_taken(
+    state: TicketState, taken_at: Severity, falls: Severity, rises: Severity
+) -> None:
+    """It is compared with what somebody said yes to, not with what it was last."""
+    before = in_state(state, severity=taken_at, acknowledged_at=NOW, acknowledged_severity=taken_at)
+    fell = msgspec.structs.replace(before, severity=min(falls, taken_at, key=severity_rank))
+    outcome = change(fell, Patch(severity=rises), root_causes=CAUSES, actor="ops", now=NOW)
+    after = fell if outcome is None else outcome.ticket
+    assert (after.state == "open") == (severity_rank(rises) > severity_rank(taken_at))
+
+
+@pytest.mark.parametrize("state", HANDLED)
+def test_who_raises_a_ticket_and_says_where_it_stands_takes_it(state: TicketState) -> None:
+    """Whoever works on it and calls it critical need not be asked whether they know."""
+    before = in_state(state, severity="medium", acknowledged_at=NOW, acknowledged_severity="medium")
+    outcome = change(before, Patch(severity="critical", state=state), root_causes=CAUSES, actor="architect-1", now=NOW)
+    assert outcome is not None
+    assert (outcome.ticket.state, outcome.ticket.acknowledged_severity) == (state, "critical")
+    worse = merge(outcome.ticket, alert(severity="critical"), first=True, now=NOW)
+    assert worse is not None
+    assert worse.ticket.state == state
+
+
+@given(severities, severities)
+def test_an_answer_to_what_it_was_does_not_take_what_it_has_become(asked: Severity, is_now: Severity) -> None:
+    """The page said medium when the person said yes; who says yes to it as it is takes it."""
+    said_yes = page_message(acknowledged_by="architect-2", acknowledged_at=NOW, severity=asked)
+    outcome = take_page(ticket(severity=is_now), "page.acknowledged", said_yes, NOW)
+    after = outcome.ticket
+    rises = severity_rank(is_now) > severity_rank(asked)
+    assert (after.state, after.assignee) == ("open" if rises else "acknowledged", "architect-2")
+    assert after.acknowledged_severity == asked
+    assert (outcome.event, after.version) == ("ticket.updated", 2)
+
+
+def test_a_forgotten_ticket_has_no_taker() -> None:
+    """It rises as one that nobody took: the chain's first is asked, as for any."""
+    before = in_state("acknowledged", acknowledged_at=NOW, acknowledged_severity="high")
+    after = take_page(before, "page.unacknowledged", page_message(), NOW).ticket
+    assert (after.state, after.acknowledged_severity) == ("open", None)
 
 
 # ---- people

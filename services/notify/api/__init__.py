@@ -7,7 +7,8 @@ from collections.abc import Callable
 from fastapi import APIRouter
 
 from services.notify.answers import Answers
-from services.notify.api import audit, callbacks, contacts, oncall, pages, proactive, rota
+from services.notify.api import audit, calendars, callbacks, contacts, oncall, pages, proactive, rota
+from services.notify.history import History
 from services.notify.rounds.watch import Watch
 from shared.clock import Clock
 from shared.db import Database
@@ -33,8 +34,10 @@ def build_router(
     """Return notify's part of the HTTP interface. `escalate`, `sent`: called when a page, or a message, may be due."""
     router = new_router(tags=["notify"])
     router.include_router(pages.build_router(database, access, clock, signer, answers, public_url, escalate, sent))
-    router.include_router(oncall.build_router(database, access, clock, signer, watch, public_url))
-    router.include_router(rota.build_router(database, access, clock, escalate))
+    history = History(database)
+    router.include_router(oncall.build_router(database, access, clock, history, watch))
+    router.include_router(calendars.build_router(database, access, clock, signer, history, public_url))
+    router.include_router(rota.build_router(database, access, clock, escalate, sent))
     router.include_router(contacts.build_router(database, access, clock, sent))
     router.include_router(proactive.build_router(database, access, clock))
     router.include_router(audit.build_router(database, access))

@@ -12,6 +12,7 @@ from typing import Any
 from fastapi import APIRouter, Response
 from pydantic import Field
 
+from services.notify.domain.contacts import listed
 from services.notify.domain.words import code_words
 from services.notify.reach import tell_at
 from services.notify.store import audit, contacts, notices
@@ -40,7 +41,7 @@ def build_router(database: Database, access: Access, clock: Clock, sent: Callabl
     reader = caller_with(access, "oncall")
 
     @router.get("/{person}/contacts")
-    async def listed(person: str, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
+    async def contacts_of(person: str, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
         """List a person's contacts, in the order to try, and what is known of each."""
         found = _person(caller, person)
         async with database.transaction() as tx:
@@ -62,7 +63,8 @@ def build_router(database: Database, access: Access, clock: Clock, sent: Callabl
             if key in await contacts.stopped(tx):
                 raise Problem(409, "stopped", "The contact wants no messages", "It answered STOP; START undoes it.")
             await contacts.ask(tx, key, _hash(code), now + _GOOD_FOR)
-            await tell_at(tx, [(notices.new(found.id, "verification", code_words(code), now), place)], now)
+            told = notices.new(found.id, "verification", code_words(code), now)
+            await tell_at(tx, [(told, listed(found)[place])], now)
             await audit.add(tx, [_line(caller, now, "verification sent", key)])
         sent()
         return json_response({"person": found.id, "contact": place, "expires_at": now + _GOOD_FOR}, 202)

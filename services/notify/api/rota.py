@@ -13,9 +13,10 @@ from pydantic import Field
 
 from services.notify.domain.hold import Silence
 from services.notify.domain.page import Outcome
+from services.notify.domain.preflight import rule_names
 from services.notify.domain.rota import Override
 from services.notify.ledger import Happened, save
-from services.notify.store import audit, pages
+from services.notify.store import audit, deliveries, pages
 from services.notify.store import rota as store
 from shared.asked import Asked, Moment
 from shared.clock import Clock
@@ -76,8 +77,10 @@ class SilencesQuery(Page):
     customer: str | None = None
 
 
-def build_router(database: Database, access: Access, clock: Clock, escalate: Callable[[], None]) -> APIRouter:
-    """Return what is served of overrides and silences. `escalate` is called when held pages go on."""
+def build_router(
+    database: Database, access: Access, clock: Clock, escalate: Callable[[], None], sent: Callable[[], None]
+) -> APIRouter:
+    """Return what is served of overrides and silences. `escalate`, `sent`: called when held pages, or calls, go on."""
     router = new_router(prefix="/v1")
     whole, reader = caller_with(access, "oncall"), caller_with(access, "oncall", limited=True)
 
@@ -134,6 +137,9 @@ def build_router(database: Database, access: Access, clock: Clock, escalate: Cal
             raise invalid_fields(FieldError("customer", "is needed: the key is limited to some customers"))
         if asked.touchpoint is not None and asked.touchpoint not in caller.directory.touchpoints:
             raise invalid_fields(FieldError("touchpoint", f"the directory has no touchpoint {asked.touchpoint!r}"))
+        if asked.rule is not None and asked.rule not in rule_names(caller.directory, asked.customer):
+            of = "no customer has" if asked.customer is None else f"{asked.customer} has no"
+            raise invalid_fields(FieldError("rule", f"{of} a rule {asked.rule!r}; a silence of it would hold nothing"))
         made = Silence(
             uuid7(),
             asked.customer,
@@ -180,7 +186,9 @@ def build_router(database: Database, access: Access, clock: Clock, escalate: Cal
                 for kept in await pages.held_locked(tx, ended.customer)
             ]
             await save(tx, held, now)
+            await deliveries.release(tx, ended.customer, now)
         escalate()
+        sent()
         return json_response(_silence(ended))
 
     return router

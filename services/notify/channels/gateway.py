@@ -13,7 +13,16 @@ from collections.abc import Mapping
 from urllib.parse import quote, urlencode
 
 from services.notify.channels import Notice, Result
-from services.notify.channels.http import Request, Unusable, json_request, printable, receipt_in, secret
+from services.notify.channels.http import (
+    Request,
+    Unusable,
+    fields,
+    json_request,
+    printable,
+    receipt_in,
+    secret,
+    unproven,
+)
 from services.notify.domain.words import one_line, shortened
 from shared.directory.model import Directory, Gateway
 from shared.http import Answer
@@ -24,6 +33,10 @@ _PLACE = re.compile(r"\{(to|text|key|sender|callback)\}")
 _MOST = 480
 """Characters of an SMS; three parts, or seven where a letter is not in GSM 03.38."""
 _SPOKEN_MOST = 600
+_DENIED = frozenset(
+    {"failed", "undelivered", "canceled", "rejected", "refused", "error", "invalid", "busy", "no-answer"}
+)
+"""What a gateway calls a message or a call that it did not take."""
 _LANGUAGE = "en-US"
 """Of the voice: that of the words."""
 
@@ -43,7 +56,7 @@ class Sms:
         return _plain(gateway, notice, sms_text(notice))
 
     def answered(self, answer: Answer) -> Result:
-        """Whether it arrives, a receipt tells later."""
+        """Tell whether the gateway has it; whether it arrives, a receipt tells later."""
         return _accepted(answer)
 
 
@@ -64,7 +77,7 @@ class Voice:
         return _twilio(gateway, notice, "Calls", {"Twiml": said_twice})
 
     def answered(self, answer: Answer) -> Result:
-        """Whether somebody picks up, a receipt tells later."""
+        """Tell whether the gateway has it; whether somebody picks up, a receipt tells later."""
         return _accepted(answer)
 
 
@@ -124,6 +137,7 @@ def _twilio(gateway: Gateway, notice: Notice, what: str, said: Mapping[str, str]
         urlencode(form).encode(),
         {"content-type": "application/x-www-form-urlencoded", "authorization": f"Basic {basic}"},
         (token, basic),
+        named_by="sid",
     )
 
 
@@ -144,4 +158,15 @@ def _plain(gateway: Gateway, notice: Notice, text: str) -> Request:
 
 
 def _accepted(answer: Answer) -> Result:
-    return Result("accepted", f"HTTP {answer.status}", receipt=receipt_in(answer, "sid", "id", "message_id"))
+    """Take what is not denied as accepted: of any gateway we know only how it would say no."""
+    told = fields(answer)
+    denied = (
+        told.get("success") is False
+        or told.get("ok") is False
+        or any(told.get(name) for name in ("error", "errors", "error_code"))
+        or str(told.get("status", "")).lower() in _DENIED
+    )
+    if denied or answer.is_web_page:
+        return unproven(answer, "a yes")
+    receipt = receipt_in(answer, "sid", "id", "message_id")
+    return Result("accepted", f"HTTP {answer.status}", receipt=receipt)

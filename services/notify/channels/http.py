@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
 
 import msgspec
@@ -30,6 +30,8 @@ class Request:
     headers: Mapping[str, str]
     hidden: tuple[str, ...] = ()
     """Secrets: they are cut out of what is kept of the answer."""
+    named_by: str | None = None
+    """The field by which the provider names what it took: an answer without it proves nothing."""
 
 
 class Provider(Protocol):
@@ -44,7 +46,7 @@ class Provider(Protocol):
         ...
 
     def answered(self, answer: Answer) -> Result:
-        """Return what an answer of 2xx means."""
+        """Return what an answer of 2xx means: delivered or accepted only where the answer itself proves it."""
         ...
 
 
@@ -74,8 +76,14 @@ class HttpChannel:
         except (Refused, Unreachable) as error:
             return failed(error)
         if 200 <= answer.status < 300:
-            return self._provider.answered(answer)
+            result = self._answered(request, answer)
+            return replace(result, detail=_masked(result.detail, request.hidden))
         return refused(answer, _masked(_told(answer), request.hidden))
+
+    def _answered(self, request: Request, answer: Answer) -> Result:
+        if request.named_by is not None and not isinstance(fields(answer).get(request.named_by), str):
+            return unproven(answer, f"one with {request.named_by}")
+        return self._provider.answered(answer)
 
 
 def secret(name: str | None) -> str:
@@ -103,6 +111,20 @@ def fields(answer: Answer) -> dict[str, Any]:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return {}
     return cast("dict[str, Any]", found) if isinstance(found, dict) else {}
+
+
+def unproven(answer: Answer, whose: str, *, lasting: bool = False) -> Result:
+    """Return what an answer of 2xx means that does not prove that the message was taken; `whose` it should be."""
+    told = _told(answer) or (
+        "a web page" if answer.is_web_page else printable(answer.body[:200].decode(errors="replace"))
+    )
+    said = f"HTTP {answer.status}: the answer is not {whose}: {told}".rstrip(": ")
+    return Result("permanent" if lasting else "temporary", said, retry_after=answer.retry_after)
+
+
+def is_lasting(status: object) -> bool:
+    """Tell whether a status that is told within an answer says that another try does not mend it."""
+    return isinstance(status, int) and 400 <= status < 500 and status not in {408, 425, 429}
 
 
 def receipt_in(answer: Answer, *names: str) -> str | None:

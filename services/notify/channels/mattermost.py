@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from services.notify.channels import Notice, Result
-from services.notify.channels.http import Request, json_request, within
+from services.notify.channels.http import Request, fields, is_lasting, json_request, unproven, within
 from shared.directory.model import Directory
 from shared.http import Answer
 
@@ -37,7 +37,9 @@ class Mattermost:
         return json_request(notice.contact.address, body)
 
     def answered(self, answer: Answer) -> Result:
-        """Take it as delivered."""
+        """Take `ok` as the proof, and nothing else."""
+        if answer.body.strip() != b"ok":
+            return unproven(answer, "Mattermost's", lasting=is_lasting(fields(answer).get("status_code")))
         return Result("delivered", f"HTTP {answer.status}", receipt=answer.headers.get("x-request-id"))
 
 

@@ -6,7 +6,16 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from services.notify.channels import Notice, Result
-from services.notify.channels.http import Request, Unusable, json_request, receipt_in, secret
+from services.notify.channels.http import (
+    Request,
+    Unusable,
+    fields,
+    is_lasting,
+    json_request,
+    receipt_in,
+    secret,
+    unproven,
+)
 from shared.directory.model import Directory
 from shared.http import Answer
 
@@ -46,5 +55,8 @@ class Ntfy:
         return json_request(f"{parts.scheme}://{parts.netloc}{folder}/", body, token=token, x_sequence_id=notice.key)
 
     def answered(self, answer: Answer) -> Result:
-        """Take it as delivered."""
+        """Take the message that it has become as the proof."""
+        told = fields(answer)
+        if told.get("event") != "message" or not isinstance(told.get("id"), str):
+            return unproven(answer, "ntfy's", lasting=is_lasting(told.get("http")))
         return Result("delivered", f"HTTP {answer.status}", receipt=receipt_in(answer, "id"))

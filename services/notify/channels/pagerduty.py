@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from services.notify.channels import Notice, Result
-from services.notify.channels.http import Request, json_request, receipt_in, secret
+from services.notify.channels.http import Request, fields, json_request, receipt_in, secret, unproven
 from shared.directory.model import Directory, Severity
 from shared.http import Answer
 
@@ -45,5 +45,8 @@ class PagerDuty:
         return Request(request.url, request.body, request.headers, (routing_key,))
 
     def answered(self, answer: Answer) -> Result:
-        """Whom it reaches, PagerDuty does not tell us."""
+        """Take `success` as the proof that it has the event; whom it reaches, it does not tell us."""
+        status = fields(answer).get("status")
+        if status != "success":
+            return unproven(answer, "PagerDuty's", lasting=status == "invalid event")
         return Result("accepted", f"HTTP {answer.status}", receipt=receipt_in(answer, "dedup_key"))

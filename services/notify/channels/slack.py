@@ -69,7 +69,7 @@ class Slack:
         return json_request(f"{app.url.rstrip('/')}/api/chat.postMessage", body, token=secret(app.token_env))
 
     def answered(self, answer: Answer) -> Result:
-        """Slack says no with status 200 too."""
+        """Take `ok` as the proof: Slack says no with status 200 too."""
         told = fields(answer)
         if told.get("ok") is True:
             return Result("delivered", "posted", receipt=printable(str(told.get("ts", "")))[:200] or None)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from services.notify.channels import Notice, Result
-from services.notify.channels.http import Request, json_request, within
+from services.notify.channels.http import Request, fields, is_lasting, json_request, unproven, within
 from shared.directory.model import Directory
 from shared.http import Answer
 
 _MOST = 6_000
 """Characters; Teams takes 28 KB in all."""
+_FAILURE = re.compile(rb"failed with error(?:.{0,200}?HTTP error ([0-9]{3}))?", re.IGNORECASE | re.DOTALL)
+"""How a connector says with 200 that Teams took nothing, and with which status."""
 
 
 class Teams:
@@ -37,8 +40,17 @@ class Teams:
         return json_request(notice.contact.address, {"type": "message", "attachments": [attachment]})
 
     def answered(self, answer: Answer) -> Result:
-        """Take it as delivered."""
-        return Result("delivered", f"HTTP {answer.status}", receipt=answer.headers.get("x-ms-workflow-run-id"))
+        """Take 202 or the name of the workflow's run as the proof, or `1` of a connector of old.
+
+        What went wrong behind them is told with 200, in words.
+        """
+        run = answer.headers.get("x-ms-workflow-run-id")
+        took = answer.status == 202 or run is not None or answer.body.strip() == b"1"
+        failure = _FAILURE.search(answer.body)
+        if not took or failure is not None or answer.is_web_page or "error" in fields(answer):
+            code = None if failure is None or failure[1] is None else int(failure[1])
+            return unproven(answer, "a workflow's", lasting=is_lasting(code))
+        return Result("delivered", f"HTTP {answer.status}", receipt=run)
 
 
 def _line(text: str, **style: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from services.notify.channels import Notice, Result
-from services.notify.channels.http import Request, Unusable
+from services.notify.channels.http import Request, Unusable, unproven
 from shared.directory.model import Directory
 from shared.http import Answer
 from shared.security import Signer
@@ -33,5 +33,7 @@ class Webhook:
         return Request(url, body, signed_headers(secret, notice.key, notice.at, body), (secret,))
 
     def answered(self, answer: Answer) -> Result:
-        """Take it as delivered."""
+        """Take 2xx as the proof, as Standard Webhooks has it, but no page for people, such as to sign in."""
+        if answer.is_web_page:
+            return unproven(answer, "a webhook's")
         return Result("delivered", f"HTTP {answer.status}", receipt=answer.headers.get("x-request-id"))

@@ -8,7 +8,7 @@ from datetime import datetime
 
 import msgspec
 
-from services.notify.domain.rota import Override, is_absent, next_absence, on_call
+from services.notify.domain.rota import Era, Override, is_absent, next_absence, person_on_call, shift_end
 from shared.directory.model import Customer, Directory, Schedule
 from shared.events import TicketV1
 
@@ -70,27 +70,33 @@ def _person(directory: Directory, customer: Customer, catch_all: str, target: st
 class Presence:
     """Who is there at a moment: the schedules with their overrides, and nobody who is absent."""
 
-    def __init__(self, directory: Directory, overrides: Mapping[str, Sequence[Override]], at: datetime) -> None:
-        """Look at a moment; `overrides` are by schedule."""
+    def __init__(
+        self,
+        directory: Directory,
+        overrides: Mapping[str, Sequence[Override]],
+        at: datetime,
+        eras: Sequence[Era] = (),
+    ) -> None:
+        """Look at a moment; `overrides` are by schedule. `eras`: what followed the directory, where that is known."""
+        self._eras = eras or [Era(at, directory.schedules, directory.people)]
         self._directory = directory
         self._overrides = overrides
         self._at = at
-        self._known: dict[str, tuple[str | None, datetime | None]] = {}
+        self._known: dict[str, str | None] = {}
 
-    def on_call(self, schedule: str) -> tuple[str | None, datetime | None]:
-        """Return who is on call in a schedule, and until when."""
+    def on_call(self, schedule: str) -> str | None:
+        """Return who is on call in a schedule."""
         if schedule not in self._known:
             known = self._directory.schedules.get(schedule)
-            self._known[schedule] = (None, None) if known is None else self._asked(schedule, known)
+            self._known[schedule] = None if known is None else self._asked(schedule, known)
         return self._known[schedule]
 
-    def _asked(self, name: str, schedule: Schedule) -> tuple[str | None, datetime | None]:
-        shift = on_call(schedule, self._directory.people, self._overrides.get(name, ()), self._at)
-        return shift.person, shift.end
+    def _asked(self, name: str, schedule: Schedule) -> str | None:
+        return person_on_call(schedule, self._directory.people, self._overrides.get(name, ()), self._at)
 
     def finds(self, turn: Turn) -> str | None:
         """Return whom a step finds."""
-        person = turn.person if turn.schedule is None else self.on_call(turn.schedule)[0]
+        person = turn.person if turn.schedule is None else self.on_call(turn.schedule)
         known = self._directory.people.get(person) if person is not None else None
         if known is None or (turn.schedule is None and is_absent(known, self._at)):
             return None
@@ -99,7 +105,7 @@ class Presence:
     def until(self, turn: Turn) -> datetime | None:
         """Return until when it is the person that the step finds."""
         if turn.schedule is not None:
-            return self.on_call(turn.schedule)[1]
+            return shift_end(self._eras, turn.schedule, self._overrides.get(turn.schedule, ()), self._at)
         person = self._directory.people.get(turn.person or "")
         return None if person is None else next_absence(person, self._at)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import Literal
 
+from services.notify.domain.chain import stand_in
 from services.notify.domain.rota import is_absent, next_clock, quiet_until
 from services.notify.domain.words import Entry
 from shared.directory.model import Customer, Directory, Person
@@ -27,6 +29,37 @@ def responsible(directory: Directory, customer: Customer, now: datetime) -> Pers
     people = [directory.people[name] for name in named if name is not None and name in directory.people]
     present = [person for person in people if not is_absent(person, now)]
     return next(iter(present or people), None)
+
+
+Role = Literal["responsible", "team", "behind everybody"]
+"""As what somebody is told a line: who that is, is asked when it is sent, since the directory may have changed."""
+
+
+def addressee(role: Role | None, person: str, customer: str, directory: Directory, now: datetime) -> Person | None:
+    """Return who is told a line that was gathered for somebody; None: it is nobody's any more.
+
+    Without a role it is that person's, as long as the directory has them.
+    """
+    if role == "behind everybody":  # the next look tells those who are now
+        return next((one for one in behind_everybody(directory) if one.id == person), None)
+    gathered_for, known = directory.people.get(person), stand_in(directory, customer)
+    if known is None or (role is None and gathered_for is not None):
+        return gathered_for
+    if role == "team" and gathered_for in team(directory, known):
+        return gathered_for
+    return responsible(directory, known, now)
+
+
+def told_at(person: Person, gathered_for: str, due_at: datetime, now: datetime) -> datetime:
+    """Return when a line that is due is told: after quiet hours that it was not meant for, such as when it is late."""
+    meant = person.id == gathered_for and quiet_until(person, due_at) is not None
+    return now if meant else quiet_until(person, now) or now
+
+
+def behind_everybody(directory: Directory) -> list[Person]:
+    """Return every catch-all."""
+    names = dict.fromkeys(escalation.catch_all for escalation in directory.escalations.values())
+    return [directory.people[name] for name in names if name in directory.people]
 
 
 def team(directory: Directory, customer: Customer) -> list[Person]:

@@ -9,8 +9,7 @@ from uuid import UUID
 
 from services.notify.domain.page import Finds, Outcome, Page, first_person, forgotten, hold, next_turn
 from services.notify.domain.rota import quiet_until
-from shared.directory.model import Contact, Person
-from shared.events import Severity
+from shared.directory.model import Person
 
 CAP = 20
 """Pages of a person in an hour, beyond which what they were paged for before is not repeated."""
@@ -62,12 +61,3 @@ def turn(page: Page, finds: Finds, silences: Sequence[Silence], people: Mapping[
 def held_back(before: Page, person: str, load: Mapping[str, int]) -> bool:
     """Tell whether a person has been paged so much that a repeat of a problem that is not critical can wait."""
     return before.severity != "critical" and person in before.paged and load.get(person, 0) >= CAP
-
-
-def contacts_of(person: Person, severity: Severity, usable: Sequence[bool]) -> list[tuple[int, Contact]]:
-    """Return the contacts to try for a severity, with their places, in order; `usable` is by place.
-
-    Where none is meant for the severity, all are: a page that reaches nobody helps nobody.
-    """
-    known = [(place, contact) for place, contact in enumerate(person.contacts) if usable[place]]
-    return [pair for pair in known if not pair[1].severities or severity in pair[1].severities] or known

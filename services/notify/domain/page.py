@@ -27,9 +27,13 @@ EventType = Literal[
 Held = Literal["quiet hours", "silence", "storm"]
 OPENED = "opened"
 UNREACHED = "nobody reached"
+_UNREACHED, _UNREACHED_MOST = timedelta(seconds=30), timedelta(minutes=15)
+"""Between pages of a catch-all whose every contact was refused, doubled each time: it may have been mended by then."""
 _SHOWN_EVIDENCE = 5
 _LONGEST_STEP = 3650 * 86_400.0
 """Seconds; the longest duration of a directory."""
+_NO_STEPS = 300.0
+"""Seconds to answer where the escalation has no steps that say it."""
 _FOLLOWING = timedelta(minutes=1)
 """A page of a storm looks this often whether the one that is sent for all of them is still waiting."""
 
@@ -94,6 +98,10 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
     work: Work = Work()
     breached: list[str] = []
     """Clocks of the ticket whose breach has escalated already."""
+    unreached: int = 0
+    """How often in a row the catch-all could not be called at all."""
+    taker: str | None = None
+    """Who had taken the ticket before it rose: the next turn pages them, and then the steps begin."""
 
     @property
     def rule(self) -> str:
@@ -145,6 +153,7 @@ def start(ticket: TicketV1, directory: Directory, customer: Customer, now: datet
         due_at=now,
         work=_work(ticket),
         breached=_breached(ticket),
+        taker=ticket.assignee if ticket.acknowledged_severity is not None else None,
     )
 
 
@@ -177,7 +186,10 @@ def next_turn(page: Page, finds: Finds, now: datetime) -> Outcome:
     """Page the next person: the next step that finds somebody reachable, the next round, at last the catch-all.
 
     After the last round the catch-all is paged again every last `ack_within`: exhausted is an alarm, not an end.
+    Whoever had taken the ticket before it rose comes before all steps.
     """
+    if page.taker is not None:
+        return _to_taker(page, page.taker, finds, now)
     level, round_ = page.level, page.round
     if page.state != "exhausted":
         for _ in range(len(page.steps) * page.repeat + 1):
@@ -204,10 +216,32 @@ def next_turn(page: Page, finds: Finds, now: datetime) -> Outcome:
     return to_catch_all(page, now)
 
 
+def _to_taker(page: Page, taker: str, finds: Finds, now: datetime) -> Outcome:
+    """Page who had taken the ticket, in the time of the first step; whoever cannot be paged is passed over at once."""
+    before = msgspec.structs.replace(page, taker=None)
+    ack_within = page.steps[0].ack_within if page.steps else _NO_STEPS
+    if finds(Turn(person=taker, via="assignee", ack_within=ack_within)) is None:
+        return next_turn(before, finds, now)
+    # Nobody is asked twice in a row: where the first step finds the same person, this is that step.
+    is_first = bool(page.steps) and finds(page.steps[0]) == taker
+    changed = msgspec.structs.replace(
+        before,
+        version=page.version + 1,
+        turn=page.turn + 1,
+        level=1 if is_first else 0,
+        person=taker,
+        paged=_with(page.paged, taker),
+        held=None,
+        slept=True,  # the quiet hours were those of whom it is asked first
+        due_at=now + timedelta(seconds=ack_within),
+    )
+    return Outcome(changed, "page.escalated" if page.turn else None, pages=taker)
+
+
 def to_catch_all(page: Page, now: datetime) -> Outcome:
     """Page whoever is behind everybody."""
     # Whatever its steps say: this is what is done when nothing else can be.
-    wait = min(_LONGEST_STEP, page.steps[-1].ack_within) if page.steps else 300.0
+    wait = min(_LONGEST_STEP, page.steps[-1].ack_within) if page.steps else _NO_STEPS
     changed = msgspec.structs.replace(
         page,
         version=page.version + 1,
@@ -216,6 +250,7 @@ def to_catch_all(page: Page, now: datetime) -> Outcome:
         round=page.repeat if page.state != "exhausted" else page.round + 1,
         person=page.catch_all,
         paged=_with(page.paged, page.catch_all),
+        taker=None,
         held=None,
         state="exhausted",
         due_at=now + timedelta(seconds=wait),
@@ -232,17 +267,26 @@ def delivered(page: Page, now: datetime) -> Outcome:
     state: PageState = "sent" if page.state == "pending" else page.state
     sent_at = page.sent_at or now
     return Outcome(
-        msgspec.structs.replace(page, version=page.version + 1, state=state, sent_at=sent_at),
+        msgspec.structs.replace(page, version=page.version + 1, state=state, sent_at=sent_at, unreached=0),
         "page.sent" if page.state in WAITING else None,
     )
 
 
 def undeliverable(page: Page, turn: int, now: datetime) -> Outcome | None:
-    """Let the next person be due at once, because no contact of this one worked. None when the page went on."""
-    if page.state not in WAITING or page.turn != turn or page.state == "exhausted":
-        # An exhausted page whose catch-all cannot be reached waits its turn: there is nobody behind.
+    """Let the next person be due at once, because no contact of this one worked. None when the page went on.
+
+    Behind the catch-all there is nobody: they are paged again after a while that grows, whatever the last step's time.
+    """
+    if page.state not in WAITING or page.turn != turn:
         return None
-    return Outcome(msgspec.structs.replace(page, version=page.version + 1, due_at=now), None, why=UNREACHED)
+    due_at = now
+    if page.state == "exhausted":
+        due_at = now + min(_UNREACHED_MOST, _UNREACHED * 2 ** min(page.unreached, 10))
+        if page.due_at is not None and page.due_at <= due_at:
+            return None
+    unreached = page.unreached + (page.state == "exhausted")
+    changed = msgspec.structs.replace(page, version=page.version + 1, due_at=due_at, unreached=unreached)
+    return Outcome(changed, None, why=UNREACHED)
 
 
 def acknowledge(page: Page, person: str | None, now: datetime) -> Outcome | None:
@@ -272,6 +316,28 @@ def forgotten(page: Page, now: datetime) -> Outcome:
         slept=False,
         due_at=now,
         acknowledged_at=None,
+    )
+    return Outcome(changed, "page.unacknowledged")
+
+
+def _asked_again(page: Page, ticket: TicketV1, lead: UUID | None, now: datetime) -> Outcome:
+    """Page again: the ticket is more severe than what somebody took. They are asked first, then the steps begin.
+
+    `lead`: what it followed. A storm that rises as a whole is one page again.
+    """
+    knows = ticket.acknowledged_severity is not None
+    changed = msgspec.structs.replace(
+        page,
+        version=page.version + 1,
+        state="sent",
+        level=0,
+        round=1,
+        slept=False,
+        due_at=now,
+        acknowledged_at=None,
+        taker=ticket.assignee if knows else page.acknowledged_by or ticket.assignee,
+        lead=lead,
+        held=None if lead is None else "storm",
     )
     return Outcome(changed, "page.unacknowledged")
 
@@ -317,9 +383,13 @@ def follow_ticket(page: Page, ticket: TicketV1, now: datetime) -> list[Outcome]:
         page = outcome.page
         found.append(outcome)
     if severity_rank(ticket.severity) > severity_rank(page.severity):
-        due = now if page.held is not None and page.state in WAITING else page.due_at
+        due, lead = now if page.held is not None and page.state in WAITING else page.due_at, page.lead
         page = msgspec.structs.replace(page, severity=ticket.severity, due_at=due, lead=None, held=None)
         found.append(Outcome(page, None, why=f"severity {ticket.severity}"))
+        # Taken by a page or, while that was escalated, in the ticket alone.
+        if ticket.state == "open" and (page.state == "acknowledged" or known.state != "open"):
+            found.append(_asked_again(page, ticket, lead, now))
+            page = found[-1].page
     for clock in _breached(ticket):
         if clock not in page.breached:
             page = msgspec.structs.replace(page, breached=[*page.breached, clock])

@@ -12,6 +12,7 @@ autumn happens the first time. Turns of days and weeks are by that clock, those 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
@@ -28,6 +29,10 @@ REACH = timedelta(days=35)
 """How far before and after a moment `on_call` looks for the bounds of its shift."""
 LONGEST = timedelta(days=400)
 """How much `shifts` tells at once; it bounds the work."""
+_CHUNK = timedelta(days=7)
+_MOST_BACK, _MOST_AHEAD = 500, 1_500
+"""Events of a calendar: turns of a quarter of an hour make 20,000 in half a year, and nobody reads them."""
+_HALF_A_YEAR = timedelta(days=182)
 _TICK = timedelta(microseconds=1)
 _DAY = timedelta(days=1)
 _WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
@@ -97,6 +102,151 @@ def shifts(
             found.append(replace(stretch, start=at, end=until))
         at = until
     return found
+
+
+def person_on_call(
+    schedule: Schedule, people: Mapping[str, Person], overrides: Sequence[Override], at: datetime
+) -> str | None:
+    """Return who is on call at a moment."""
+    at = at.astimezone(UTC)
+    return _rota(schedule, people, overrides, at, at + _TICK).stretch(at).person
+
+
+def never_on_call(schedule: Schedule, layer: Layer, at: datetime) -> list[str]:
+    """Return who takes turns in a layer, and in half a year and a whole round never within its hours.
+
+    Only where turns are days: those of hours may be out of its hours for some on purpose.
+    """
+    length = _turn_length(layer)
+    if not layer.restrict or layer.rotation == "hourly" or length < _DAY or len(set(layer.people)) == 1:
+        return []
+    at = max(at.astimezone(UTC), _local(schedule.timezone, layer.start))
+    around = math.lcm(len(layer.people) * int(length.total_seconds()), 7 * 86_400)
+    end = at + min(LONGEST, max(_HALF_A_YEAR, timedelta(seconds=around)))
+    end = end if layer.until is None else min(end, _local(schedule.timezone, layer.until))
+    waiting, taken = dict.fromkeys(layer.people), set[str]()
+    while at < end and waiting:
+        turn = _turn(layer, schedule.timezone, at)
+        taken.add(turn.person)
+        if turn.person in waiting and _is_within(layer, schedule, at, min(end, turn.until)):
+            del waiting[turn.person]
+        at = turn.until
+    return [person for person in waiting if person in taken]
+
+
+def _is_within(layer: Layer, schedule: Schedule, start: datetime, end: datetime) -> bool:
+    """Tell whether a layer is on call at any moment of a time."""
+    while start < end:
+        hours = _within(layer.restrict, schedule.timezone, schedule.holidays, start)
+        if hours.holds:
+            return True
+        start = hours.until
+    return False
+
+
+class Era(NamedTuple):
+    """A time in which one revision of the directory was in force: until the next one's."""
+
+    since: datetime
+    schedules: Mapping[str, Schedule]
+    people: Mapping[str, Person]
+
+
+def shifts_over(
+    eras: Sequence[Era], name: str, overrides: Sequence[Override], start: datetime, end: datetime
+) -> list[Shift]:
+    """Return the shifts and gaps of a schedule as they were and will be, each time by the revision of then.
+
+    `eras` are in order; the first counts before it, too. A schedule that a revision does not have is a gap then.
+    Raises ValueError for more than `LONGEST`.
+    """
+    start, end = start.astimezone(UTC), end.astimezone(UTC)
+    if end - start > LONGEST:
+        raise ValueError(f"ask for at most {LONGEST.days} days of shifts at once")
+    found: list[Shift] = []
+    for number, era in enumerate(eras):
+        since = start if number == 0 else max(start, era.since.astimezone(UTC))
+        until = end if number + 1 == len(eras) else min(end, eras[number + 1].since.astimezone(UTC))
+        if since >= until:
+            continue
+        schedule = era.schedules.get(name)
+        if schedule is None:
+            _join(found, [Shift(since, until, None, "gap")])
+        else:
+            _join(found, shifts(schedule, era.people, overrides, since, until))
+    return found
+
+
+def shift_end(eras: Sequence[Era], name: str, overrides: Sequence[Override], at: datetime) -> datetime | None:
+    """Return when the shift that is in force at a moment ends; None: not in sight, such as of somebody alone."""
+    reach = _DAY
+    while True:
+        (shift, *later) = shifts_over(eras, name, overrides, at, at + reach)
+        if later:
+            return shift.end
+        if reach >= LONGEST:
+            return None
+        reach = min(LONGEST, reach * 4)
+
+
+def some_shifts(
+    eras: Sequence[Era], name: str, overrides: Sequence[Override], start: datetime, end: datetime, most: int
+) -> tuple[list[Shift], datetime | None]:
+    """Return about so many shifts at the most, and where the next ones begin; None: that was all."""
+    found, until = list[Shift](), start.astimezone(UTC)
+    while until < end:
+        if len(found) > most:
+            return found[:-1], found[-1].start
+        since, until = until, min(end, until + _CHUNK)
+        _join(found, shifts_over(eras, name, overrides, since, until))
+    return found, None
+
+
+def calendar_shifts(
+    eras: Sequence[Era], name: str, overrides: Sequence[Override], at: datetime, back: datetime, ahead: datetime
+) -> list[Shift]:
+    """Return the shifts about a moment for a calendar, whole but for the last: some 500 before it and 1,500 after it.
+
+    The first begins where it began, however long ago, so that it is the same event tomorrow; what has no beginning
+    since the year before last begins with that year.
+    """
+    at = at.astimezone(UTC)
+    found, until = list[Shift](), at
+    while until < ahead and len(found) < _MOST_AHEAD:
+        since, until = until, min(ahead, until + _CHUNK)
+        _join(found, shifts_over(eras, name, overrides, since, until))
+    before, since = list[Shift](), at
+    while since > back and len(before) < _MOST_BACK:
+        since, until = max(back, since - _CHUNK), since
+        before = _joined(shifts_over(eras, name, overrides, since, until), before)
+    return _begun(eras, name, overrides, _joined(before, found))
+
+
+def _begun(eras: Sequence[Era], name: str, overrides: Sequence[Override], found: list[Shift]) -> list[Shift]:
+    """Return shifts with the first one as it began."""
+    anchor = datetime((found[0].start - LONGEST).year, 1, 1, tzinfo=UTC)
+    reach = _DAY
+    while found[0].start > anchor:
+        since = max(anchor, found[0].start - reach)
+        joined = _joined(shifts_over(eras, name, overrides, since, found[0].start), found[:1])
+        found[0] = joined[-1]
+        if len(joined) > 1:
+            break
+        reach = min(_CHUNK, reach * 2)
+    return found
+
+
+def _joined(one: list[Shift], other: Sequence[Shift]) -> list[Shift]:
+    _join(one, other)
+    return one
+
+
+def _join(found: list[Shift], later: Sequence[Shift]) -> None:
+    """Add shifts that follow at once; what goes on is one."""
+    if found and later and _same(found[-1], later[0]):
+        found[-1] = replace(found[-1], end=later[0].end)
+        later = later[1:]
+    found += later
 
 
 def is_absent(person: Person, at: datetime) -> bool:

@@ -60,7 +60,7 @@ def page_words(page: Page, asked: Asked) -> Words:
     lines = [
         f"{page.customer_name} needs you: {what}.",
         "",
-        f"Severity {page.severity}, ticket {page.ticket_number}, level {asked.level}.",
+        f"Severity {page.severity}, ticket {page.ticket_number}, {_level(asked.level)}.",
         *([f"Taking it takes all {asked.followers + 1} of them."] if asked.followers else []),
         "Open this to say that you take it; otherwise the next person is paged:",
         "",
@@ -92,6 +92,10 @@ def page_words(page: Page, asked: Asked) -> Words:
             "acknowledge_url": asked.url,
         },
     )
+
+
+def _level(level: int) -> str:
+    return f"level {level}" if level else "which you had taken when it was less severe"
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):

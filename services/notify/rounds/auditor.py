@@ -77,7 +77,8 @@ class Auditor:
     async def _call(self, watchdog: Watchdog) -> None:
         try:
             answer = await self._outbound.post(watchdog.url, b"", {}, seconds=_SECONDS)
-            result = "heard" if 200 <= answer.status < 300 else "refused"
+            heard = 200 <= answer.status < 300 and not answer.is_web_page
+            result = "heard" if heard else "refused"
         except (Refused, Unreachable) as error:
             result = "unreachable"
             log.warning("watchdog not reached", why=str(error))

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
-from datetime import timedelta
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
 
 from services.notify.channels import Channel
-from services.notify.domain.digest import BUNDLE
-from services.notify.domain.words import digest_words
+from services.notify.domain.digest import BUNDLE, addressee, told_at
+from services.notify.domain.words import Entry, digest_words
 from services.notify.reach import Reach
 from services.notify.store import contacts, notices
 from services.notify.store.notices import Line
 from shared.clock import Clock
 from shared.db import Database
 from shared.directory.follower import Follower
+from shared.directory.model import Directory
 from shared.due import DueLoop
 from shared.logs import Log
 from shared.quarantine import Quarantine, judging
 
 log = Log("notify")
+
+Lines = Mapping[str, list[tuple[str, Entry]]]
+"""What each person is told: kinds and entries."""
 
 _PEOPLE = 50
 _KEPT = timedelta(days=7)
@@ -54,14 +59,10 @@ class Digests:
             taken = await notices.take_lines(tx, now, now + BUNDLE, people)
             if not taken:
                 return 0
-            of_person: defaultdict[str, list[Line]] = defaultdict(list)
-            for line in sorted(taken, key=lambda one: one.entry.at):
-                of_person[line.person].append(line)
             with judging(notices.QUEUE, [line.id for line in taken]):
-                told = [
-                    notices.new(person, "digest", digest_words([(line.kind, line.entry) for line in lines]), now)
-                    for person, lines in of_person.items()
-                ]
+                of_person, later = _addressed(taken, revision.directory, now)
+                told = [notices.new(person, "digest", digest_words(lines), now) for person, lines in of_person.items()]
+                await notices.add_lines(tx, later)
                 reach = Reach(revision.directory, self._channels, await contacts.stopped(tx))
                 await reach.tell(tx, told, now)
         log.info("digests", people=len(told), lines=len(taken))
@@ -72,3 +73,26 @@ class Digests:
         """Delete what was told long ago: it holds what customers wrote."""
         async with self._database.transaction() as tx:
             await notices.forget(tx, self._clock.now() - _KEPT)
+
+
+def _addressed(taken: Sequence[Line], directory: Directory, now: datetime) -> tuple[Lines, list[Line]]:
+    """Return what is told now to whoever is responsible now, and the lines that wait until such a person wakes up."""
+    told: defaultdict[str, list[tuple[str, Entry]]] = defaultdict(list)
+    later: list[Line] = []
+    passed_on: list[tuple[str, tuple[str, Entry]]] = []
+    for line in sorted(taken, key=lambda one: one.entry.at):
+        person, entry = addressee(line.role, line.person, line.customer, directory, now), (line.kind, line.entry)
+        if person is None:
+            continue
+        at = told_at(person, line.person, line.due_at, now)
+        if at > now:
+            later.append(replace(line, person=person.id, due_at=at))
+        elif person.id == line.person:
+            told[person.id].append(entry)
+        else:
+            passed_on.append((person.id, entry))
+    # What is shared with several is told once to whoever comes after one of them.
+    for person, entry in passed_on:
+        if entry not in told[person]:
+            told[person].append(entry)
+    return told, later

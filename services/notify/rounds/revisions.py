@@ -85,9 +85,10 @@ class Revisions:
             return
         lines = await asyncio.to_thread(_lines, before, revision, at)
         body = await asyncio.to_thread(rota.packed, revision.directory)
+        turns = await asyncio.to_thread(rota.packed_turns, revision.directory)
         async with self._database.transaction() as tx:
             await rota.one_revision_at_a_time(tx)
-            if await rota.add_revision(tx, log, number, body, at, _storable(revision.author)):
+            if await rota.add_revision(tx, log, number, body, at, _storable(revision.author), turns):
                 await audit.add(tx, lines)
 
     async def forget(self) -> None:

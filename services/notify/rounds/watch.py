@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Mapping
+from typing import get_args
 from uuid import UUID, uuid5
 
 from services.notify.channels import Channel
-from services.notify.domain.digest import due_at
-from services.notify.domain.preflight import AHEAD, Finding, gap_seconds, preflight
+from services.notify.domain.digest import behind_everybody, due_at
+from services.notify.domain.preflight import (
+    AHEAD,
+    Code,
+    Finding,
+    SettingCode,
+    gap_seconds,
+    preflight,
+    secrets_named,
+)
 from services.notify.domain.words import Entry
 from services.notify.reach import Reach
 from services.notify.store import contacts, notices, rota
@@ -17,11 +27,13 @@ from shared import metrics
 from shared.clock import Clock
 from shared.db import Database
 from shared.directory.follower import Follower
-from shared.directory.model import Directory, Person
+from shared.directory.model import Directory
 
 _NAMESPACE = UUID("0d9c2d86-6f0d-58a7-8f0f-55d7f4a1f0c4")
 EVERY = 5.0
 """Seconds between two looks whether there is a new directory."""
+_SILENCES = 1_000
+"""That are looked at; more than these nobody reads of."""
 _AGAIN = 600.0
 """Seconds after which an old one is looked at again: time alone changes what is ahead."""
 
@@ -56,12 +68,13 @@ class Watch:
                     "",
                     due_at(person, "low", now),
                     Entry(customer="", customer_name=finding.subject, text=finding.detail, at=finding.start or now),
+                    role="behind everybody",
                 )
-                for person in _behind_everybody(directory)
+                for person in behind_everybody(directory)
                 for number, finding in enumerate(found[:50])
             ]
             await notices.replace_lines(tx, "preflight", lines)
-        for code in ("gap", "empty-shift", "unreachable", "unverified", "both-absent", "one-person"):
+        for code in (*get_args(Code), *get_args(SettingCode)):
             metrics.PREFLIGHT.labels(code).set(sum(1 for one in found if one.code == code))
         metrics.UNREACHABLE.set(sum(1 for one in found if one.code == "unreachable"))
         for schedule in directory.schedules:
@@ -74,13 +87,18 @@ class Watch:
         async with self._database.transaction() as tx:
             known = await contacts.known(tx)
             overrides = await rota.overrides(tx, now, now + AHEAD)
+            silences = await rota.list_silences(tx, None, now, None, _SILENCES)
         stopped = {key for key, state in known.items() if state.stopped_at is not None}
         verified = {key[0] for key, state in known.items() if state.verified_at is not None and key not in stopped}
         reachable = Reach(directory, self._channels, stopped).people()
         # In a thread: a year of many schedules takes long enough to delay an acknowledgement.
-        return await asyncio.to_thread(preflight, directory, overrides, reachable=reachable, verified=verified, now=now)
-
-
-def _behind_everybody(directory: Directory) -> list[Person]:
-    names = dict.fromkeys(escalation.catch_all for escalation in directory.escalations.values())
-    return [directory.people[name] for name in names if name in directory.people]
+        return await asyncio.to_thread(
+            preflight,
+            directory,
+            overrides,
+            reachable=reachable,
+            verified=verified,
+            now=now,
+            unset={name for _, name in secrets_named(directory) if not os.environ.get(name)},
+            silences=silences,
+        )

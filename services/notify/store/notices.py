@@ -10,6 +10,7 @@ from uuid import UUID
 
 import msgspec
 
+from services.notify.domain.digest import Role
 from services.notify.domain.words import Entry, Words
 from shared.db import Connection
 from shared.ids import uuid7
@@ -27,8 +28,9 @@ _SOME = "SELECT id, person, kind, made_at, body FROM notice WHERE id = ANY($1::u
 _CLAIM = "SELECT pg_try_advisory_xact_lock($1)"
 _FORGET = "DELETE FROM notice WHERE made_at < $1"
 _ADD_ENTRIES = """
-INSERT INTO digest_entry (id, person, kind, customer, respondent, due_at, body)
-SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::text[])
+INSERT INTO digest_entry (id, person, kind, customer, respondent, due_at, body, role)
+SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::text[],
+    $8::text[])
 ON CONFLICT (id) DO NOTHING
 """
 # With those that are due, what would follow within the bundle's time: one message instead of two.
@@ -42,7 +44,7 @@ WITH people AS (
 )
 DELETE FROM digest_entry USING taken WHERE digest_entry.id = taken.id
 RETURNING digest_entry.id, digest_entry.person, digest_entry.kind, digest_entry.customer, digest_entry.respondent,
-    digest_entry.due_at, digest_entry.body
+    digest_entry.due_at, digest_entry.body, digest_entry.role
 """
 _DROP = "DELETE FROM digest_entry WHERE kind = $1"
 _ERASE = "DELETE FROM digest_entry WHERE customer = $1 AND respondent = $2"
@@ -70,6 +72,8 @@ class Line:
     due_at: datetime
     entry: Entry
     respondent: str | None = None
+    role: Role | None = None
+    """As what the person is told."""
 
 
 async def add(tx: Connection, told: Sequence[Told], now: datetime) -> None:
@@ -119,6 +123,7 @@ async def add_lines(tx: Connection, lines: Sequence[Line]) -> None:
             [one.respondent for one in lines],
             [one.due_at for one in lines],
             [msgspec.json.encode(one.entry).decode() for one in lines],
+            [one.role for one in lines],
         )
 
 
@@ -143,5 +148,6 @@ async def erase(tx: Connection, customer: str, respondent: str) -> int:
 
 
 def _line(row: Any) -> Line:
-    id_, person, kind, customer, respondent, due_at, body = row
-    return Line(UUID(int=id_.int), person, kind, customer, due_at, msgspec.json.decode(body, type=Entry), respondent)
+    id_, person, kind, customer, respondent, due_at, body, role = row
+    entry = msgspec.json.decode(body, type=Entry)
+    return Line(UUID(int=id_.int), person, kind, customer, due_at, entry, respondent, role)

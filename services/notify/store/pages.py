@@ -13,6 +13,7 @@ import msgspec
 from services.notify.domain.page import WAITING, Page
 from shared.cursor import Place
 from shared.db import Connection
+from shared.events import Severity
 from shared.logs import Log
 from shared.quarantine import judging, not_held
 
@@ -21,11 +22,12 @@ log = Log("notify")
 QUEUE = "pages"
 """Where a page that cannot be decided is set aside."""
 
-_SEEN = "SELECT ticket, version, late FROM seen_ticket WHERE ticket = ANY($1::uuid[])"
+_SEEN = "SELECT ticket, version, late, severity FROM seen_ticket WHERE ticket = ANY($1::uuid[])"
 _REMEMBER = """
-INSERT INTO seen_ticket (ticket, version, late, seen_at)
-SELECT *, $4::timestamptz FROM unnest($1::uuid[], $2::int[], $3::int[])
-ON CONFLICT (ticket) DO UPDATE SET version = excluded.version, late = excluded.late, seen_at = excluded.seen_at
+INSERT INTO seen_ticket (ticket, version, late, severity, seen_at)
+SELECT *, $5::timestamptz FROM unnest($1::uuid[], $2::int[], $3::int[], $4::text[])
+ON CONFLICT (ticket) DO UPDATE SET version = excluded.version, late = excluded.late, severity = excluded.severity,
+    seen_at = excluded.seen_at
 """
 _OF_TICKETS = "SELECT body, traceparent FROM page WHERE ticket = ANY($1::uuid[]) ORDER BY id FOR NO KEY UPDATE"
 _SAVE = """
@@ -104,18 +106,27 @@ class Seen:
     version: int
     late: int
     """Clocks that had run out."""
+    severity: Severity | None
+    """None: a process of the version before saw it."""
 
 
 async def seen(tx: Connection, tickets: Sequence[UUID]) -> dict[UUID, Seen]:
     """Return what was acted on last of each ticket."""
-    return {UUID(int=row[0].int): Seen(row[1], row[2]) for row in await tx.fetch(_SEEN, tickets)}
+    return {UUID(int=row[0].int): Seen(row[1], row[2], row[3]) for row in await tx.fetch(_SEEN, tickets)}
 
 
 async def remember(tx: Connection, versions: Mapping[UUID, Seen], now: datetime) -> None:
     """Store what was acted on last of each ticket."""
     if versions:
         told = versions.values()
-        await tx.execute(_REMEMBER, list(versions), [one.version for one in told], [one.late for one in told], now)
+        await tx.execute(
+            _REMEMBER,
+            list(versions),
+            [one.version for one in told],
+            [one.late for one in told],
+            [one.severity for one in told],
+            now,
+        )
 
 
 async def of_tickets(tx: Connection, tickets: Sequence[UUID]) -> list[Page]:

@@ -13,7 +13,7 @@ from services.notify.domain.hold import Silence
 from services.notify.domain.rota import Override
 from shared.cursor import Place
 from shared.db import Connection
-from shared.directory.model import Directory
+from shared.directory.model import Directory, Person
 from shared.directory.record import decode, encode
 
 _OVERRIDE_COLUMNS = "id, schedule, person, start_at, until, replaces, made_at"
@@ -48,8 +48,8 @@ UPDATE silence SET until = greatest(start_at, $2) WHERE id = $1 AND until > $2 R
 _ONE_AT_A_TIME = "LOCK TABLE directory_revision IN SHARE ROW EXCLUSIVE MODE"
 # What is kept is numbered on: `revision` is the log's own number until the log is made anew and begins at 1 again.
 _ADD_REVISION = """
-INSERT INTO directory_revision (revision, log, number, applied_at, author, body)
-SELECT greatest($2, coalesce(max(revision) + 1, 1)), $1, $2, $3, $4, $5 FROM directory_revision
+INSERT INTO directory_revision (revision, log, number, applied_at, author, body, rota)
+SELECT greatest($2, coalesce(max(revision) + 1, 1)), $1, $2, $3, $4, $5, $6 FROM directory_revision
 ON CONFLICT DO NOTHING RETURNING revision
 """
 _KEPT = "SELECT FROM directory_revision WHERE log = $1 AND coalesce(number, revision) = $2"
@@ -60,6 +60,16 @@ SELECT body FROM directory_revision WHERE applied_at <= $1 AND (log, coalesce(nu
 ORDER BY applied_at DESC, revision DESC LIMIT 1
 """
 _AT = "SELECT body FROM directory_revision WHERE applied_at <= $1 ORDER BY applied_at DESC, revision DESC LIMIT 1"
+_FIRST = "SELECT body FROM directory_revision ORDER BY applied_at, revision LIMIT 1"
+# Those that were in force in a time: the last one before it, too.
+_BETWEEN = """
+SELECT revision, applied_at FROM directory_revision
+WHERE applied_at < $2 AND applied_at >= coalesce(
+    (SELECT max(applied_at) FROM directory_revision WHERE applied_at <= $1), '-infinity'
+)
+ORDER BY applied_at, revision
+"""
+_ROTAS = "SELECT revision, coalesce(rota, body) FROM directory_revision WHERE revision = ANY($1::bigint[])"
 _FORGET_REVISIONS = """
 DELETE FROM directory_revision WHERE applied_at < (SELECT max(applied_at) FROM directory_revision WHERE applied_at < $1)
 """
@@ -154,6 +164,35 @@ def packed(directory: Directory) -> bytes:
     return gzip.compress(encode(directory), compresslevel=1)
 
 
+def packed_turns(directory: Directory) -> bytes:
+    """Return what a directory says of who takes turns when, as it is kept; equal where that is the same."""
+    return gzip.compress(encode(turns_alone(directory)), compresslevel=1, mtime=0)
+
+
+def turns_alone(directory: Directory) -> Directory:
+    """Return a directory without what does not change who is on call in a schedule."""
+    people = {
+        id_: Person(
+            id=id_,
+            name=person.name,
+            timezone=person.timezone,
+            language=person.language,
+            holidays=person.holidays,
+            absences=person.absences,
+        )
+        for id_, person in directory.people.items()
+    }
+    return Directory(
+        company=directory.company,
+        timezone=directory.timezone,
+        language=directory.language,
+        people=people,
+        customers={},
+        escalations={},
+        schedules=directory.schedules,
+    )
+
+
 def directory_of(body: bytes) -> Directory:
     """Return a directory that was kept."""
     return decode(gzip.decompress(body))
@@ -180,9 +219,11 @@ async def adopt_revision(tx: Connection, log: str, number: int) -> None:
     await tx.execute(_ADOPT, log, number)
 
 
-async def add_revision(tx: Connection, log: str, number: int, body: bytes, applied_at: datetime, author: str) -> bool:
-    """Keep a revision of the directory; False: it is kept already."""
-    return await tx.fetchval(_ADD_REVISION, log, number, applied_at, author, body) is not None
+async def add_revision(
+    tx: Connection, log: str, number: int, body: bytes, applied_at: datetime, author: str, turns: bytes | None = None
+) -> bool:
+    """Keep a revision of the directory, and what it says of turns; False: it is kept already."""
+    return await tx.fetchval(_ADD_REVISION, log, number, applied_at, author, body, turns) is not None
 
 
 async def revision_before(tx: Connection, log: str, number: int, applied_at: datetime) -> bytes | None:
@@ -193,6 +234,21 @@ async def revision_before(tx: Connection, log: str, number: int, applied_at: dat
 async def revision_at(tx: Connection, at: datetime) -> bytes | None:
     """Return the directory that was in force at a moment, as it is kept; None: it is not."""
     return await tx.fetchval(_AT, at)
+
+
+async def first_revision(tx: Connection) -> bytes | None:
+    """Return the first directory that is kept, as it is kept."""
+    return await tx.fetchval(_FIRST)
+
+
+async def revisions_between(tx: Connection, start: datetime, end: datetime) -> list[tuple[int, datetime]]:
+    """Return the revisions that were in force in a time, in order, and since when."""
+    return [(row[0], row[1]) for row in await tx.fetch(_BETWEEN, start, end)]
+
+
+async def turns_of(tx: Connection, revisions: Sequence[int]) -> dict[int, bytes]:
+    """Return what is kept of some revisions' turns, or the whole of them where nothing else is."""
+    return {row[0]: row[1] for row in await tx.fetch(_ROTAS, revisions)} if revisions else {}
 
 
 async def forget_revisions(tx: Connection, before: datetime) -> None:

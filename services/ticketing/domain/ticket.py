@@ -33,6 +33,8 @@ PREVIOUS = 5
 """Earlier tickets of the problem that a ticket tells of at most."""
 
 _TAKEN: frozenset[TicketState] = frozenset({"acknowledged", "in_progress"})
+_HANDLED: frozenset[TicketState] = frozenset({"acknowledged", "in_progress", "waiting"})
+"""Somebody took it, and it is not over."""
 ACTIVE: frozenset[TicketState] = frozenset({"open", "acknowledged", "in_progress", "waiting"})
 
 MOVES: Mapping[TicketState, tuple[TicketState, ...]] = {
@@ -175,7 +177,20 @@ def merge(ticket: TicketV1, alert: AlertV1, *, first: bool, now: datetime) -> Ou
         reopens = first and not opens_nothing(alert)
         return reopen(ticket, alert, now) if reopens else _with_evidence(ticket, alert, ticket.severity, now)
     severity = max(ticket.severity, alert.severity, key=severity_rank)
-    return _with_evidence(ticket, alert, severity, now)
+    outcome = _with_evidence(ticket, alert, severity, now)
+    return None if outcome is None else _asked_again(ticket, outcome, now)
+
+
+def _asked_again(before: TicketV1, outcome: Outcome, now: datetime) -> Outcome:
+    """Open a ticket that rose above the severity at which somebody took it: that was another problem."""
+    after = outcome.ticket
+    # A ticket of the version before does not say at which severity it was taken.
+    taken_at = before.acknowledged_severity or before.severity
+    if after.state not in _HANDLED or severity_rank(after.severity) <= severity_rank(taken_at):
+        return outcome
+    opened = msgspec.structs.replace(after, state="open", acknowledged_at=None, acknowledged_severity=taken_at)
+    line = entry(after.id, now, SYSTEM, "state", before=after.state, after="open", why="rose since it was taken")
+    return Outcome(opened, outcome.event, (*outcome.entries, line))
 
 
 def _with_evidence(ticket: TicketV1, alert: AlertV1, severity: Severity, now: datetime) -> Outcome | None:
@@ -225,6 +240,7 @@ def _reopened(ticket: TicketV1, now: datetime) -> TicketV1:
         state="open",
         opened_at=now,
         acknowledged_at=None,
+        acknowledged_severity=None,
         resolved_at=None,
         root_cause=None,
         resolution=None,
@@ -240,7 +256,8 @@ def may_reopen(ticket: TicketV1, now: datetime, within: timedelta) -> bool:
 def take_page(ticket: TicketV1, event: str, page: PageV1, now: datetime) -> Outcome:
     """Write down what happened to a page; its acknowledgement acknowledges an open ticket, and moves no state back.
 
-    A page that is taken as forgotten opens its ticket again: nobody has worked on it.
+    A page that is taken as forgotten opens its ticket again: nobody has worked on it. One that was acknowledged before
+    its ticket rose names who took it, and leaves it open.
     """
     line = entry(
         ticket.id,
@@ -252,7 +269,7 @@ def take_page(ticket: TicketV1, event: str, page: PageV1, now: datetime) -> Outc
         round=page.round,
     )
     if event == "page.unacknowledged" and page.opening == ticket.opening and ticket.state in _TAKEN:
-        changed = msgspec.structs.replace(ticket, version=ticket.version + 1, state="open")
+        changed = msgspec.structs.replace(ticket, version=ticket.version + 1, state="open", acknowledged_severity=None)
         return Outcome(changed, "ticket.updated", (line,))
     late = ticket.state != "open" or page.opening != ticket.opening
     if event != "page.acknowledged" or late:
@@ -262,9 +279,10 @@ def take_page(ticket: TicketV1, event: str, page: PageV1, now: datetime) -> Outc
         version=ticket.version + 1,
         state="acknowledged",
         acknowledged_at=page.acknowledged_at or now,
+        acknowledged_severity=page.severity,
         assignee=page.acknowledged_by or ticket.assignee,
     )
-    return Outcome(changed, "ticket.updated", (line,))
+    return _asked_again(changed, Outcome(changed, "ticket.updated", (line,)), now)
 
 
 def take_desk(
@@ -289,6 +307,7 @@ def take_desk(
             state="resolved",
             resolved_at=now,
             acknowledged_at=ticket.acknowledged_at or now,
+            acknowledged_severity=ticket.severity,
             resolution=resolution or f"Resolved in {desk}",
         )
     elif state == "closed" and ticket.state == "resolved":
@@ -298,7 +317,12 @@ def take_desk(
     elif state in ACTIVE and ticket.state == "resolved":
         changed = msgspec.structs.replace(_reopened(ticket, now), version=ticket.version)
     elif state in {"acknowledged", "in_progress", "waiting"} and ticket.state in ACTIVE:
-        changed = msgspec.structs.replace(ticket, state=state, acknowledged_at=ticket.acknowledged_at or now)
+        changed = msgspec.structs.replace(
+            ticket,
+            state=state,
+            acknowledged_at=ticket.acknowledged_at or now,
+            acknowledged_severity=ticket.severity,
+        )
     if assignee is not None and changed.state in ACTIVE:
         changed = msgspec.structs.replace(changed, assignee=assignee)
     if changed == ticket:
@@ -348,12 +372,15 @@ def change(ticket: TicketV1, patch: Patch, *, root_causes: Sequence[str], actor:
     )
     if changed == ticket:
         return None
-    if wanted not in {None, "open", "cancelled"} and changed.acknowledged_at is None:
-        changed = msgspec.structs.replace(changed, acknowledged_at=now)
+    if wanted not in {None, "open", "cancelled"}:
+        at, severity = changed.acknowledged_at or now, changed.severity
+        changed = msgspec.structs.replace(changed, acknowledged_at=at, acknowledged_severity=severity)
     if wanted == "resolved" and ticket.state != "resolved":
         changed = msgspec.structs.replace(changed, resolved_at=now)
     changed = msgspec.structs.replace(changed, version=ticket.version + 1, worked_at=now)
-    return Outcome(changed, _event(ticket, changed), tuple(_lines(ticket, changed, actor, now)))
+    outcome = Outcome(changed, _event(ticket, changed), tuple(_lines(ticket, changed, actor, now)))
+    # Whoever says with it where the ticket stands takes it as it now is.
+    return _asked_again(ticket, outcome, now) if wanted is None else outcome
 
 
 def _event(before: TicketV1, after: TicketV1) -> EventType:

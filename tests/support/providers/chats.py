@@ -87,11 +87,15 @@ class FakeTeams(FakeProvider):
     def __init__(self) -> None:
         super().__init__()
         self.cards: list[dict[str, Any]] = []
+        self.says: Reply | None = None
+        """An answer instead of doing anything."""
 
     def contact(self) -> Contact:
         return Contact("teams", f"{self.url}/workflows/1/triggers/manual/paths/invoke?sig=s3cret")
 
     def take(self, call: Call) -> Reply:
+        if self.says is not None:
+            return self.says
         told = call.json
         (attachment,) = told["attachments"]
         card = attachment["content"]
