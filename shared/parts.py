@@ -20,6 +20,7 @@ from shared.directory.follower import Follower
 from shared.errors import Misconfigured, Transient
 from shared.http import Guard, Outbound
 from shared.kafka import Kafka
+from shared.kafka_security import security
 from shared.logs import Log
 from shared.migrate import migrate
 from shared.provisioning import ensure_topics
@@ -55,13 +56,18 @@ class Parts:
 
 def parts(settings: Settings, clock: Clock, services: tuple[str, ...]) -> Parts:
     """Put together what the services of this process share. Raises Misconfigured naming the missing setting."""
-    if settings.kafka is None:
-        raise Misconfigured("FIILIS_KAFKA is not set: the bootstrap servers of Kafka, such as kafka:9092")
+    kafka = kafka_of(settings)
     if settings.database_url is None:
         raise Misconfigured("FIILIS_DATABASE_URL is not set, such as postgresql://fiilis:secret@db/fiilis")
-    kafka = Kafka(settings.kafka, settings.topic_prefix)
     directory = Follower(kafka, services)
     return Parts(kafka, settings.database_url, settings.migration_url, directory, Access(directory), clock)
+
+
+def kafka_of(settings: Settings) -> Kafka:
+    """Return Kafka as the settings have it. Raises Misconfigured naming the one that is missing or wrong."""
+    if settings.kafka is None:
+        raise Misconfigured("FIILIS_KAFKA is not set: the bootstrap servers of Kafka, such as kafka:9092")
+    return Kafka(settings.kafka, settings.topic_prefix, security(settings))
 
 
 def signer(settings: Settings) -> Signer:

@@ -21,15 +21,16 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import uvicorn
 from fastapi import APIRouter
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from starlette.types import ASGIApp
 
 from shared.errors import Misconfigured
+from shared.kafka_security import Channel, Mechanism
 from shared.logs import Log
 from shared.progress import Worker
 from shared.proxies import Proxies
@@ -49,6 +50,15 @@ _FROZEN_SECONDS = 60
 """An event loop that takes no turn for so long takes none any more."""
 
 
+def _lower(value: object) -> object:
+    """Take Kafka's own spelling, too."""
+    return value.lower() if isinstance(value, str) else value
+
+
+def _upper(value: object) -> object:
+    return value.upper() if isinstance(value, str) else value
+
+
 class Settings(BaseSettings):
     """What every service is told by its environment."""
 
@@ -56,6 +66,17 @@ class Settings(BaseSettings):
 
     kafka: str | None = None
     """Bootstrap servers, `host:port,host:port`."""
+    kafka_security: Annotated[Channel, BeforeValidator(_lower)] = "plaintext"
+    """`plaintext`, `ssl`, `sasl_plaintext`, `sasl_ssl`: what its listener is."""
+    kafka_sasl_mechanism: Annotated[Mechanism | None, BeforeValidator(_upper)] = None
+    """`PLAIN`, `SCRAM-SHA-256`, `SCRAM-SHA-512`."""
+    kafka_sasl_username: str | None = None
+    kafka_sasl_password: str | None = Field(default=None, repr=False)
+    kafka_ca_file: str | None = None
+    """PEM: who signs the brokers' certificates; the system's authorities by default."""
+    kafka_cert_file: str | None = None
+    """PEM: our own certificate, where the brokers want one; its key in the next, or in the same file."""
+    kafka_key_file: str | None = None
     database_url: str | None = None
     """`postgresql://user:password@host/database`."""
     topic_prefix: str = ""
@@ -79,7 +100,7 @@ class Settings(BaseSettings):
     """How often a stage tells the next one what it holds open, and looks at what it missed itself."""
     trusted_proxies: str = ""
     """A comma list of networks whose `Forwarded` or `X-Forwarded-For` is believed."""
-    secret: str = ""
+    secret: str = Field(default="", repr=False)
     """A comma list; the first signs, all verify."""
     allow_private_targets: str = ""
     """`true`, or a comma list of networks and hosts that outgoing requests may reach besides public ones."""
