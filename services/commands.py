@@ -390,7 +390,10 @@ def _unknown(kafka: Kafka | None, customer: str, touchpoint: str | None) -> str 
 
 def webhook_secret(url: str) -> int:
     """Print the signing secret of a webhook contact."""
-    out.print(signer(settings()).webhook_secret(url), markup=False)
+    newest, *former = signer(settings()).webhook_secrets(url)
+    out.print(newest, markup=False)
+    for secret in former:
+        err.print(f"requests are signed with the former one, too: {secret}", markup=False)
     return DONE
 
 

@@ -120,7 +120,8 @@ def refused_by_tls(error: BaseException) -> str | None:
             case ssl.SSLCertVerificationError():
                 return f"the server's certificate is not accepted ({error.verify_message}): is sslrootcert of its CA?"
             case ssl.SSLError():
-                return f"TLS with the server is not possible: {(error.reason or str(error)).lower().replace('_', ' ')}"
+                why: str = getattr(error, "reason", None) or str(error)  # set by OpenSSL, not by its class
+                return f"TLS with the server is not possible: {why.lower().replace('_', ' ')}"
             case ConnectionError() if "rejected SSL upgrade" in str(error):
                 return "the server does no TLS, and sslmode asks for it"
             case _:

@@ -153,11 +153,12 @@ def _told(server: str, security: Security, error: BaseException) -> Refused | st
             case ssl.SSLCertVerificationError():
                 why = f"the certificate of {server} is not accepted: {cause.verify_message}"
                 return Refused(f"FIILIS_KAFKA_CA_FILE: {why} (is it of the CA that is named there?)")
-            case ssl.SSLError() if _OF_CERTIFICATES & set((cause.reason or "").split("_")):
-                said = (cause.reason or "").lower().replace("_", " ")
+            case ssl.SSLError() if _OF_CERTIFICATES & set(_reason(cause).split("_")):
+                said = _reason(cause).lower().replace("_", " ")
                 return Refused(f"FIILIS_KAFKA_CERT_FILE: {server} does not accept our certificate, or none: {said}")
             case ssl.SSLError():
-                return Refused(f"FIILIS_KAFKA_SECURITY: {server} does not speak TLS as we do: {cause.reason or cause}")
+                why = f"{server} does not speak TLS as we do: {_reason(cause) or cause}"
+                return Refused(f"FIILIS_KAFKA_SECURITY: {why}")
             case _:
                 continue
     hint = "is its listener what FIILIS_KAFKA_SECURITY says?"
@@ -166,6 +167,10 @@ def _told(server: str, security: Security, error: BaseException) -> Refused | st
     if isinstance(error, OSError):
         return f"{server}: {error.strerror or error or type(error).__name__}"
     return f"{server} takes connections, but does not speak Kafka as we do ({hint})"
+
+
+def _reason(error: ssl.SSLError) -> str:
+    return getattr(error, "reason", None) or ""  # set by OpenSSL, not by the class
 
 
 def _causes(error: BaseException | None) -> list[BaseException]:

@@ -25,7 +25,7 @@ from shared.logs import Log
 from shared.migrate import migrate
 from shared.provisioning import ensure_topics
 from shared.retry import Backoff
-from shared.security import Signer
+from shared.security import SHORTEST_SECRET, Signer
 from shared.service import Service, Settings, opened
 from shared.topics import TOPICS
 
@@ -56,6 +56,7 @@ class Parts:
 
 def parts(settings: Settings, clock: Clock, services: tuple[str, ...]) -> Parts:
     """Put together what the services of this process share. Raises Misconfigured naming the missing setting."""
+    checked_secrets(settings)
     kafka = kafka_of(settings)
     if settings.database_url is None:
         raise Misconfigured("FIILIS_DATABASE_URL is not set, such as postgresql://fiilis:secret@db/fiilis")
@@ -71,12 +72,28 @@ def kafka_of(settings: Settings) -> Kafka:
 
 
 def signer(settings: Settings) -> Signer:
-    """Return the signer of links. Raises Misconfigured without a secret."""
+    """Return the signer of links. Raises Misconfigured without a secret, and for one that can be guessed."""
     if not settings.secrets:
         raise Misconfigured(
             "FIILIS_SECRET is not set: a long random text that signs links; a comma list to replace one"
         )
-    return Signer(settings.secrets)
+    return Signer(checked_secrets(settings))
+
+
+def checked_secrets(settings: Settings) -> list[str]:
+    """Return the secrets, newest first. Raises Misconfigured for one that can be guessed."""
+    for number, secret in enumerate(settings.secrets, 1):
+        if len(secret) < SHORTEST_SECRET:
+            raise Misconfigured(f"FIILIS_SECRET: {too_short(number, secret)}")
+    return settings.secrets
+
+
+def too_short(number: int, secret: str) -> str:
+    """Return what is wrong with a secret of the list that can be guessed."""
+    return (
+        f"the {number}. secret has {len(secret)} characters, and must have {SHORTEST_SECRET} or more: "
+        "take another, such as `openssl rand -base64 32` prints"
+    )
 
 
 def outbound(settings: Settings) -> Outbound:

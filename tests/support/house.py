@@ -38,7 +38,7 @@ from shared.topics import TOPICS, Topic
 from tests.support.phone import Phone
 from tests.support.wait import until
 
-SECRET = "a-test-secret"
+SECRET = "a-secret-of-a-test-with-32-characters"
 RULES = (
     Rule("mood-one", MoodAtMost(1), "critical"),
     Rule("nps-low", NpsBelow(0, 30 * 86400, min_responses=10, certainty="simple"), "high"),

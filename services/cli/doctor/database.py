@@ -52,6 +52,9 @@ SELECT current_setting('server_version') AS version, current_user AS who, now() 
 """
 
 
+_OWNS = "SELECT pg_has_role(nspowner, 'USAGE') FROM pg_namespace WHERE nspname = $1"
+
+
 def _server(row: Any) -> Iterator[Finding]:
     if row["number"] < 140_000:
         yield Finding(
@@ -74,6 +77,8 @@ async def _schema(url: str, name: run.ServiceName, given: Settings, fix: bool, *
     database = Database(url, name, pool=1)
     try:
         pending = await migrate.pending(database, run.MIGRATIONS.get(name))
+        async with database.transaction() as tx:
+            may_create = may_create or bool(await tx.fetchval(_OWNS, name))
         if pending and fix:
             await migrate.migrate(database, run.MIGRATIONS.get(name), url=given.migration_url)
             yield Finding("ok", "database", f"{name}: migrated {', '.join(pending)}")
