@@ -118,6 +118,7 @@ async def run_services(
         away=around.away,
         standstill=settings.standstill_seconds,
         proxies=settings.trusted_proxies,
+        hsts_seconds=settings.hsts_seconds,
     )
 
 

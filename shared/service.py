@@ -30,6 +30,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from starlette.types import ASGIApp
 
 from shared.errors import Misconfigured
+from shared.headers import Headers
 from shared.kafka_security import Channel, Mechanism
 from shared.logs import Log
 from shared.progress import Worker
@@ -100,6 +101,8 @@ class Settings(BaseSettings):
     """How often a stage tells the next one what it holds open, and looks at what it missed itself."""
     trusted_proxies: str = ""
     """A comma list of networks whose `Forwarded` or `X-Forwarded-For` is believed."""
+    hsts_seconds: int = Field(default=0, ge=0)
+    """For how long browsers are told to come by HTTPS only; 0: not told. A year is 31536000."""
     secret: str = Field(default="", repr=False)
     """A comma list; the first signs, all verify."""
     allow_private_targets: str = ""
@@ -239,6 +242,7 @@ async def run(
     away: Callable[[], Mapping[str, str]] = dict,
     standstill: float = 120.0,
     proxies: str = "",
+    hsts_seconds: int = 0,
 ) -> None:
     """Run services until `stop` is set; the callbacks get the address once it is bound, and once all are ready.
 
@@ -255,11 +259,11 @@ async def run(
     process = Service(name="process", checks=starting, door=starting)
     app = build_app([process, *services], ops_elsewhere=ops_port is not None)
     front = Front(app, hot, Proxies(proxies))
-    front_listening, address = await _listen(front, host, port)
+    front_listening, address = await _listen(Headers(front, hsts_seconds=hsts_seconds), host, port)
     listening = [front_listening]
     on_listening(address)
     if ops_port is not None:
-        listening.append((await _listen(build_ops_app(lambda: address), host, ops_port))[0])
+        listening.append((await _listen(Headers(build_ops_app(app.openapi)), host, ops_port))[0])
     servers = [one.task for one in listening]
     opening = asyncio.create_task(_open(services), name="start")
     tasks: list[asyncio.Task[None]] = []

@@ -10,15 +10,16 @@ from uuid import UUID
 import msgspec
 from fastapi import APIRouter, Depends, FastAPI, Header, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.openapi.docs import get_swagger_ui_html
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from shared import reference
 from shared.directory.access import Access, Caller
 from shared.directory.model import Scope as KeyScope
 from shared.errors import FieldError, Problem, Transient, invalid_fields, not_found
 from shared.logs import Log
+from shared.pages import PAGE_HEADERS, style
 from shared.proxies import Proxies
 
 log = Log("shared.web")
@@ -103,7 +104,7 @@ def build_app(services: Sequence[Faced], *, ops_elsewhere: bool) -> FastAPI:
     app = FastAPI(
         title=f"Fiilis {names}" if len(services) == 1 else "Fiilis",
         version="1",
-        docs_url=None if ops_elsewhere else "/docs",
+        docs_url=None,
         redoc_url=None,
         strict_content_type=False,
     )
@@ -112,6 +113,7 @@ def build_app(services: Sequence[Faced], *, ops_elsewhere: bool) -> FastAPI:
     app.include_router(_health(services))
     if not ops_elsewhere:
         app.include_router(_ops())
+        app.include_router(_reference(lambda: app.openapi()))
     described = {path: item for service in services for path, item in service.described.items()}
     framework = app.openapi
 
@@ -199,7 +201,7 @@ def _ops() -> APIRouter:
     return router
 
 
-_ALWAYS = {"/healthz", "/readyz", "/metrics", "/docs", "/openapi.json"}
+_ALWAYS = {"/healthz", "/readyz", "/metrics", "/docs", "/docs/style.css", "/openapi.json"}
 _STARTING = Problem(
     503, "starting", "Starting", "Not everything is there yet; /readyz says what.", headers={"Retry-After": "2"}
 )
@@ -316,13 +318,36 @@ class Front:
         await self._app(scope, bounded, send)
 
 
-def build_ops_app(address: Callable[[], str]) -> FastAPI:
-    """Return what a port of its own for operations serves: /metrics and /docs."""
-    app = FastAPI(title="Fiilis operations", openapi_url=None)
+def build_ops_app(openapi: Callable[[], Mapping[str, Any]]) -> FastAPI:
+    """Return what a port of its own for operations serves: /metrics, and the reference of the API."""
+    app = FastAPI(title="Fiilis operations", docs_url=None, redoc_url=None, openapi_url=None)
     app.include_router(_ops())
+    app.include_router(_reference(openapi))
 
-    @app.get("/docs", include_in_schema=False)
-    async def docs() -> Response:  # pyright: ignore[reportUnusedFunction]
-        return get_swagger_ui_html(openapi_url=f"{address()}/openapi.json", title="Fiilis")
+    @app.get("/openapi.json", include_in_schema=False)
+    async def document() -> Response:  # pyright: ignore[reportUnusedFunction]
+        return json_response(openapi())
 
     return app
+
+
+def _reference(openapi: Callable[[], Mapping[str, Any]]) -> APIRouter:
+    router = APIRouter()
+    serve_style(router, "/docs")
+
+    @router.get("/docs", include_in_schema=False)
+    async def docs() -> Response:  # pyright: ignore[reportUnusedFunction]
+        return Response(reference.page(openapi()), headers=PAGE_HEADERS, media_type="text/html")
+
+    return router
+
+
+def serve_style(router: APIRouter, folder: str) -> None:
+    """Serve the stylesheet of pages beside them; call it before their own route is made, which would take it."""
+
+    @router.get(f"{folder}/style.css", include_in_schema=False)
+    async def stylesheet(if_none_match: Annotated[str | None, Header()] = None) -> Response:  # pyright: ignore[reportUnusedFunction]
+        body, headers = style()
+        if if_none_match is not None and headers["ETag"] in if_none_match:
+            return Response(status_code=304, headers=headers)
+        return Response(body, headers=headers, media_type="text/css")

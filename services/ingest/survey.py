@@ -20,6 +20,7 @@ from shared.events import FeedbackReceivedV1
 from shared.ids import uuid7
 from shared.pages import PAGE_HEADERS, accepted_language, templates
 from shared.security import BadToken, ExpiredToken, Signer
+from shared.web import serve_style
 
 StatusUrl = Callable[[FeedbackReceivedV1], str | None]
 
@@ -32,6 +33,7 @@ def build_router(
 ) -> APIRouter:
     """Return what respondents are served."""
     router = APIRouter(tags=["ingest"])
+    serve_style(router, "/s")
 
     @router.get("/s/{token}")
     async def show(token: str, accept_language: Annotated[str | None, Header()] = None) -> Response:  # pyright: ignore[reportUnusedFunction]

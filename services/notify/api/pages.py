@@ -25,7 +25,7 @@ from shared.errors import FieldError, Problem, invalid_fields
 from shared.lists import Page, page_of
 from shared.pages import PAGE_HEADERS, templates
 from shared.security import BadToken, ExpiredToken, Signer
-from shared.web import caller_with, id_in_path, json_response
+from shared.web import caller_with, id_in_path, json_response, serve_style
 
 _templates = templates(_ROOM)
 
@@ -55,6 +55,7 @@ def build_router(
 ) -> APIRouter:
     """Return what is served of pages."""
     router = APIRouter()
+    serve_style(router, "/a")
     reader = caller_with(access, "oncall")
 
     @router.get("/v1/pages")
