@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import secrets
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from dataclasses import dataclass
@@ -39,6 +40,9 @@ ServiceName = Literal["ingest", "scoring", "ticketing", "notify"]
 NAMES: tuple[ServiceName, ...] = ("ingest", "scoring", "ticketing", "notify")
 PORTS: dict[ServiceName, int] = {"ingest": 8001, "scoring": 8002, "ticketing": 8003, "notify": 8004}
 ALL_PORT = 8080
+OPS_PORT = 9080
+_OPS_ABOVE = 1_000
+_HIGHEST_PORT = 65_535
 MIGRATIONS: dict[ServiceName, Path] = {
     "scoring": services.scoring.main.MIGRATIONS,
     "ticketing": services.ticketing.main.MIGRATIONS,
@@ -111,7 +115,7 @@ async def run_services(
         [around.service, *built, *besides(shared_parts)],
         host=settings.host,
         port=port,
-        ops_port=settings.ops_port,
+        ops_port=ops_port_of(names, settings, port),
         stop=stop,
         on_listening=address.listening,
         on_ready=on_ready,
@@ -119,7 +123,24 @@ async def run_services(
         standstill=settings.standstill_seconds,
         proxies=settings.trusted_proxies,
         hsts_seconds=settings.hsts_seconds,
+        limits=settings.limits,
     )
+
+
+def ops_port_of(names: Sequence[ServiceName], settings: Settings, port: int) -> int | None:
+    """Return the port of /metrics and /docs; None: the services' own."""
+    if settings.ops_port is not None:
+        return None if settings.ops_port == port else settings.ops_port
+    if len(names) > 1:
+        return None if _is_loopback(settings.host) else OPS_PORT
+    return port + _OPS_ABOVE if 0 < port <= _HIGHEST_PORT - _OPS_ABOVE else 0
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 async def run_one(name: ServiceName, settings: Settings, stop: asyncio.Event) -> None:

@@ -15,8 +15,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from hashlib import sha256
 from http.cookiejar import Cookie, CookieJar
 from typing import cast
+from urllib.parse import urlsplit
 
 import httpcore
 import httpx
@@ -38,6 +40,12 @@ seconds or milliseconds since 1970: believed, the next try was in 2083, or no mo
 _MANGLED = (httpx.InvalidURL, httpx.StreamError, OSError, UnicodeError)
 """What an answer brings out beside httpx's own errors: an address in `location` that is none (found by random answers),
 a TLS record that breaks off."""
+
+
+def shown_url(url: str) -> str:
+    """Return an address as it may be shown: what follows the host may be a secret. The same address looks the same."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.hostname}/...{sha256(url.encode()).hexdigest()[:6]}"
 
 
 class Refused(Exception):

@@ -35,6 +35,7 @@ from shared.errors import Misconfigured, Transient
 from shared.ids import uuid7
 from shared.kafka_security import PLAINTEXT, Security
 from shared.logs import Log, current_traceparent, new_traceparent
+from shared.retry import Backoff
 from shared.sockets import keep_alive
 from shared.topics import Topic
 
@@ -523,6 +524,13 @@ class Publisher:
     async def run(self) -> None:
         """Give up what has waited too long; runs as long as the service."""
         loop = asyncio.get_running_loop()
+        backoff, failures = Backoff(0.2, 5), 0
+        while not self._lanes:
+            try:
+                await self.prepare()
+            except Transient:
+                failures += 1
+                await asyncio.sleep(backoff.delay(failures))
         while True:
             await asyncio.sleep(self._wait / 10)
             late = loop.time() - self._wait
@@ -548,9 +556,12 @@ class Publisher:
             self._lanes = [_Lane() for _ in range(count)]
 
     def publish(self, key: bytes, value: bytes, headers: Headers) -> asyncio.Future[None]:
-        """Return a future that is done when Kafka has the message; it fails with Transient. Call `prepare` first."""
+        """Return a future that is done when Kafka has the message; it fails with Transient."""
         loop = asyncio.get_running_loop()
         acknowledged: asyncio.Future[None] = loop.create_future()
+        if not self._lanes:
+            acknowledged.set_exception(Transient("Kafka was not reached yet", of="Kafka"))
+            return acknowledged
         if self._waiting >= self._limit:
             acknowledged.set_exception(Transient("too many messages wait for Kafka", of="Kafka"))
             return acknowledged

@@ -17,6 +17,7 @@ from shared.clock import Clock
 from shared.db import Database
 from shared.directory.access import Access
 from shared.directory.follower import Follower
+from shared.directory.kept import DirectoryKeeper
 from shared.errors import Misconfigured, Transient
 from shared.http import Guard, Outbound
 from shared.kafka import Kafka
@@ -50,6 +51,7 @@ class Parts:
     database_url: str
     migration_url: str | None
     directory: Follower
+    keeper: DirectoryKeeper
     access: Access
     clock: Clock
 
@@ -61,7 +63,9 @@ def parts(settings: Settings, clock: Clock, services: tuple[str, ...]) -> Parts:
     if settings.database_url is None:
         raise Misconfigured("FIILIS_DATABASE_URL is not set, such as postgresql://fiilis:secret@db/fiilis")
     directory = Follower(kafka, services)
-    return Parts(kafka, settings.database_url, settings.migration_url, directory, Access(directory), clock)
+    # In the schema of one of the services, which is this process's own.
+    keeper = DirectoryKeeper(directory, Database(settings.database_url, services[0], pool=1))
+    return Parts(kafka, settings.database_url, settings.migration_url, directory, keeper, Access(directory), clock)
 
 
 def kafka_of(settings: Settings) -> Kafka:
@@ -125,20 +129,43 @@ def outside(parts: Parts, *, either: bool) -> Outside:
     def nothing() -> str | None:
         return "; ".join(away().values()) if len(away()) == len(asked) else None
 
-    async def prepare() -> None:
+    def troubles() -> dict[str, str]:
+        unread = parts.directory.ready()
+        return {**away(), **({} if unread is None else {"directory": unread})}
+
+    async def topics() -> None:
         await parts.directory.prepare()  # first: it says over how many partitions topics must have at least
         await ensure_topics(parts.kafka, TOPICS)
 
-    needed = {"kafka or postgresql": nothing} if either else asked
+    prepared = asyncio.Event()
+
+    async def begin() -> None:
+        """Have a directory in use: the newest, or while Kafka is away the one that was kept. Raises Transient."""
+        try:
+            await topics()
+        except Transient:
+            with contextlib.suppress(Transient, Misconfigured):
+                if await parts.keeper.restore():
+                    return
+            raise
+        prepared.set()
+
+    async def go_on() -> None:
+        if not prepared.is_set():
+            await patiently("Kafka", topics)
+        await asyncio.Event().wait()
+
+    needed = {"kafka or postgresql": nothing} if either else {**asked, "directory": parts.directory.ready}
+    follower = parts.directory.worker
     service = Service(
         name="outside",
-        resources=[opened(lambda: patiently("Kafka", prepare), _nothing)],
-        tasks={"kafka": kafka.run, "postgresql": postgres.run},
-        workers=[parts.directory.worker],
-        checks={"directory in use": parts.directory.missing, "directory": parts.directory.ready, **needed},
+        resources=[opened(None, parts.keeper.close), opened(lambda: patiently("Kafka", begin), _nothing)],
+        tasks={"kafka": kafka.run, "postgresql": postgres.run, "keep": parts.keeper.run, "topics": go_on},
+        workers=[follower._replace(needed=not either)],
+        checks={"directory in use": parts.directory.missing, **needed},
         # Acknowledging a page or reading a score needs no Kafka, and taking an answer one of the two.
         door={"directory in use", "kafka or postgresql" if either else "postgresql"},
-        notes=away if either else dict,
+        notes=troubles if either else dict,
     )
     return Outside(service, away)
 

@@ -87,6 +87,8 @@ class Worker(NamedTuple):
 
     run: Callable[[], Awaitable[None]]
     progress: Progress
+    needed: bool = True
+    """Whether the service is not ready without it; otherwise its trouble is told, and the watchdog sees to it."""
 
 
 @dataclass(slots=True)

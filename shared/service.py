@@ -14,16 +14,14 @@ import faulthandler
 import gc
 import os
 import signal
-import socket
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-import uvicorn
 from fastapi import APIRouter
 from pydantic import BeforeValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -35,15 +33,13 @@ from shared.kafka_security import Channel, Mechanism
 from shared.logs import Log
 from shared.progress import Worker
 from shared.proxies import Proxies
-from shared.sockets import OPTIONS
+from shared.server import DRAIN_SECONDS, Limits, listen
 from shared.web import Check, Front, build_app, build_ops_app
 
 log = Log("shared.service")
 
-_DRAIN_SECONDS = 5
 _STOP_SECONDS = 20
-_KEEP_ALIVE_SECONDS = 75
-"""Longer than proxies keep an idle connection: the one that closes it is not the one that may be sending on it."""
+_LIMITS = Limits()
 _LOOK_SECONDS = 5.0
 _LATE_LOOKS = 4
 """In a row: a process that was stopped and goes on has old signs of life, and gets the time for new ones."""
@@ -86,7 +82,8 @@ class Settings(BaseSettings):
     port: int | None = Field(default=None, ge=0, le=65535)
     """0 takes a free one; none: the service's own."""
     ops_port: int | None = Field(default=None, ge=0, le=65535)
-    """Moves /metrics and /docs to a port of their own."""
+    """Of /metrics, /docs and /openapi.json, which tell customers' figures to anybody; none: the service's port + 1000,
+    and everything in one process has them on its own port while it listens on loopback, else on 9080."""
     public_url: str | None = None
     """Starts every link; default http://HOST:PORT."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -107,6 +104,28 @@ class Settings(BaseSettings):
     """A comma list; the first signs, all verify."""
     allow_private_targets: str = ""
     """`true`, or a comma list of networks and hosts that outgoing requests may reach besides public ones."""
+
+    max_connections: int = Field(default=1_000, ge=10)
+    """Of clients, per process; past it an idle one is closed, or else the new one is told 503."""
+    max_requests: int = Field(default=500, ge=1)
+    """Under way at once, per process; more are told 503 before their body is read."""
+    header_seconds: float = Field(default=15.0, gt=0)
+    """From a request's first byte to the end of its headers, and from there ..."""
+    body_seconds: float = Field(default=30.0, gt=0)
+    """... to the end of its body; whoever is slower is told 408."""
+    keep_alive_seconds: int = Field(default=75, ge=1)
+    """How long an idle connection is kept: longer than a proxy in front keeps it."""
+
+    @property
+    def limits(self) -> Limits:
+        """What clients may ask of the process."""
+        return Limits(
+            connections=self.max_connections,
+            requests=self.max_requests,
+            header_seconds=self.header_seconds,
+            body_seconds=self.body_seconds,
+            idle_seconds=self.keep_alive_seconds,
+        )
 
     @property
     def secrets(self) -> list[str]:
@@ -145,7 +164,7 @@ class Service:
         """Return what is missing until the work can be done, or, `door`, until requests can be answered."""
         checks = {
             **self.checks,
-            **({} if door else {f"worker {w.progress.worker}": w.progress.missing for w in self.workers}),
+            **({} if door else {f"worker {w.progress.worker}": w.progress.missing for w in self.workers if w.needed}),
         }
         return {
             name: gap
@@ -155,8 +174,12 @@ class Service:
 
     def all_notes(self) -> dict[str, str]:
         """Return what readiness tells of besides."""
-        failing = {f"worker {w.progress.worker}": w.progress.trouble for w in self.workers if w.progress.trouble}
-        return {**self.notes(), **failing}
+        told = {
+            f"worker {worker.progress.worker}": trouble
+            for worker in self.workers
+            if (trouble := worker.progress.trouble or (None if worker.needed else worker.progress.missing()))
+        }
+        return {**self.notes(), **told}
 
 
 class Stop(asyncio.Event):
@@ -184,52 +207,6 @@ async def opened(
         await close()
 
 
-class _Server(uvicorn.Server):
-    """uvicorn without its own signal handlers: the shell decides when and in which order things end."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        yield
-
-
-@dataclass(slots=True)
-class _Listening:
-    server: _Server
-    task: asyncio.Task[None]
-
-
-async def _listen(app: ASGIApp, host: str, port: int) -> tuple[_Listening, str]:
-    # Bound here, because uvicorn ends the process by itself when an address is taken.
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listener = socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        raise Misconfigured(
-            f"cannot listen on {host}:{port} ({error.strerror}): set FIILIS_HOST or FIILIS_PORT to a free address"
-        ) from None
-    # Accepted sockets inherit it; without it plain asyncio answers 40 ms late, uvloop sets it by itself.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    for level, option, value in OPTIONS:
-        listener.setsockopt(level, option, value)
-    config = uvicorn.Config(
-        app,
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=_DRAIN_SECONDS,
-        h11_max_incomplete_event_size=64 * 1024,
-    )
-    server = _Server(config)
-    task = asyncio.create_task(server.serve(sockets=[listener]), name="http")
-    while not server.started and not task.done():
-        await asyncio.sleep(0.01)
-    bound = listener.getsockname()
-    return _Listening(server, task), f"http://{f'[{host}]' if ':' in host else host}:{bound[1]}"
-
-
 async def run(
     services: Sequence[Service],
     *,
@@ -243,6 +220,7 @@ async def run(
     standstill: float = 120.0,
     proxies: str = "",
     hsts_seconds: int = 0,
+    limits: Limits = _LIMITS,
 ) -> None:
     """Run services until `stop` is set; the callbacks get the address once it is bound, and once all are ready.
 
@@ -258,12 +236,13 @@ async def run(
     starting: dict[str, Check] = {"start": lambda: None if front.open else "the services are starting", "stop": going}
     process = Service(name="process", checks=starting, door=starting)
     app = build_app([process, *services], ops_elsewhere=ops_port is not None)
-    front = Front(app, hot, Proxies(proxies))
-    front_listening, address = await _listen(Headers(front, hsts_seconds=hsts_seconds), host, port)
-    listening = [front_listening]
+    front = Front(app, hot, Proxies(proxies), limits.requests)
+    listening = [await listen(Headers(front, hsts_seconds=hsts_seconds), host, port, limits)]
+    address = listening[0].address
     on_listening(address)
     if ops_port is not None:
-        listening.append((await _listen(Headers(build_ops_app(app.openapi)), host, ops_port))[0])
+        listening.append(await listen(Headers(build_ops_app(app)), host, ops_port, limits))
+        log.info("operations", address=listening[-1].address)
     servers = [one.task for one in listening]
     opening = asyncio.create_task(_open(services), name="start")
     tasks: list[asyncio.Task[None]] = []
@@ -283,7 +262,7 @@ async def run(
     finally:
         for one in listening:
             one.server.should_exit = True
-        await asyncio.wait(servers, timeout=_DRAIN_SECONDS + 1)
+        await asyncio.wait(servers, timeout=DRAIN_SECONDS + 1)
         await _cancel(tasks)
         await _cancel([opening])
         if not opening.cancelled() and opening.exception() is None:

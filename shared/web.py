@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Annotated, Any, Protocol
 from uuid import UUID
 
 import msgspec
 from fastapi import APIRouter, Depends, FastAPI, Header, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shared import reference
@@ -26,6 +30,10 @@ log = Log("shared.web")
 
 BODY_LIMIT = 1024 * 1024
 """Bytes of a request's body, decoded."""
+
+_DROP_BYTES = 64 * 1024 * 1024
+_DROP_SECONDS = 10.0
+"""How much of a refused body is still read."""
 
 Check = Callable[[], str | None]
 """Returns what is missing until the work can be done, or None."""
@@ -55,11 +63,39 @@ def problem_response(problem: Problem) -> Response:
     return Response(content, problem.status, problem.headers, media_type="application/problem+json")
 
 
-def caller_with(access: Access, scope: KeyScope) -> Any:
-    """Return the dependency that lets in keys with this scope."""
+class KeyedRoute(APIRoute):
+    """A route that looks at the key before it reads anything of the body."""
 
-    async def caller(request: Request, authorization: Annotated[str | None, Header()] = None) -> Caller:
-        allowed = access.require(authorization, scope)
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return what answers a request."""
+        handle = super().get_route_handler()
+        doors = [d.call for d in self.dependant.dependencies if isinstance(d.call, _Door)]
+
+        async def keyed(request: Request) -> Response:
+            for door in doors:
+                request.state.caller = door.admit(request.headers.get("authorization"))
+            return await handle(request)
+
+        return keyed if doors else handle
+
+
+class _Door:
+    """The dependency that lets in keys with a scope."""
+
+    def __init__(self, access: Access, scope: KeyScope, *, limited: bool) -> None:
+        self._access = access
+        self._scope: KeyScope = scope
+        self._limited = limited
+
+    def admit(self, authorization: str | None) -> Caller:
+        """Return the caller. Raises the 401 or 403."""
+        caller = self._access.require(authorization, self._scope)
+        if caller.customers is not None and not self._limited:
+            detail = "The key is limited to some customers, and this is about all of them."
+            raise Problem(403, "forbidden", "The key has not that right", detail)
+        return caller
+
+    async def __call__(self, request: Request) -> Caller:
         route = request.scope["route"]
         # An address with a query or a body has a model that refuses what it does not know; the others take none.
         if not route.dependant.query_params and request.query_params:
@@ -68,9 +104,20 @@ def caller_with(access: Access, scope: KeyScope) -> Any:
             _refuse_fields(await request.body())
         elif not _is_json(request.headers.get("content-type", "application/json")):
             raise Problem(415, "unsupported-media-type", "The body must be application/json")
-        return allowed
+        return request.state.caller
 
-    return Depends(caller)
+
+def new_router(**options: Any) -> APIRouter:
+    """Return a router whose keys are looked at first."""
+    return APIRouter(route_class=KeyedRoute, **options)
+
+
+def caller_with(access: Access, scope: KeyScope, *, limited: bool = False) -> Any:
+    """Return the dependency that lets in keys with this scope.
+
+    `limited`: also those that are limited to some customers, to which the route keeps by itself.
+    """
+    return Depends(_Door(access, scope, limited=limited))
 
 
 def _is_json(content_type: str) -> bool:
@@ -105,6 +152,7 @@ def build_app(services: Sequence[Faced], *, ops_elsewhere: bool) -> FastAPI:
         title=f"Fiilis {names}" if len(services) == 1 else "Fiilis",
         version="1",
         docs_url=None,
+        openapi_url=None if ops_elsewhere else "/openapi.json",
         redoc_url=None,
         strict_content_type=False,
     )
@@ -127,6 +175,7 @@ def build_app(services: Sequence[Faced], *, ops_elsewhere: bool) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _on_validation)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(Transient, _on_transient)
+    app.add_exception_handler(ClientDisconnect, _on_gone)
     app.add_exception_handler(Exception, _on_bug)
     return app
 
@@ -205,6 +254,7 @@ _ALWAYS = {"/healthz", "/readyz", "/metrics", "/docs", "/docs/style.css", "/open
 _STARTING = Problem(
     503, "starting", "Starting", "Not everything is there yet; /readyz says what.", headers={"Retry-After": "2"}
 )
+_BUSY = Problem(503, "too-busy", "Too many requests at once", "Try again soon.", headers={"Retry-After": "2"})
 _NUL = Problem(400, "bad-request", "The address has a NUL character")
 _HTTP_PROBLEMS = {
     400: ("not-json", "The body is not JSON"),
@@ -265,6 +315,10 @@ async def _on_transient(_: Request, error: Exception) -> Response:
     return problem_response(problem)
 
 
+async def _on_gone(_: Request, __: Exception) -> Response:
+    return problem_response(Problem(400, "broken-off", "The request broke off"))  # nobody reads it
+
+
 async def _on_bug(request: Request, error: Exception) -> Response:
     log.error("request failed", failure=error, path=request.scope["route"].path if "route" in request.scope else "?")
     return problem_response(Problem(500, "internal", "Something went wrong on our side"))
@@ -277,14 +331,80 @@ class _TooLarge(HTTPException):
         super().__init__(413, f"At most {BODY_LIMIT} bytes.")
 
 
-class Front:
-    """Sends a request to its hot path or to the framework, whose bodies it bounds."""
+class _Exchange:
+    """One request and its answer: the body is bounded, and read to its end before a connection closes.
 
-    def __init__(self, app: ASGIApp, hot: Mapping[str, ASGIApp], proxies: Proxies) -> None:
-        """`hot`: paths that are served without the framework, because they carry the load."""
+    A client that still sends when the connection closes sees that it broke, and not the answer.
+    """
+
+    __slots__ = ("_receive", "_scope", "_send", "_taken", "_whole")
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._taken = 0
+        self._whole = False
+        """Whether the body came to its end, or the client went."""
+
+    async def receive(self) -> Any:
+        """Return the next part of the body."""
+        message = await self._receive()
+        self._whole = not message.get("more_body")
+        self._taken += len(message.get("body", b""))
+        return message
+
+    async def bounded(self) -> Any:
+        """Return the next part of the body. Raises the 413."""
+        message = await self.receive()
+        if self._taken > BODY_LIMIT:
+            raise _TooLarge
+        return message
+
+    async def send(self, message: Any) -> None:
+        """Send a part of the answer; its last one after what is left of the body has come."""
+        if self._whole:
+            await self._send(message)
+        elif message["type"] == "http.response.start":
+            self._whole = not _has_body(self._scope)
+            if not self._whole:
+                message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
+            await self._send(message)
+        elif message.get("more_body"):
+            await self._send(message)
+        else:
+            await self._send({**message, "more_body": True})
+            await self._drop_rest()
+            await self._send({"type": "http.response.body", "body": b""})
+
+    async def _drop_rest(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_DROP_SECONDS):
+                while not self._whole and self._taken < _DROP_BYTES:
+                    await self.receive()
+
+
+def _has_body(scope: Scope) -> bool:
+    """Tell whether a body is on its way: one was announced, and the client does not wait for leave to send it."""
+    announced = False
+    for name, value in scope["headers"]:
+        if name == b"transfer-encoding" or (name == b"content-length" and value != b"0"):
+            announced = True
+        elif name == b"expect":
+            return False
+    return announced
+
+
+class Front:
+    """Sends a request to its hot path or to the framework, so many at once, and bounds their bodies."""
+
+    def __init__(self, app: ASGIApp, hot: Mapping[str, ASGIApp], proxies: Proxies, most: int) -> None:
+        """`hot`: paths that are served without the framework, because they carry the load; `most`: requests at once."""
         self._app = app
         self._hot = hot
         self._proxies = proxies
+        self._most = most
+        self._under_way = 0
         self.open = False
         """Set once everything that requests need is there; until then only health is answered."""
 
@@ -292,43 +412,39 @@ class Front:
         """Answer one request."""
         if scope["type"] != "http":
             return
+        exchange = _Exchange(scope, receive, send)
+        self._under_way += 1
+        try:
+            target = self._target(scope)
+            await target(scope, exchange.bounded if target is self._app else exchange.receive, exchange.send)
+        finally:
+            self._under_way -= 1
+
+    def _target(self, scope: Scope) -> ASGIApp:
         path: str = scope["path"]
         self._proxies.unveil(scope)
-        if not self.open and path not in _ALWAYS:
-            await problem_response(_STARTING)(scope, receive, send)
-            return
+        if path not in _ALWAYS:
+            if not self.open:
+                return problem_response(_STARTING)
+            if self._under_way > self._most:
+                return problem_response(_BUSY)
         if "\0" in path or b"%00" in scope["query_string"]:
             # PostgreSQL cannot hold NUL, so nothing is called that.
-            await problem_response(_NUL)(scope, receive, send)
-            return
-        hot = self._hot.get(path)
-        if hot is not None:
-            await hot(scope, receive, send)
-            return
-        taken = 0
-
-        async def bounded() -> Any:
-            nonlocal taken
-            message = await receive()
-            taken += len(message.get("body", b""))
-            if taken > BODY_LIMIT:
-                raise _TooLarge
-            return message
-
-        await self._app(scope, bounded, send)
+            return problem_response(_NUL)
+        return self._hot.get(path, self._app)
 
 
-def build_ops_app(openapi: Callable[[], Mapping[str, Any]]) -> FastAPI:
-    """Return what a port of its own for operations serves: /metrics, and the reference of the API."""
-    app = FastAPI(title="Fiilis operations", docs_url=None, redoc_url=None, openapi_url=None)
-    app.include_router(_ops())
-    app.include_router(_reference(openapi))
+def build_ops_app(app: FastAPI) -> FastAPI:
+    """Return what a port of its own for operations serves: /metrics, and the description of an application."""
+    ops = FastAPI(title="Fiilis operations", docs_url=None, redoc_url=None, openapi_url=None)
+    ops.include_router(_ops())
+    ops.include_router(_reference(lambda: app.openapi()))
 
-    @app.get("/openapi.json", include_in_schema=False)
-    async def document() -> Response:  # pyright: ignore[reportUnusedFunction]
-        return json_response(openapi())
+    @ops.get("/openapi.json", include_in_schema=False)
+    async def described() -> Response:  # pyright: ignore[reportUnusedFunction]
+        return json_response(app.openapi())
 
-    return app
+    return ops
 
 
 def _reference(openapi: Callable[[], Mapping[str, Any]]) -> APIRouter:

@@ -5,6 +5,7 @@ It carries the load of every widget, and a framework's route with a model of its
 
 from __future__ import annotations
 
+import json
 import time
 import zlib
 from collections.abc import Callable, Mapping
@@ -19,7 +20,7 @@ from fastapi import APIRouter, Path, Query, Response
 from pydantic import Field
 from starlette.types import Receive, Scope, Send
 
-from services.ingest.domain import Let, Posted, Vouched, accept, not_json, parse
+from services.ingest.domain import Let, Posted, Vouched, accept, parse, split
 from services.ingest.publishing import Publishing
 from shared import metrics
 from shared.asked import Asked
@@ -34,7 +35,7 @@ from shared.kafka import cloud_event
 from shared.logs import Log, new_traceparent, parse_traceparent, tracing
 from shared.security import Signer
 from shared.topics import ERASED, FEEDBACK
-from shared.web import BODY_LIMIT, caller_with, json_response
+from shared.web import BODY_LIMIT, caller_with, json_response, new_router
 
 log = Log("ingest")
 
@@ -49,7 +50,6 @@ _GZIP = 31
 """zlib's window bits for a gzip stream."""
 
 _encoder = msgspec.json.Encoder()
-_items = msgspec.json.Decoder(list[msgspec.Raw])
 _REJECTED = metrics.FEEDBACK.labels("unknown", "rejected")
 
 
@@ -89,11 +89,11 @@ def described() -> dict[str, Any]:
 
 def build_router(access: Access, publishing: Publishing, clock: Clock, signer: Signer | None) -> APIRouter:
     """Return what ingest serves through the framework, since nobody asks for it often."""
-    router = APIRouter(tags=["ingest"])
+    router = new_router(tags=["ingest"])
 
     @router.post("/v1/respondents", status_code=201)
     async def vouch(  # pyright: ignore[reportUnusedFunction]
-        asked: TokenAsked, caller: Caller = caller_with(access, "feedback")
+        asked: TokenAsked, caller: Caller = caller_with(access, "feedback", limited=True)
     ) -> Response:
         """Sign a respondent token: an answer that brings it is this respondent's, also with a publishable key."""
         known = caller.customer(asked.customer)
@@ -109,7 +109,7 @@ def build_router(access: Access, publishing: Publishing, clock: Clock, signer: S
     async def erase(  # pyright: ignore[reportUnusedFunction]
         respondent: Annotated[str, Path(min_length=1, max_length=200)],
         query: Annotated[ErasureQuery, Query()],
-        caller: Caller = caller_with(access, "admin"),
+        caller: Caller = caller_with(access, "admin", limited=True),
     ) -> Response:
         """Erase a person everywhere: what they said until now, also where it arrives later."""
         caller.customer(query.customer)
@@ -226,10 +226,7 @@ class FeedbackEndpoint:
         return _Answer(202, _accepted(answer.id, self._status_url(answer)))
 
     async def _take_array(self, body: bytes, let: Let, traceparent: str | None) -> _Answer:
-        try:
-            items = _items.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise not_json(str(error)) from None
+        items = split(body)
         if not items:
             raise Problem(422, "invalid", "The array is empty")
         if len(items) > ITEMS:
@@ -264,15 +261,15 @@ def _accepted(id_: UUID, status_url: str | None) -> bytes:
     return b'{"accepted":1,"rejected":0,"results":[{"id":"%b","status":"accepted"%b}]}' % (str(id_).encode(), page)
 
 
-def _id_of(item: msgspec.Raw) -> str | None:
+def _id_of(item: bytes | msgspec.Raw) -> str | None:
     """Return the id that a refused item named, so that the client finds it again."""
     try:
-        named = msgspec.json.decode(item)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        named = json.loads(bytes(item))
+    except (ValueError, RecursionError):
         return None
     match named:
         case {"id": str(id_)}:
-            return id_[:64]
+            return id_[:64].encode("utf-8", "replace").decode()
         case _:
             return None
 

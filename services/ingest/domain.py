@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, cast
 from uuid import UUID
 
 import msgspec
@@ -53,9 +55,44 @@ class Posted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 _decoder = msgspec.json.Decoder(Posted)
+_items = msgspec.json.Decoder(list[msgspec.Raw])
+_LENIENT = json.JSONDecoder(strict=False, parse_int=str, parse_float=str, parse_constant=str)
+_SIGN = re.compile(r"[ \t\r\n]*([\[,\]])[ \t\r\n]*")
 _AT_PATH = re.compile(r"^(?P<detail>.*?) - at (?:`key` in )?`(?P<path>[^`]*)`$", re.DOTALL)
 _UNKNOWN_FIELD = re.compile(r"contains unknown field `(?P<field>[^`]*)`")
 _MISSING_FIELD = re.compile(r"missing required field `(?P<field>[^`]*)`")
+
+
+def split(body: bytes) -> Sequence[bytes | msgspec.Raw]:
+    """Return the items of an array, each to be judged alone. Raises the 400."""
+    try:
+        return _items.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        why = str(error)
+    # One item may be what is wrong: where each ends must be seen, no more. The standard library is lenient enough.
+    try:
+        return [item.encode("utf-8", "surrogateescape") for item in _items_of(body.decode("utf-8", "surrogateescape"))]
+    except (ValueError, RecursionError):
+        raise not_json(why) from None
+
+
+def _items_of(text: str) -> Iterator[str]:
+    """Yield the items of an array as they are written. Raises ValueError."""
+    sign, at = _sign(text, 0)
+    while sign in "[,":
+        _, end = _LENIENT.raw_decode(text, at)
+        yield text[at:end]
+        sign, at = _sign(text, end)
+    if at != len(text):
+        raise ValueError
+
+
+def _sign(text: str, at: int) -> tuple[str, int]:
+    """Return the sign of an array that stands at a place, and where what follows begins. Raises ValueError."""
+    found = _SIGN.match(text, at)
+    if found is None:
+        raise ValueError
+    return found[1], found.end()
 
 
 def parse(raw: bytes | msgspec.Raw) -> Posted:
@@ -65,7 +102,33 @@ def parse(raw: bytes | msgspec.Raw) -> Posted:
     except msgspec.ValidationError as error:
         raise invalid_fields(_field_error(str(error))) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise not_json(str(error)) from None
+        raise _half_pairs(bytes(raw)) or not_json(str(error)) from None
+
+
+def _half_pairs(raw: bytes) -> Problem | None:
+    """Return the 422 that names each field with half of a surrogate pair: JSON may have it, no text of a person."""
+    if b"\\ud" not in raw.lower():
+        return None
+    try:
+        item = json.loads(raw)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(item, dict):
+        return None
+    found: list[FieldError] = []
+    for name, value in cast("dict[str, object]", item).items():
+        _text_errors(found, _shown(name), name)
+        if isinstance(value, str):
+            _text_errors(found, _shown(name), value)
+        elif isinstance(value, dict):
+            for inner, text in cast("dict[str, object]", value).items():
+                _text_errors(found, _shown(f"{name}.{inner}"), f"{inner}{text}")
+    return invalid_fields(*found) if found else None
+
+
+def _shown(path: str) -> str:
+    """Return a name that came from outside as it can be told."""
+    return path[:63].encode("utf-8", "replace").decode()
 
 
 def not_json(detail: str) -> Problem:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -12,9 +13,10 @@ from services.ingest.settings import IngestSettings
 from services.ingest.spool import Spool
 from services.ingest.widget import pages
 from shared.db import Database
+from shared.errors import Transient
 from shared.events import FeedbackReceivedV1
 from shared.kafka import Producer, Publisher
-from shared.parts import Parts, patiently
+from shared.parts import Parts
 from shared.security import Signer
 from shared.service import Service, opened
 from shared.topics import FEEDBACK
@@ -46,6 +48,11 @@ def build(settings: IngestSettings, parts: Parts, public_url: Callable[[], str])
         expires = answer.received_at + timedelta(seconds=parts.access.revision.directory.retention)
         return f"{public_url()}/t/{signs.sign('status', facts, expires=expires)}"
 
+    async def reach_kafka() -> None:
+        """Have Kafka take answers from the first on; where it is away they go to the spool."""
+        with contextlib.suppress(Transient):
+            await publisher.prepare()
+
     router.include_router(pages.build_router(parts.access))
     if signs is not None:
         router.include_router(survey.build_router(parts.access, publishing, parts.clock, signs, status_url))
@@ -56,9 +63,10 @@ def build(settings: IngestSettings, parts: Parts, public_url: Callable[[], str])
         described={"/v1/feedback": described()},
         resources=[
             *(opened(None, close) for close in (database.close, forwarder.close, *(p.close for p in producers))),
-            opened(lambda: patiently("Kafka", publisher.prepare), publisher.close),
+            opened(reach_kafka, publisher.close),
         ],
-        tasks={"publisher": publisher.run, "spool": spool.run},
+        tasks={"publisher": publisher.run},
         # While Kafka is there nobody needs the spool: its trouble is told, and no reason to send answers elsewhere.
-        notes=lambda: {} if (why := spool.missing()) is None else {"spool": why},
+        workers=[spool.worker],
+        notes=spool.notes,
     )

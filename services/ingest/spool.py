@@ -12,13 +12,18 @@ from itertools import chain
 from shared import metrics, outbox
 from shared.db import Database
 from shared.due import Periodic
-from shared.errors import Transient
+from shared.errors import Misconfigured, Transient
 from shared.kafka import Outgoing, Producer
+from shared.logs import Log
 from shared.outbox import Relay
 from shared.parts import migrated
+from shared.progress import Worker
 from shared.quarantine import Quarantine
 
+log = Log("ingest")
+
 _FIGURES_SECONDS = 15
+_REFUSED_SECONDS = 30.0
 
 _Waiting = list[tuple[Sequence[Outgoing], asyncio.Future[None]]]
 
@@ -37,6 +42,8 @@ class Spool:
         self._wait = wait
         self._limit = limit
         self._open = False
+        self._refused: str | None = None
+        """Why PostgreSQL lets us not in."""
         self._wake = asyncio.Event()
         self._waiting: _Waiting = []
         self._count = 0
@@ -47,7 +54,17 @@ class Spool:
 
         In the background: while Kafka is there, ingest needs no PostgreSQL, not even to start.
         """
-        await migrated(self._database, None, self._migration_url)
+        while True:
+            try:
+                await migrated(self._database, None, self._migration_url)
+            except Misconfigured as error:
+                # Loud, and no end: a password that was changed may not keep answers from Kafka, which is there.
+                self._refused = str(error)
+                log.error("the spool cannot open", why=self._refused)
+                await asyncio.sleep(_REFUSED_SECONDS)
+            else:
+                break
+        self._refused = None
         self._open = True
         held = Periodic("ingest", "quarantine", _FIGURES_SECONDS, self._quarantine.measure)
         metrics.SPOOL_RECORDS.set_function(lambda: self._relay.waiting)
@@ -62,9 +79,15 @@ class Spool:
             self._open = False
             _settle(self._waiting, Transient("database: the spool is closed"))
 
-    def missing(self) -> str | None:
-        """Return what keeps the spool from forwarding, None while it is well."""
-        return self._relay.progress.missing() or self._quarantine.notes().get("quarantine")
+    @property
+    def worker(self) -> Worker:
+        """The spool as ingest runs it."""
+        return Worker(self.run, self._relay.progress, needed=False)
+
+    def notes(self) -> dict[str, str]:
+        """Return what readiness tells of it."""
+        refused = {} if self._refused is None else {"spool": self._refused}
+        return {**refused, **self._quarantine.notes()}
 
     async def add(self, messages: Sequence[Outgoing]) -> None:
         """Return when they are durable. Raises Transient; then they may be, or not."""

@@ -20,7 +20,7 @@ from shared.events import FeedbackReceivedV1
 from shared.ids import uuid7
 from shared.pages import PAGE_HEADERS, accepted_language, templates
 from shared.security import BadToken, ExpiredToken, Signer
-from shared.web import serve_style
+from shared.web import new_router, serve_style
 
 StatusUrl = Callable[[FeedbackReceivedV1], str | None]
 
@@ -32,7 +32,7 @@ def build_router(
     access: Access, publishing: Publishing, clock: Clock, signer: Signer, status_url: StatusUrl
 ) -> APIRouter:
     """Return what respondents are served."""
-    router = APIRouter(tags=["ingest"])
+    router = new_router(tags=["ingest"])
     serve_style(router, "/s")
 
     @router.get("/s/{token}")

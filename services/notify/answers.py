@@ -25,7 +25,7 @@ from shared import metrics
 from shared.clock import Clock
 from shared.db import Connection, Database
 from shared.directory.follower import Follower
-from shared.errors import Problem, Transient, not_found
+from shared.errors import FieldError, Problem, Transient, not_found
 from shared.logs import Log
 from shared.security import Signer
 
@@ -35,6 +35,15 @@ _TRIES = 3
 _STOP = frozenset({"stop", "stopall", "unsubscribe", "cancel", "end", "quit"})
 _START = frozenset({"start", "unstop"})
 _YES = frozenset({"ok", "1", "yes"})
+
+
+class NotInDirectory(Problem):
+    """The 422 for whoever the directory does not have, or not any more."""
+
+    def __init__(self, person: str) -> None:
+        named = FieldError("person", f"the directory has no person {person[:63]!r}")
+        detail = "You are no longer in the directory; the page goes on to the next person."
+        super().__init__(422, "invalid", "No such person in the directory", detail, errors=(named,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +80,13 @@ class Answers:
         self._link = timedelta(days=link_days)
 
     async def take(self, page: UUID, person: str, *, by: str, delivery: UUID | None = None) -> Page:
-        """Acknowledge a page; `delivery`: what the person answers to. Raises the 404, and 409 when it is over."""
+        """Acknowledge a page; `delivery`: what the person answers to. Every door comes here.
+
+        Raises the 404, 409 when it is over, and 422 for whom the directory does not have (any more).
+        """
+        revision = self._directory.current
+        if revision is None or person not in revision.directory.people:
+            raise NotInDirectory(person)
         for _ in range(_TRIES - 1):
             # Nobody says it again: an SMS that met a lock, or a moment without the database, must not be lost.
             with suppress(Transient):

@@ -39,7 +39,7 @@ from shared.errors import FieldError, invalid_fields
 from shared.events import Audience, Channel, Kind, ScoreDailyV1
 from shared.lists import Page, page_of
 from shared.spreadsheet import BOM, cell
-from shared.web import caller_with, id_in_path, json_response
+from shared.web import caller_with, id_in_path, json_response, new_router
 
 _LONGEST = 400 * DAY
 _EXPORTED = 2_000
@@ -142,8 +142,8 @@ def window_seconds(text: str) -> int:
 
 def build_router(database: Database, access: Access, clock: Clock) -> APIRouter:
     """Return scoring's part of the HTTP interface."""
-    router = APIRouter(prefix="/v1", tags=["scoring"])
-    reader = caller_with(access, "scores")
+    router = new_router(prefix="/v1", tags=["scoring"])
+    reader = caller_with(access, "scores", limited=True)
 
     @router.get("/customers")
     async def customers(query: Annotated[CustomersQuery, Query()], caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]

@@ -32,6 +32,7 @@ _AUTHOR = "ce_author"
 _PARTITIONS = "ce_partitions"
 _WAIT_SECONDS = 30
 _POLL_MS = 1_000
+_NOT_READ = "directory.v1 is not read yet"
 _LOOK_SECONDS = 5.0
 _ANSWER_SECONDS = 12.0
 
@@ -194,15 +195,15 @@ class Follower:
 
     def missing(self) -> str | None:
         """Return what is missing until a directory is in use, or None."""
+        if self.current is not None:
+            return None
         if not self._caught_up:
-            return "directory.v1 is not read yet"
-        if self.current is None:
-            return self._trouble or "no directory was applied yet: python -m services apply FILE"
-        return None
+            return _NOT_READ
+        return self._trouble or "no directory was applied yet: python -m services apply FILE"
 
     def ready(self) -> str | None:
         """Return what is missing until the newest directory is in use, or None."""
-        return self.missing() or self._trouble
+        return self.missing() or self._trouble or (None if self._caught_up else _NOT_READ)
 
     async def prepare(self) -> None:
         """Use the newest revision, where there is one: over how many partitions keys are spread is needed first.
@@ -211,6 +212,11 @@ class Follower:
         """
         revision = await _before(self._kafka)
         if revision is not None:
+            self._use(revision)
+
+    def begin_with(self, revision: Revision) -> None:
+        """Use a revision that was kept, until the newest can be read."""
+        if self.current is None:
             self._use(revision)
 
     async def run(self) -> None:

@@ -493,6 +493,44 @@ async def test_what_is_json_but_neither_text_nor_number(ingest: Ingest, body: by
     assert response.status_code in {400, 422}, response.text
 
 
+@pytest.mark.parametrize(
+    ("item", "path"),
+    [
+        (b'{"kind": "mood", "score": 1, "comment": "cut \\ud83d"}', "comment"),
+        (b'{"kind": "mood", "score": 1, "context": {"page": "\\udc00"}}', "context.page"),
+        (b'{"kind": "mood", "score": 1, "\\ud800": 1}', "?"),
+        (b'{"kind": "mood", "score": 1, "id": "\\ud800"}', "id"),
+        (b'{"kind": "mood", "score": 1, "comment": "\xed\xa0\xbd"}', None),
+        (b'{"kind": "mood", "score": 1, "comment": "caf\xe9"}', None),
+        (b'{"kind": "mood", "score": 1, "comment": "two\nlines"}', None),
+        (b'{"kind": "mood", "score": NaN}', None),
+        (b'{"kind": "mood", "score": ' + b"9" * 5000 + b"}", "score"),
+        (b"7", "body"),
+    ],
+    ids=lambda value: repr(value)[:50],
+)
+async def test_one_item_that_is_no_text_stands_alone(ingest: Ingest, item: bytes, path: str | None) -> None:
+    """What one device sends may not cost the answers of others that are in the same array."""
+    good = b'{"kind": "mood", "score": 4, "customer": "acme"}'
+    response = await ingest.send(b"[" + good + b" ,\n" + item + b", " + good + b"]")
+    assert response.status_code == 202, response.text
+    body = response.json()
+    assert [result["status"] for result in body["results"]] == ["accepted", "rejected", "accepted"]
+    error = body["results"][1]["error"]
+    assert (error["errors"][0]["path"] if path else error["code"]) == (path or "not-json")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b'[{"a": "\\ud800"}', b'[{"a": "\\ud800"}]]', b'[{"a": "\\ud800"},]', b'["\\ud800"[1]]', b"[nope]"],
+    ids=repr,
+)
+async def test_an_array_whose_items_have_no_end(ingest: Ingest, body: bytes) -> None:
+    """Where one item ends and the next begins has to be seen."""
+    response = await ingest.send(body)
+    assert (response.status_code, response.json()["code"]) == (400, "not-json")
+
+
 async def test_several_bad_fields_are_named_at_once(ingest: Ingest) -> None:
     """Nobody likes to be told one by one."""
     response = await ingest.send(nps(11, touchpoint="nowhere", contact="no address"))

@@ -153,7 +153,7 @@ async def test_what_waits_is_sent_whatever_it_is(chromium: Browser, fiilis: Hous
         source="const real = Date.now; Date.now = () => real() + 7200e3;",  # two hours ahead
     )
     now, ahead = "new Date().toISOString()", "new Date(Date.now() + 3600e3).toISOString()"
-    before = "new Date(Date.now() - 3600e3).toISOString()"
+    before = "new Date(Date.now() - 3 * 3600e3).toISOString()"  # an hour ago, in truth
     long = "'\u20ac'.repeat(4000)"
     await leave(
         page,
@@ -170,6 +170,30 @@ async def test_what_waits_is_sent_whatever_it_is(chromium: Browser, fiilis: Hous
     assert datetime.fromisoformat(by["fast"]["occurred_at"]) < fiilis.clock.now() + timedelta(minutes=1)
     assert datetime.fromisoformat(by["\u20ac" * 5]["occurred_at"]) < fiilis.clock.now() - timedelta(minutes=50)
     assert [line for line in chromium.said if "refused" in line and "must be from 1 to 4" in line]
+
+
+async def test_several_are_refused_and_each_is_tried_alone(chromium: Browser, fiilis: House, site: str) -> None:
+    """A proxy refuses a batch of which one is wrong, and one was cut in the middle of a character: two are taken."""
+    page = await chromium.page()
+    proxy = """
+        const real = window.fetch;
+        window.fetch = (url, asked) => JSON.parse(asked.body).length > 1
+            ? Promise.resolve(new Response("<h1>413</h1>", { status: 413 })) : real(url, asked);
+        addEventListener("fiilis:refused", (event) => { window.refused = event.detail.problem.errors[0].path; }, true);
+    """
+    await page.ask("Page.addScriptToEvaluateOnNewDocument", source=proxy)
+    now = "new Date().toISOString()"
+    await leave(
+        page,
+        site,
+        f"{{ occurred_at: {now}, score: 9, comment: 'wrong' }}",
+        f"{{ occurred_at: {now}, comment: 'good' }}",
+        f"{{ occurred_at: {now}, comment: 'cut \\ud83d' }}",
+    )
+    stored = await until(lambda: said(fiilis, 2))
+    assert {answer["comment"] for answer in stored} == {"good", "cut \ufffd"}
+    await until(lambda: page.run("Object.keys(localStorage).length === 0"))
+    assert await page.run("window.refused") == "score"
 
 
 async def test_a_clock_that_was_never_set(chromium: Browser, fiilis: House, site: str) -> None:

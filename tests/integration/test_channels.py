@@ -520,6 +520,26 @@ async def test_a_page_in_slack_is_taken_by_its_button(pager: House) -> None:
         assert "Architect-1 takes it" in slack.replaced[0]["text"]
 
 
+async def test_a_button_of_somebody_who_has_left(pager: House) -> None:
+    """Slack is a door like the link: who is not in the directory any more takes nothing."""
+    async with reached_by(pager, FakeSlack()) as slack:
+        ticket = await open_ticket(pager)
+        await arrived(slack)
+        page = await page_of(pager, ticket, 1)
+        (message,) = slack.messages
+        await pager.apply(without(employed(pager, slack), "architect-1"))
+        answer = await slack.press(pager.address, message, pager.clock.now().timestamp())
+        assert "no longer in the directory" in answer.json()["text"]
+        assert (await pager.get(f"/v1/pages/{page['id']}"))["state"] == "sent"
+
+
+def without(company: Directory, person: str) -> Directory:
+    """Return a company that somebody has left."""
+    people = {name: known for name, known in company.people.items() if name != person}
+    customers = {id_: replace(one, architect="deputy-1") for id_, one in company.customers.items()}
+    return replace(company, people=people, customers=customers)
+
+
 async def _replaced(slack: FakeSlack) -> bool:
     return bool(slack.replaced)
 

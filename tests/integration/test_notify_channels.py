@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from demo.inbox import Inbox
 from shared.directory.model import Contact, Key, Person, Smtp
+from shared.http import shown_url
 from shared.kafka import Kafka
 from shared.security import Signer, key_hash
 from tests.support import house as houses
@@ -24,6 +25,8 @@ from tests.support.relay import MailRelay, mail_relay
 from tests.support.wait import until
 
 SENDER = "fiilis@example.test"
+_PATHS: dict[str, str] = {}
+"""The last part of each webhook's address, by what is shown of it."""
 
 
 @pytest.fixture
@@ -55,6 +58,7 @@ async def employ(
     for name, of_them in contacts.items():
         id_ = name.replace("_", "-")
         people[id_] = Person(id_, id_.title(), "UTC", "en", contacts=of_them)
+        _PATHS.update({shown_url(c.address): c.address.rpartition("/")[2] for c in of_them if c.channel != "email"})
     customers = {name: replace(known, name=customer) for name, known in directory.customers.items()}
     relay = None if smtp is None else Smtp("127.0.0.1", SENDER, port=smtp, tls="none")
     await house.apply(replace(directory, people=people, customers=customers, smtp=relay))
@@ -79,7 +83,7 @@ async def attempts(house: House, count: int) -> list[dict[str, Any]]:
 
 
 def results(found: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    return [(attempt["address"].rpartition("/")[2] or attempt["address"], attempt["result"]) for attempt in found]
+    return [(_PATHS.get(attempt["address"], attempt["address"]), attempt["result"]) for attempt in found]
 
 
 def _by_path(request: Received) -> int | None:
@@ -279,6 +283,8 @@ async def test_a_webhook_that_fails_is_called_again(fiilis: House) -> None:
     found = await attempts(fiilis, 3)
     assert [a["result"] for a in found] == ["temporary", "temporary", "delivered"]
     assert [a["detail"] for a in found] == ["HTTP 500", "HTTP 500", "HTTP 204"]
+    assert {a["address"] for a in found} == {shown_url(fiilis.phone.url("/architect-1"))}
+    assert "architect-1" not in found[0]["address"], "what follows the host may be a secret"
     assert len({r.headers["webhook-id"] for r in fiilis.phone.received}) == 1
     assert len({r.headers["webhook-timestamp"] for r in fiilis.phone.received}) == 3
     assert {r.path for r in fiilis.phone.received} == {"/architect-1"}

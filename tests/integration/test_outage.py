@@ -115,7 +115,7 @@ async def test_answers_are_taken_while_kafka_is_away(
             accepted += array
             erased = await ingest.delete("/v1/respondents/r-1", params={"customer": "acme"})
             assert erased.status_code == 202
-            await until(lambda: _spooled(ingest, 20 + 2 * len(first) + len(array) + 1))
+            await until(lambda: _spooled(running["ingest"], 20 + 2 * len(first) + len(array) + 1))
             assert await until(lambda: _missing(scoring)) == {"outside: kafka"}
             notes = await until(lambda: _notes(ingest))
             assert re.fullmatch(r"Kafka: 127\.0\.0\.1:\d+: Connection refused", notes["outside: kafka"])
@@ -134,7 +134,7 @@ async def test_answers_are_taken_while_kafka_is_away(
             await postgres.start()
             await until(lambda: _accepted(ingest, lost), every=0.2)
             await own_kafka.start()
-            await until(lambda: _spooled(ingest, 0), seconds=30)
+            await until(lambda: _spooled(running["ingest"], 0), seconds=30)
             after = [_answer() for _ in range(20)]
             for answer in after:
                 assert (await ingest.post("/v1/feedback", json=answer)).status_code == 202
@@ -146,8 +146,8 @@ async def test_answers_are_taken_while_kafka_is_away(
         assert "Traceback" not in running["ingest"].log()
 
 
-async def _spooled(client: httpx.AsyncClient, count: int) -> bool:
-    return f"fiilis_spool_records {float(count)}\n" in (await client.get("/metrics")).text
+async def _spooled(ingest: ServiceProcess, count: int) -> bool:
+    return f"fiilis_spool_records {float(count)}\n" in await ingest.metrics()
 
 
 async def test_ingest_starts_without_postgres(
@@ -168,6 +168,56 @@ async def test_ingest_starts_without_postgres(
         assert seconds < 1 + WAIT_SECONDS
         await postgres.start()
         await until(lambda: _accepted(client, _answer()), seconds=20, every=0.2)
+
+
+@pytest.mark.timeout(300)
+async def test_services_start_without_kafka(
+    tmp_path: Path, own_kafka: EmbeddedKafka, postgres: EmbeddedPostgres
+) -> None:
+    """With the directory that they kept: ingest takes answers, who is on call and what was scored is told."""
+    kafka = Kafka(own_kafka.bootstrap)
+    key = await settle(kafka)
+    names = ("ingest", "scoring", "notify")
+    async with processes(impatient(kafka, postgres.url), tmp_path, *names) as running:
+        await until(lambda: _kept(postgres, names), seconds=20, every=0.2)
+        await asyncio.gather(*(process.stop() for process in running.values()))
+        await own_kafka.kill()
+        for process in running.values():
+            await process.start(wait=False)
+        clients = {
+            name: httpx.AsyncClient(base_url=process.address, timeout=20, headers=_bearer(key))
+            for name, process in running.items()
+        }
+        for client in clients.values():
+            await until(lambda client=client: _door_is_open(client), seconds=60, every=0.2)
+        assert await _is_ready(clients["ingest"])
+        assert "directory" in str(await _notes(clients["ingest"]))
+        assert (await clients["ingest"].post("/v1/feedback", json=_answer())).status_code == 202
+        assert (await clients["notify"].get("/v1/oncall?customer=acme")).json()["chain"]
+        assert (await clients["scoring"].get("/v1/customers")).status_code == 200
+        assert (await clients["scoring"].get("/readyz")).status_code == 503
+        await own_kafka.start()
+        for client in clients.values():
+            await until(lambda client=client: _is_ready(client), seconds=60, every=0.2)
+        await until(lambda: _counted(clients["scoring"], 1), seconds=30, every=0.1)
+        for client in clients.values():
+            await client.aclose()
+        assert all(process.alive for process in running.values())
+
+
+async def _kept(postgres: EmbeddedPostgres, names: tuple[str, ...]) -> bool:
+    sql = await asyncpg.connect(postgres.url.replace("+asyncpg", ""))
+    try:
+        return all([await sql.fetchval(f"SELECT count(*) FROM {name}.directory") for name in names])
+    finally:
+        await sql.close()
+
+
+async def _door_is_open(client: httpx.AsyncClient) -> bool:
+    try:
+        return (await client.get("/readyz?door")).status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 async def test_a_spool_that_cannot_write(tmp_path: Path, own_kafka: EmbeddedKafka, postgres: EmbeddedPostgres) -> None:

@@ -513,6 +513,24 @@ async def test_an_expired_link_mails_a_fresh_one(pager: House) -> None:
         assert len(relay.mails) == 1
 
 
+async def test_who_has_left_takes_nothing(pager: House) -> None:
+    """By no door: the page says so, and goes on to the next person."""
+    await open_ticket(pager)
+    (first,) = await rings(pager, 1)
+    link, (page,) = first.data["acknowledge_url"], await page_in(pager, "sent")
+    staff = {name: known for name, known in pager.company.people.items() if name != "architect-1"}
+    customers = {id_: replace(one, architect="deputy-1") for id_, one in pager.company.customers.items()}
+    await pager.apply(replace(pager.company, people=staff, customers=customers))
+    for answer in (await pager.client.get(link), await pager.client.post(link)):
+        assert (answer.status_code, "no longer in the directory" in answer.text) == (403, True)
+        assert "<button" not in answer.text
+    refused = await pager.send("POST", f"/v1/pages/{page['id']}/acknowledge", {"person": "architect-1"}, status=422)
+    assert refused["errors"][0]["path"] == "person"
+    assert (await pager.get(f"/v1/pages/{page['id']}"))["state"] == "sent"
+    pager.move(minutes=6)
+    assert (await rings(pager, 2))[1].path == "/deputy-1"
+
+
 # ---- before anything breaks
 
 

@@ -168,20 +168,6 @@ async def test_a_task_that_is_cancelled_by_a_library_ends_the_process() -> None:
         await service.run([Service("fake", tasks={"task": task})], host="127.0.0.1", port=0, stop=asyncio.Event())
 
 
-# ---- connections
-
-
-async def test_an_idle_connection_is_closed_by_the_proxy() -> None:
-    """Proxies keep one for 60 s: were we the first to close, a request on its way would be lost."""
-
-    async def app(*_: Any) -> None: ...
-
-    listening, _ = await service._listen(app, "127.0.0.1", 0)  # pyright: ignore[reportPrivateUsage]
-    assert listening.server.config.timeout_keep_alive == 75
-    listening.server.should_exit = True
-    await listening.task
-
-
 # ---- the end of a process
 
 
@@ -192,6 +178,9 @@ async def test_sigterm_is_told_before_it_takes_effect(kafka: Kafka, database_url
     async with processes(variables, tmp_path, "ingest") as made:
         ingest = made["ingest"]
         async with httpx.AsyncClient(base_url=ingest.address, trust_env=False) as client:
+            for path in ("/metrics", "/docs", "/openapi.json"):
+                assert (await client.get(path)).status_code == 404, "what it tells is not for everybody"
+            assert "fiilis_directory_revision" in await ingest.metrics()
             ended = asyncio.create_task(ingest.stop())
 
             async def told() -> bool:

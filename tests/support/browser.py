@@ -84,6 +84,7 @@ class Browser:
         page = Page(self, session)
         await page.ask("Runtime.enable")
         await page.ask("Log.enable")
+        await page.ask("Page.enable")  # scripts for new documents run only then
         return page
 
     async def _listen(self) -> None:

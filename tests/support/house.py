@@ -12,6 +12,7 @@ from typing import Any
 
 import asyncpg
 import httpx
+from prometheus_client import generate_latest
 
 from services.run import NAMES, ServiceName, run_services
 from shared.clock import MovableClock
@@ -122,8 +123,7 @@ class House:
         revision = await publish(self.kafka, directory)
 
         async def used() -> bool:
-            metrics = (await self.client.get("/metrics")).text
-            return f'fiilis_directory_revision{{service="notify"}} {float(revision)}' in metrics
+            return f'fiilis_directory_revision{{service="notify"}} {float(revision)}' in generate_latest().decode()
 
         await until(used)
 

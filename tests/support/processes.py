@@ -10,6 +10,10 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
+
+from shared.embedded.kafka import free_ports
+
 _READY_SECONDS = 60
 
 
@@ -19,22 +23,25 @@ class ServiceProcess:
     def __init__(self, name: str, environment: Mapping[str, str], logs: Path) -> None:
         self.name = name
         self._environment = {**os.environ, **environment}
+        self.ops_port = free_ports()[0]
         self._log = logs / f"{name}.log"
         self._process: asyncio.subprocess.Process | None = None
         self.address = ""
         self.port = 0
 
-    async def start(self) -> ServiceProcess:
-        """Start, and return when it says that it is ready; on the same port as before."""
+    async def start(self, *, wait: bool = True) -> ServiceProcess:
+        """Start, and return when it says that it is ready, or at once; on the same port as before."""
         with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 *("-m", "services", self.name, "--port", str(self.port)),
-                env=self._environment,
+                env={"FIILIS_OPS_PORT": str(self.ops_port), **self._environment},
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
             )
         assert self._process.stdout is not None
+        if not wait:
+            return self
         line = (await asyncio.wait_for(self._process.stdout.readline(), _READY_SECONDS)).decode().strip()
         assert line.startswith("ready "), f"{self.name} did not start:\n{self.log()[-4000:]}"
         self.address = line.removeprefix("ready ")
@@ -68,6 +75,11 @@ class ServiceProcess:
     def alive(self) -> bool:
         """Whether it runs."""
         return self._process is not None and self._process.returncode is None
+
+    async def metrics(self) -> str:
+        """Return its figures for Prometheus."""
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.ops_port}", trust_env=False) as client:
+            return (await client.get("/metrics")).text
 
     def log(self) -> str:
         """Return what it wrote."""

@@ -14,7 +14,7 @@ from shared.directory.access import Access, Caller, known_key
 from shared.directory.model import Key
 from shared.errors import Problem
 from shared.pages import PAGE_HEADERS, accepted_language, templates
-from shared.web import serve_style
+from shared.web import new_router, serve_style
 
 _templates = templates(__file__)
 _SCRIPT_HEADERS = {
@@ -48,7 +48,7 @@ class KioskQuery(Asked):
 
 def build_router(access: Access) -> APIRouter:
     """Return what browsers load."""
-    router = APIRouter(tags=["ingest"])
+    router = new_router(tags=["ingest"])
     serve_style(router, "/kiosk")
 
     @router.get("/widget.js")

@@ -14,6 +14,7 @@ from shared.db import Database
 from shared.directory.access import Access
 from shared.http import Outbound
 from shared.security import Signer
+from shared.web import new_router
 
 
 def build_router(
@@ -30,7 +31,7 @@ def build_router(
     sent: Callable[[], None],
 ) -> APIRouter:
     """Return notify's part of the HTTP interface. `escalate`, `sent`: called when a page, or a message, may be due."""
-    router = APIRouter(tags=["notify"])
+    router = new_router(tags=["notify"])
     router.include_router(pages.build_router(database, access, clock, signer, answers, public_url, escalate, sent))
     router.include_router(oncall.build_router(database, access, clock, signer, watch, public_url))
     router.include_router(rota.build_router(database, access, clock, escalate))

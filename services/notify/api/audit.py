@@ -11,7 +11,7 @@ from services.notify.store import audit
 from shared.db import Database
 from shared.directory.access import Access, Caller
 from shared.lists import Page, page_of
-from shared.web import caller_with, json_response
+from shared.web import caller_with, json_response, new_router
 
 
 class AuditQuery(Page):
@@ -23,8 +23,8 @@ class AuditQuery(Page):
 
 def build_router(database: Database, access: Access) -> APIRouter:
     """Return what is served of the audit."""
-    router = APIRouter(prefix="/v1")
-    reader = caller_with(access, "oncall")
+    router = new_router(prefix="/v1")
+    reader = caller_with(access, "oncall", limited=True)
 
     @router.get("/audit")
     async def listed(query: Annotated[AuditQuery, Query()], caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]

@@ -30,7 +30,7 @@ from shared.errors import FieldError, Problem, invalid_fields, not_found
 from shared.http import Outbound, Refused, Unreachable
 from shared.logs import Log
 from shared.security import BadToken, ExpiredToken, Signer
-from shared.web import json_response
+from shared.web import json_response, new_router
 
 log = Log("notify")
 
@@ -97,7 +97,7 @@ def build_router(
     sent: Callable[[], None],
 ) -> APIRouter:
     """Return what is served of callbacks. `escalate`, `sent`: called when a page, or a message, may be due."""
-    router = APIRouter(prefix="/v1/callbacks")
+    router = new_router(prefix="/v1/callbacks")
 
     @router.post("/slack")
     async def slack(request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]

@@ -12,7 +12,6 @@ from typing import Any
 from fastapi import APIRouter, Response
 from pydantic import Field
 
-from services.notify.api.oncall import everywhere
 from services.notify.domain.words import code_words
 from services.notify.reach import tell_at
 from services.notify.store import audit, contacts, notices
@@ -23,7 +22,7 @@ from shared.db import Database
 from shared.directory.access import Access, Caller
 from shared.directory.model import Person
 from shared.errors import FieldError, Problem, invalid_fields, not_found
-from shared.web import caller_with, json_response
+from shared.web import caller_with, json_response, new_router
 
 _GOOD_FOR = timedelta(minutes=15)
 _AGAIN = timedelta(minutes=1)
@@ -37,7 +36,7 @@ class Code(Asked):
 
 def build_router(database: Database, access: Access, clock: Clock, sent: Callable[[], None]) -> APIRouter:
     """Return what is served of contacts. `sent` is called when there is something for the sender."""
-    router = APIRouter(prefix="/v1/people")
+    router = new_router(prefix="/v1/people")
     reader = caller_with(access, "oncall")
 
     @router.get("/{person}/contacts")
@@ -87,7 +86,6 @@ def build_router(database: Database, access: Access, clock: Clock, sent: Callabl
 
 
 def _person(caller: Caller, person: str) -> Person:
-    everywhere(caller)
     found = caller.directory.people.get(person)
     if found is None:
         raise not_found("person", person)

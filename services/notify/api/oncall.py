@@ -23,7 +23,7 @@ from shared.directory.access import Access, Caller
 from shared.directory.model import Directory
 from shared.errors import FieldError, Problem, invalid_fields, not_found
 from shared.security import BadToken, ExpiredToken, Signer
-from shared.web import caller_with, json_response
+from shared.web import caller_with, json_response, new_router
 
 _LONGEST = timedelta(days=366)
 _FEED_BACK = timedelta(days=30)
@@ -55,12 +55,6 @@ class ChainLink(msgspec.Struct, frozen=True, kw_only=True):
     until: datetime | None
 
 
-def everywhere(caller: Caller) -> None:
-    """Raise the 403 for a key that is limited to some customers: people and schedules are there for all of them."""
-    if caller.customers is not None:
-        raise Problem(403, "forbidden", "The key is limited to some customers", "This is about all of them.")
-
-
 def build_router(
     database: Database,
     access: Access,
@@ -70,11 +64,14 @@ def build_router(
     public_url: Callable[[], str],
 ) -> APIRouter:
     """Return what is served of who is on call."""
-    router = APIRouter(prefix="/v1")
-    reader = caller_with(access, "oncall")
+    router = new_router(prefix="/v1")
+    whole = caller_with(access, "oncall")
+    """People and schedules are there for all customers."""
 
     @router.get("/oncall")
-    async def oncall(query: Annotated[OnCallQuery, Query()], caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
+    async def oncall(  # pyright: ignore[reportUnusedFunction]
+        query: Annotated[OnCallQuery, Query()], caller: Caller = caller_with(access, "oncall", limited=True)
+    ) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Return everybody who would be paged for a customer, or would have been, in order; never empty."""
         customer = caller.customer(query.customer)
         now = clock.now()
@@ -101,22 +98,20 @@ def build_router(
         return json_response({"customer": customer.id, "at": at, "chain": chain})
 
     @router.get("/schedules")
-    async def schedules(caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
+    async def schedules(caller: Caller = whole) -> Response:  # pyright: ignore[reportUnusedFunction]
         """List the schedules, each with the address of its calendar."""
-        everywhere(caller)
         items = [{"name": name, "calendar": _calendar("schedules", name)} for name in caller.directory.schedules]
         return json_response({"items": items, "next": None})
 
     @router.get("/people/{person}/calendar")
-    async def calendar_of(person: str, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
+    async def calendar_of(person: str, caller: Caller = whole) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Return the address of a person's calendar."""
-        everywhere(caller)
         if person not in caller.directory.people:
             raise not_found("person", person)
         return json_response({"person": person, "calendar": _calendar("people", person)})
 
     @router.get("/schedules/{name}/shifts")
-    async def shifts_of(name: str, query: Annotated[ShiftsQuery, Query()], caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
+    async def shifts_of(name: str, query: Annotated[ShiftsQuery, Query()], caller: Caller = whole) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Return who is on call from a moment (now) until another (14 days later); nobody is `null`."""
         start = query.start or clock.now()
         end = query.to or start + timedelta(days=14)
@@ -143,9 +138,8 @@ def build_router(
         return _ics(person, found, directory)
 
     @router.get("/preflight")
-    async def preflight(caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
+    async def preflight(caller: Caller = whole) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Return what should be mended before it is needed."""
-        everywhere(caller)
         found = await watch.findings(caller.directory)
         return json_response({"at": clock.now(), "ready": not found, "items": found, "next": None})
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 from uuid import UUID
 
 import msgspec
@@ -12,7 +11,7 @@ from fastapi import APIRouter, Query, Response
 from pydantic import Field
 
 from services.notify import __file__ as _ROOM
-from services.notify.answers import Answers
+from services.notify.answers import Answers, NotInDirectory
 from services.notify.domain.page import Page as PageFacts
 from services.notify.domain.page import message
 from services.notify.store import audit, deliveries
@@ -21,11 +20,12 @@ from shared.asked import Asked
 from shared.clock import Clock
 from shared.db import Database
 from shared.directory.access import Access, Caller
-from shared.errors import FieldError, Problem, invalid_fields
+from shared.errors import Problem
+from shared.http import shown_url
 from shared.lists import Page, page_of
 from shared.pages import PAGE_HEADERS, templates
 from shared.security import BadToken, ExpiredToken, Signer
-from shared.web import caller_with, id_in_path, json_response, serve_style
+from shared.web import caller_with, id_in_path, json_response, new_router, serve_style
 
 _templates = templates(_ROOM)
 
@@ -54,9 +54,9 @@ def build_router(
     sent: Callable[[], None],
 ) -> APIRouter:
     """Return what is served of pages."""
-    router = APIRouter()
+    router = new_router()
     serve_style(router, "/a")
-    reader = caller_with(access, "oncall")
+    reader = caller_with(access, "oncall", limited=True)
 
     @router.get("/v1/pages")
     async def pages(query: Annotated[PagesQuery, Query()], caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
@@ -84,8 +84,6 @@ def build_router(
     @router.post("/v1/pages/{page}/acknowledge")
     async def acknowledge(page: str, by: Acknowledgement, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Stop paging: this person answers."""
-        if by.person not in caller.directory.people:
-            raise invalid_fields(FieldError("person", f"the directory has no person {by.person!r}"))
         found = await seen_by(page, caller)
         return json_response(_shown(await answers.take(found.id, by.person, by=f"key:{caller.key.id}")))
 
@@ -105,7 +103,9 @@ def build_router(
             return problem
         async with database.transaction() as tx:
             page = await store.one(tx, UUID(facts["page"]))
-        return _not_there() if page is None else _page_shown(page)
+        if page is None:
+            return _not_there()
+        return _page_shown(page) if facts["person"] in access.revision.directory.people else _has_left()
 
     @router.post("/a/{token}")
     async def answer(token: str) -> Response:  # pyright: ignore[reportUnusedFunction]
@@ -121,6 +121,8 @@ def build_router(
                 by=facts["person"],
                 delivery=None if delivery is None else UUID(delivery),
             )
+        except NotInDirectory:
+            return _has_left()
         except Problem as refused:
             return _not_there() if refused.status == 404 else _html(409, "No longer needed", refused.detail or "")
         return _page_shown(page)
@@ -140,17 +142,12 @@ def build_router(
     return router
 
 
-_SECRET_PATHS = frozenset({"teams", "mattermost", "ntfy"})
-"""Whoever knows such an address can write there."""
-
-
 def _masked(attempt: deliveries.Attempt, caller: Caller) -> deliveries.Attempt:
     if caller.customers is not None:
         return msgspec.structs.replace(attempt, address="...")
-    if attempt.channel not in _SECRET_PATHS:
+    if "://" not in attempt.address:
         return attempt
-    url = urlsplit(attempt.address)
-    return msgspec.structs.replace(attempt, address=f"{url.scheme}://{url.hostname}/...")
+    return msgspec.structs.replace(attempt, address=shown_url(attempt.address))
 
 
 def _shown(page: PageFacts) -> dict[str, Any]:
@@ -164,6 +161,10 @@ def _html(status: int, heading: str, lead: str, page: PageFacts | None = None, *
 
 def _not_there() -> Response:
     return _html(404, "This link leads nowhere", "It may have been cut off on its way. Open the page's mail again.")
+
+
+def _has_left() -> Response:
+    return _html(403, "You are no longer in the directory", "The page goes on to the next person.")
 
 
 def _page_shown(page: PageFacts) -> Response:

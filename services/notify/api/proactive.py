@@ -20,7 +20,7 @@ from shared.directory.fields import GOAL_RANGES
 from shared.errors import FieldError, Problem, invalid_fields, not_found
 from shared.ids import uuid7
 from shared.lists import Page, page_of
-from shared.web import caller_with, json_response
+from shared.web import caller_with, json_response, new_router
 
 _AHEAD = timedelta(minutes=5)
 
@@ -42,8 +42,8 @@ class CheckInsQuery(Page):
 
 def build_router(database: Database, access: Access, clock: Clock) -> APIRouter:
     """Return what is served of heartbeats and check-ins."""
-    router = APIRouter(prefix="/v1")
-    reader = caller_with(access, "oncall")
+    router = new_router(prefix="/v1")
+    reader = caller_with(access, "oncall", limited=True)
 
     @router.post("/heartbeats/{name}")
     async def beat(name: str, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]

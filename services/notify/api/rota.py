@@ -11,7 +11,6 @@ import msgspec
 from fastapi import APIRouter, Query, Response
 from pydantic import Field
 
-from services.notify.api.oncall import everywhere
 from services.notify.domain.hold import Silence
 from services.notify.domain.page import Outcome
 from services.notify.domain.rota import Override
@@ -25,7 +24,7 @@ from shared.directory.access import Access, Caller
 from shared.errors import FieldError, Problem, invalid_fields, not_found
 from shared.ids import uuid7
 from shared.lists import Page, page_of
-from shared.web import caller_with, id_in_path, json_response
+from shared.web import caller_with, id_in_path, json_response, new_router
 
 _LONGEST = timedelta(days=366)
 
@@ -79,17 +78,17 @@ class SilencesQuery(Page):
 
 def build_router(database: Database, access: Access, clock: Clock, escalate: Callable[[], None]) -> APIRouter:
     """Return what is served of overrides and silences. `escalate` is called when held pages go on."""
-    router = APIRouter(prefix="/v1")
-    reader = caller_with(access, "oncall")
+    router = new_router(prefix="/v1")
+    whole, reader = caller_with(access, "oncall"), caller_with(access, "oncall", limited=True)
 
     @router.post("/overrides", status_code=201)
-    async def override(asked: NewOverride, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
+    async def override(asked: NewOverride, caller: Caller = whole) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Put somebody on call for a time."""
         (made,) = await _make(caller, _asked(asked, caller, clock.now()))
         return json_response(_override(made), 201)
 
     @router.post("/swaps", status_code=201)
-    async def swap(asked: NewSwap, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
+    async def swap(asked: NewSwap, caller: Caller = whole) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Let two people take each other's turns for a time: two overrides, and one act."""
         now, other = clock.now(), asked.other
         there = _asked(asked, caller, now, replaces=("with", other))
@@ -98,7 +97,6 @@ def build_router(database: Database, access: Access, clock: Clock, escalate: Cal
         return json_response({"items": [_override(one) for one in made], "next": None}, 201)
 
     async def _make(caller: Caller, made: Sequence[Override]) -> Sequence[Override]:
-        everywhere(caller)
         async with database.transaction() as tx:
             for one in made:
                 await store.add_override(tx, one, f"key:{caller.key.id}")
@@ -106,7 +104,7 @@ def build_router(database: Database, access: Access, clock: Clock, escalate: Cal
         return made
 
     @router.get("/overrides")
-    async def overrides(query: Annotated[OverridesQuery, Query()], caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
+    async def overrides(query: Annotated[OverridesQuery, Query()], caller: Caller = whole) -> Response:  # pyright: ignore[reportUnusedFunction]
         """List the overrides that are not over."""
         after = query.after()
         async with database.transaction() as tx:
@@ -115,9 +113,8 @@ def build_router(database: Database, access: Access, clock: Clock, escalate: Cal
         return json_response({**listed, "items": [_override(one) for one in listed["items"]]})
 
     @router.delete("/overrides/{override}")
-    async def end_override(override: str, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
+    async def end_override(override: str, caller: Caller = whole) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Take an override back; what it was until now stays what was."""
-        everywhere(caller)
         now = clock.now()
         async with database.transaction() as tx:
             ended = await store.end_override(tx, id_in_path("override", override), now)

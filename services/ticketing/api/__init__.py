@@ -11,13 +11,14 @@ from shared.clock import Clock
 from shared.db import Database
 from shared.directory.access import Access
 from shared.security import Signer
+from shared.web import new_router
 
 
 def build_router(
     database: Database, access: Access, clock: Clock, ledger: Ledger, synchronizer: Synchronizer, signer: Signer
 ) -> APIRouter:
     """Return ticketing's part of the HTTP interface."""
-    router = APIRouter(tags=["ticketing"])
+    router = new_router(tags=["ticketing"])
     router.include_router(tickets.build_router(database, access, clock, ledger))
     router.include_router(improvement.build_router(database, access, clock))
     router.include_router(desks.build_router(database, access, clock, synchronizer))

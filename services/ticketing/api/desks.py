@@ -13,16 +13,16 @@ from services.ticketing.synchronizer import Synchronizer
 from shared.clock import Clock
 from shared.db import Database
 from shared.directory.access import Access, Caller
-from shared.errors import FieldError, Problem, invalid_fields, not_found
+from shared.errors import FieldError, Problem, invalid_fields
 from shared.logs import Log
-from shared.web import caller_with, json_response
+from shared.web import caller_with, json_response, new_router
 
 log = Log("ticketing")
 
 
 def build_router(database: Database, access: Access, clock: Clock, synchronizer: Synchronizer) -> APIRouter:
     """Return what is served of desks."""
-    router = APIRouter(prefix="/v1/desks")
+    router = new_router(prefix="/v1/desks")
 
     @router.get("")
     async def listed(_: Caller = caller_with(access, "admin")) -> Response:  # pyright: ignore[reportUnusedFunction]
@@ -46,19 +46,18 @@ def build_router(database: Database, access: Access, clock: Clock, synchronizer:
     async def heard(desk: str, request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Take a desk's word that a ticket changed; what it is now, the desk is asked, if it can be."""
         settings = access.revision.directory.desks.get(desk)
-        if settings is None:
-            raise not_found("desk", desk)
-        secret = os.environ.get(settings.hook_secret_env or "")
-        if not secret:
-            raise Problem(
-                403, "forbidden", "The desk has no secret", "Set hook_secret_env, and the variable that it names."
-            )
+        secret = None if settings is None else os.environ.get(settings.hook_secret_env or "")
+        if settings is None or not secret:
+            # Nobody without the secret is told which desks there are.
+            log.warning("a desk's word was refused: no such desk, or its hook_secret_env is not set", desk=desk[:63])
+            raise _not_the_desks()
         headers: Mapping[str, str] = request.headers
         body = await request.body()
         try:
             news = synchronizer.driver(desk, settings).heard(headers, body, secret, clock.now())
         except BadSignature as error:
-            raise Problem(401, "bad-signature", "The signature is not the desk's", str(error)) from None
+            log.warning("a desk's word was refused", desk=desk, why=str(error))
+            raise _not_the_desks() from None
         except Failed as failed:
             raise Problem(503, "desk-unusable", "The desk cannot be used", failed.detail) from None
         except ValueError as error:
@@ -71,3 +70,7 @@ def build_router(database: Database, access: Access, clock: Clock, synchronizer:
         return json_response({"known": known > 0}, 202)
 
     return router
+
+
+def _not_the_desks() -> Problem:
+    return Problem(401, "bad-signature", "The signature is not the desk's", "The log of ticketing says why.")

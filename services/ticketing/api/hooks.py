@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+import msgspec
 from fastapi import APIRouter, Query, Response
 
 from services.ticketing.ledger import Ledger
@@ -11,8 +12,9 @@ from services.ticketing.store import hooks
 from shared.clock import Clock
 from shared.db import Database
 from shared.directory.access import Access, Caller
+from shared.http import shown_url
 from shared.lists import Page, page_of
-from shared.web import caller_with, id_in_path, json_response
+from shared.web import caller_with, id_in_path, json_response, new_router
 
 
 class DeliveriesQuery(Page):
@@ -24,8 +26,8 @@ class DeliveriesQuery(Page):
 
 def build_router(database: Database, access: Access, clock: Clock, ledger: Ledger) -> APIRouter:
     """Return what is served of webhooks out."""
-    router = APIRouter(prefix="/v1/webhooks")
-    reader = caller_with(access, "tickets")
+    router = new_router(prefix="/v1/webhooks")
+    reader = caller_with(access, "tickets", limited=True)
 
     @router.get("/deliveries")
     async def listed(query: Annotated[DeliveriesQuery, Query()], caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
@@ -33,7 +35,8 @@ def build_router(database: Database, access: Access, clock: Clock, ledger: Ledge
         customers, after = caller.limited_to(query.customer), query.after()
         async with database.transaction() as tx:
             found = await hooks.listed(tx, customers=customers, state=query.state, after=after, limit=query.limit + 1)
-        return json_response(page_of(found, query.limit, lambda one: (one.created_at, one.id)))
+        listed = page_of(found, query.limit, lambda one: (one.created_at, one.id))
+        return json_response({**listed, "items": [_shown(one) for one in listed["items"]]})
 
     @router.post("/deliveries/{delivery}/replay", status_code=202)
     async def replay(delivery: str, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
@@ -44,6 +47,11 @@ def build_router(database: Database, access: Access, clock: Clock, ledger: Ledge
             await hooks.replay(tx, found.id, clock.now())
             again = await hooks.one(tx, found.id)
         ledger.wake()
-        return json_response(again, 202)
+        assert again is not None
+        return json_response(_shown(again), 202)
 
     return router
+
+
+def _shown(delivery: hooks.Delivery) -> hooks.Delivery:
+    return msgspec.structs.replace(delivery, url=shown_url(delivery.url))

@@ -21,7 +21,7 @@ from shared.directory.fields import duration_seconds
 from shared.errors import FieldError, Problem, invalid_fields
 from shared.ids import uuid7
 from shared.lists import Page, page_of
-from shared.web import caller_with, id_in_path, json_response
+from shared.web import caller_with, id_in_path, json_response, new_router
 
 _LONGEST = 400 * 86400
 _State = Literal["open", "done", "dropped"]
@@ -62,8 +62,8 @@ class ActionPatch(Asked):
 
 def build_router(database: Database, access: Access, clock: Clock) -> APIRouter:
     """Return what is served of service and improvement."""
-    router = APIRouter(prefix="/v1")
-    reader = caller_with(access, "tickets")
+    router = new_router(prefix="/v1")
+    reader = caller_with(access, "tickets", limited=True)
 
     @router.get("/service")
     async def service(query: Annotated[ServiceQuery, Query()], caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
@@ -144,7 +144,7 @@ def build_router(database: Database, access: Access, clock: Clock) -> APIRouter:
         return json_response(changed)
 
     @router.get("/erasures/{erasure}")
-    async def erasure(erasure: str, caller: Caller = caller_with(access, "admin")) -> Response:  # pyright: ignore[reportUnusedFunction]
+    async def erasure(erasure: str, caller: Caller = caller_with(access, "admin", limited=True)) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Return what each service did to forget a person, and then each desk."""
         async with database.transaction() as tx:
             found = caller.visible("erasure", erasure, await people.one(tx, id_in_path("erasure", erasure)))

@@ -22,7 +22,7 @@ from shared.errors import FieldError, Problem, invalid_fields
 from shared.events import ClockState, Severity, TicketState, TicketV1
 from shared.lists import Page, page_of
 from shared.logs import new_traceparent
-from shared.web import caller_with, id_in_path, json_response
+from shared.web import caller_with, id_in_path, json_response, new_router
 
 _Text = Annotated[str, Field(min_length=1, max_length=4_000)]
 _OpenSeverity = Annotated[Severity, Field(pattern="^(critical|high|medium|low)$")]
@@ -69,8 +69,8 @@ class NewComment(Asked):
 
 def build_router(database: Database, access: Access, clock: Clock, ledger: Ledger) -> APIRouter:
     """Return what is served of tickets."""
-    router = APIRouter(prefix="/v1/tickets", tags=["ticketing"])
-    reader = caller_with(access, "tickets")
+    router = new_router(prefix="/v1/tickets", tags=["ticketing"])
+    reader = caller_with(access, "tickets", limited=True)
 
     @router.get("")
     async def tickets(query: Annotated[TicketsQuery, Query()], caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]

@@ -4,7 +4,8 @@
 //
 // Attributes: data-key (needed), data-kind (mood, nps, csat, ces), data-touchpoint, data-language, data-question,
 // data-respondent-token, data-target (a selector to show it in; without it a button at the corner of the page opens it),
-// data-mode="kiosk". `fiilis.open()` opens it; the event `fiilis:answered` tells of each answer.
+// data-mode="kiosk". `fiilis.open()` opens it; the event `fiilis:answered` tells of each answer,
+// and `fiilis:refused` of one that can not be taken.
 //
 // An answer has its id and time when it is given. It waits in the browser's storage until it was taken, so that neither a
 // lost connection nor a closed page loses it, and sent twice it counts once.
@@ -29,7 +30,7 @@
   const MOST = 500, MOST_BYTES = 50e3; // a request that outlives its page may have 64 KiB
   const WEEK = 7 * 86400e3, FIRST = 3e3, LONGEST = 30 * 60e3;
   const memory = new Map(); // where there is no storage
-  let failures = 0, timer = 0, sending = false;
+  let failures = 0, timer = 0, sending = false, alone = 0; // alone: how many of the next are sent one by one
 
   const waiting = () => {
     const found = new Map(memory);
@@ -73,6 +74,16 @@
     return answer;
   };
 
+  // A text that was cut in the middle of a character has half of it, which nobody takes.
+  const wellFormed = (_, value) => typeof value === "string"
+    ? Array.from(value, (one) => (/^[\ud800-\udfff]$/.test(one) ? "\ufffd" : one)).join("") : value;
+
+  const refuse = (answer, problem) => {
+    drop([answer]);
+    console.error("fiilis: refused", answer.id, JSON.stringify(problem));
+    document.dispatchEvent(new CustomEvent("fiilis:refused", { detail: { id: answer.id, problem } }));
+  };
+
   // What is wrong with an answer stays wrong, but its time and its token, which are dropped from it.
   const settle = (sent, results) => {
     sent.forEach((answer, place) => {
@@ -81,8 +92,8 @@
       if (wrong.includes("occurred_at") && !answer.untimed) keep({ ...answer, untimed: true });
       else if (wrong.includes("respondent_token") && answer.respondent_token) keep({ ...answer, respondent_token: undefined });
       else {
-        if (result.status !== "accepted") console.error("fiilis: refused", answer.id, JSON.stringify(result.error));
-        drop([answer]);
+        if (result.status === "accepted") drop([answer]);
+        else refuse(answer, result.error);
       }
     });
   };
@@ -93,26 +104,30 @@
     drop(waiting().filter(old));
     const some = [];
     let bytes = 0;
-    for (const answer of waiting().slice(0, 20)) {
+    for (const answer of waiting().slice(0, alone ? 1 : 20)) {
       bytes += new TextEncoder().encode(JSON.stringify(answer)).length;
       if (some.length && bytes > MOST_BYTES) break;
       some.push(answer);
     }
     if (!some.length) return;
+    alone = Math.max(0, alone - 1);
     sending = true;
     let wait = 0;
     try {
       // text/plain needs no preflight; keepalive lets it end after the page has gone.
       const answered = await fetch(endpoint, {
-        method: "POST", body: JSON.stringify(some.map(said)), headers: { "Content-Type": "text/plain" }, keepalive: true,
+        method: "POST", body: JSON.stringify(some.map(said), wellFormed), headers: { "Content-Type": "text/plain" }, keepalive: true,
       });
       const told = await answered.json().catch(() => ({}));
       if (Array.isArray(told.results)) settle(some, told.results);
       else {
         // What is wrong with the key or the server can be mended: it waits.
         console.error("fiilis: not taken", answered.status, told.detail || told.title || "");
-        if ([400, 413, 422].includes(answered.status)) drop(some);
-        else wait = 1000 * (parseInt(answered.headers.get("Retry-After"), 10) || 0) || 1;
+        if ([400, 413, 422].includes(answered.status)) {
+          // Of several, one may be what is wrong: each is tried alone before it is let go.
+          if (some.length > 1) alone = some.length;
+          else refuse(some[0], told);
+        } else wait = 1000 * (parseInt(answered.headers.get("Retry-After"), 10) || 0) || 1;
       }
     } catch {
       wait = 1;

@@ -1,0 +1,251 @@
+"""What a client may send, how slowly, and how many there may be: each bound is told, and holds the process up."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import time
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+import requests
+from fastapi import APIRouter, Request
+
+from shared import service
+from shared.server import Limits
+from shared.service import Service
+from tests.support.wait import until
+
+MIB = 1024 * 1024
+QUICK = Limits(connections=20, requests=4, header_seconds=1, body_seconds=1.5, idle_seconds=2)
+
+
+def fake() -> tuple[Service, asyncio.Event, asyncio.Event]:
+    """Return a service that reads bodies, refuses unread ones, and waits until it is told to go on."""
+    router, waiting, go_on = APIRouter(), asyncio.Event(), asyncio.Event()
+
+    @router.post("/read")
+    async def read(request: Request) -> int:  # pyright: ignore[reportUnusedFunction]
+        return len(await request.body())
+
+    @router.post("/unread")
+    async def unread() -> int:  # pyright: ignore[reportUnusedFunction]
+        return 0
+
+    @router.get("/wait")
+    async def wait() -> int:  # pyright: ignore[reportUnusedFunction]
+        waiting.set()
+        await go_on.wait()
+        return 0
+
+    return Service("fake", router=router), waiting, go_on
+
+
+@contextlib.asynccontextmanager
+async def running(made: Service, limits: Limits) -> AsyncIterator[str]:
+    stop, listening = asyncio.Event(), asyncio.get_running_loop().create_future()
+    ready = asyncio.Event()
+    shell = asyncio.create_task(
+        service.run(
+            [made],
+            host="127.0.0.1",
+            port=0,
+            stop=stop,
+            limits=limits,
+            on_listening=listening.set_result,
+            on_ready=lambda _: ready.set(),
+        )
+    )
+    try:
+        address = await listening
+        await asyncio.wait_for(ready.wait(), 10)
+        yield address
+    finally:
+        stop.set()
+        await shell
+
+
+@pytest.fixture
+async def address() -> AsyncIterator[str]:
+    async with running(fake()[0], QUICK) as made:
+        yield made
+
+
+async def raw(address: str, *parts: bytes, pause: float = 0.0, seconds: float = 15.0) -> bytes:
+    """Send bytes, and return everything that comes back until the server closes."""
+    host, port = address.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+
+    async def send() -> None:
+        for part in parts:
+            writer.write(part)
+            await writer.drain()
+            await asyncio.sleep(pause)
+
+    sending = asyncio.create_task(send())
+    try:
+        async with asyncio.timeout(seconds):
+            return await reader.read()
+    finally:
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
+        writer.close()
+
+
+def problem(answer: bytes) -> tuple[int, dict[str, Any]]:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"application/problem+json" in head.lower(), answer[:300]
+    return int(head.split()[1]), json.loads(body)
+
+
+# ---- sizes
+
+
+@pytest.mark.parametrize("size", [MIB + 2, 20 * MIB])
+@pytest.mark.parametrize("path", ["/read", "/unread", "/nowhere"])
+async def test_every_client_sees_why_its_body_was_refused(address: str, path: str, size: int) -> None:
+    """The rest is read and dropped: a connection that closes while a client sends shows it a broken pipe."""
+    body, url = b"x" * size, address + path
+    expected = {"/read": 413, "/unread": 200, "/nowhere": 404}[path]
+
+    def with_urllib() -> int:
+        try:
+            with urllib.request.urlopen(urllib.request.Request(url, body, method="POST"), timeout=20) as answered:
+                return answered.status
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    session = requests.Session()
+    session.trust_env = False
+    for _ in range(3):
+        assert await asyncio.to_thread(with_urllib) == expected
+        assert (await asyncio.to_thread(session.post, url, data=body, timeout=20)).status_code == expected
+        async with httpx.AsyncClient(trust_env=False, timeout=20) as client:
+            assert (await client.post(url, content=body)).status_code == expected
+
+
+async def test_a_body_without_end_is_cut_off(address: str) -> None:
+    """What is dropped has a bound, too."""
+    chunk = b"%x\r\n%b\r\n" % (MIB, b"x" * MIB)
+    head = b"POST /unread HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with contextlib.suppress(ConnectionError):
+        answer = await raw(address, head, *[chunk] * 200)
+        assert answer.startswith(b"HTTP/1.1 200")
+
+
+async def test_a_client_that_waits_for_leave_is_refused_at_once(address: str) -> None:
+    begun = time.monotonic()
+    head = b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 90000000\r\nConnection: close\r\n"
+    assert problem(await raw(address, head + b"Expect: 100-continue\r\n\r\n"))[0] == 404
+    assert time.monotonic() - begun < 1
+
+
+async def test_headers_and_address_are_bounded(address: str) -> None:
+    """In one piece or in many, whole or without end: 64 KiB of headers, 8 KiB of address."""
+    begin = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
+    many = b"".join(b"X-%d: %b\r\n" % (n, b"v" * 1000) for n in range(70))
+    assert problem(await raw(address, begin + many + b"\r\n"))[0] == 431
+    assert problem(await raw(address, begin + b"X: ", *[b"v" * 65536] * 64))[0] == 431
+    assert problem(await raw(address, begin, *[b"X-Filler: %b\r\n" % (b"v" * 4000)] * 64))[0] == 431
+    assert problem(await raw(address, b"GET /healthz?" + b"q" * 9000 + b" HTTP/1.1\r\nHost: x\r\n\r\n"))[0] == 414
+    status, body = problem(await raw(address, b"GET /", *[b"q" * 65536] * 256))
+    assert (status, body["code"]) == (414, "url-too-long")
+    fits = begin + b"".join(b"X-%d: %b\r\n" % (n, b"v" * 1000) for n in range(60)) + b"Connection: close\r\n\r\n"
+    assert (await raw(address, fits)).startswith(b"HTTP/1.1 200")
+
+
+async def test_what_is_not_http_is_refused(address: str) -> None:
+    assert problem(await raw(address, b"\x16\x03\x01\x02\x00\x01\x00"))[0] == 400
+    smuggled = b"POST /read HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    assert problem(await raw(address, smuggled))[0] == 400
+
+
+async def test_an_upgrade_that_we_do_not_speak_is_answered_as_it_is(address: str) -> None:
+    head = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+    assert (await raw(address, head)).startswith(b"HTTP/1.1 200")
+
+
+# ---- time
+
+
+async def test_half_a_request_is_ended(address: str) -> None:
+    """Half a header, half a body, and nothing at all: none stays open for ever."""
+    begun = time.monotonic()
+    half_head, half_body, nothing = await asyncio.gather(
+        raw(address, b"GET /healthz HTTP/1.1\r\nHo"),
+        raw(address, b"POST /read HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhalf"),
+        raw(address),
+    )
+    assert problem(half_head)[0] == 408
+    assert problem(half_body)[0] == 408
+    assert nothing == b""
+    assert time.monotonic() - begun < 8
+
+
+async def test_one_byte_at_a_time_does_not_help(address: str) -> None:
+    drip = [bytes([byte]) for byte in b"X-Drip: " + b"v" * 500]
+    assert problem(await raw(address, b"GET /healthz HTTP/1.1\r\n", *drip, pause=0.05))[0] == 408
+    body = [b"1\r\nx\r\n"] * 500
+    head = b"POST /read HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    assert problem(await raw(address, head, *body, pause=0.05))[0] == 408
+
+
+async def test_blank_lines_do_not_keep_a_connection(address: str) -> None:
+    assert await raw(address, *[b"\r\n"] * 500, pause=0.05, seconds=10) == b""
+
+
+# ---- numbers
+
+
+async def test_connections_are_bounded(address: str) -> None:
+    """The newest gets the place of one that is idle."""
+    host, port = address.removeprefix("http://").split(":")
+    opened = [await asyncio.open_connection(host, int(port)) for _ in range(QUICK.connections + 10)]
+    async with httpx.AsyncClient(base_url=address, trust_env=False) as client:
+        assert (await client.get("/healthz")).status_code == 200
+    for _, writer in opened:
+        writer.close()
+
+
+async def test_requests_under_way_are_bounded() -> None:
+    """One more is told 503 at once; health is answered all the same."""
+    made, waiting, go_on = fake()
+    limits = Limits(connections=20, requests=4)
+    async with running(made, limits) as address, httpx.AsyncClient(base_url=address, trust_env=False) as client:
+        under_way = [asyncio.create_task(client.get("/wait")) for _ in range(4)]
+        await waiting.wait()
+
+        async def refused() -> bool:
+            answer = await client.post("/read", content=b"x" * 1000)
+            return answer.status_code == 503 and answer.json()["code"] == "too-busy" and "retry-after" in answer.headers
+
+        await until(refused)
+        assert (await client.get("/healthz")).status_code == 200
+        go_on.set()
+        assert {(await one).status_code for one in under_way} == {200}
+        assert (await client.post("/read", content=b"x")).status_code == 200
+
+
+async def test_where_all_connections_are_busy_the_newest_is_told() -> None:
+    made, _, go_on = fake()
+    limits = Limits(connections=3, requests=50)
+    async with running(made, limits) as address:
+        host, port = address.removeprefix("http://").split(":")
+        busy: list[socket.socket] = []
+        for _ in range(3):
+            one = socket.create_connection((host, int(port)))
+            one.sendall(b"GET /wait HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            busy.append(one)
+        await asyncio.sleep(0.2)
+        status, body = problem(await raw(address, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"))
+        assert (status, body["code"]) == (503, "too-busy")
+        go_on.set()
+        for one in busy:
+            assert (await asyncio.to_thread(one.recv, 100)).startswith(b"HTTP/1.1 200")
+            one.close()
