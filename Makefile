@@ -7,7 +7,7 @@ ARGS ?=
 LANE := tests/property tests/unit tests/e2e tests/chaos
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup test check fmt chaos rt bench lock schemas clean
+.PHONY: help demo setup test check fmt chaos rt bench lock schemas env clean
 
 help: ## list what can be made
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,12 @@ fmt: $(STAMP) ## format the code
 
 schemas: $(STAMP) ## write docs/schemas from the messages
 	@$(BIN)/python -m tests.support.schemas
+
+env: .env ## write .env for docker-compose.yml, once: a secret, a key and passwords, made at random
+
+.env:
+	@umask 077; $(PYTHON) deploy/compose/env.py >.env.part && mv .env.part .env
+	@echo "wrote .env; the key of the API is in it"
 
 lock: ## make requirements.txt again from pyproject.toml (needs uv)
 	@uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \

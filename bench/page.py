@@ -115,7 +115,7 @@ async def measure(at: Place) -> list[float]:
     environment = {
         "FIILIS_KAFKA": at.kafka,
         "FIILIS_DATABASE_URL": at.database_url,
-        "FIILIS_SECRET": "bench",
+        "FIILIS_SECRET": "a-secret-of-the-benchmark-of-32-letters",
         "FIILIS_ALLOW_PRIVATE_TARGETS": "true",
         "FIILIS_LOG_LEVEL": "error",
     }

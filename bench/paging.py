@@ -109,7 +109,7 @@ def notify(at: Place, prefix: str, known: Directory, clock: MovableClock | None 
         kafka=at.kafka,
         database_url=at.database_url,
         topic_prefix=prefix,
-        secret="a-secret-of-the-benchmark",
+        secret="a-secret-of-the-benchmark-of-32-letters",
         allow_private_targets="true",
     )
     return Room("notify", settings, known, build, clock)

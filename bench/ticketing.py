@@ -91,7 +91,7 @@ def office_at(at: Place, prefix: str, customers: int, desk: Desk | None = None) 
         kafka=at.kafka,
         database_url=at.database_url,
         topic_prefix=prefix,
-        secret="a-secret-of-the-benchmark",
+        secret="a-secret-of-the-benchmark-of-32-letters",
         allow_private_targets="true",
     )
     known = directory(customers, tuple(built_in_rules()))

@@ -9,9 +9,10 @@ from typing import Annotated, Literal
 import typer
 
 from services import commands
-from services.cli import doctor, offsets, quarantine, republish
+from services.cli import acls, doctor, offsets, quarantine, republish
 from services.run import NAMES, ServiceName
 from services.terminal import err
+from shared import logs
 from shared.errors import Misconfigured, Transient
 
 app = typer.Typer(
@@ -27,6 +28,7 @@ app.add_typer(letters, name="dead-letters")
 app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(offsets.app, name="offsets")
 app.command()(republish.republish)
+app.command()(acls.acls)
 app.command()(doctor.doctor)
 
 Host = Annotated[str | None, typer.Option(help="Address to listen on; default 127.0.0.1.")]
@@ -197,6 +199,7 @@ def migrate() -> None:
 
 def main() -> None:
     """Run a command; say in one line what is wrong with a setting."""
+    logs.quiet_kafka()
     try:
         app()
     except Misconfigured as error:

@@ -21,6 +21,7 @@ from services.ingest.domain import Posted
 from shared.directory.fields import Zone
 from shared.errors import Problem
 from shared.events import FeedbackReceivedV1
+from shared.spreadsheet import text_of
 
 _MAPS = Path(__file__).parent / "maps"
 """Those that come with Fiilis."""
@@ -152,6 +153,8 @@ def read_csv(
 ) -> Iterator[FeedbackReceivedV1 | str]:
     """Yield each row's answer, or what is wrong with it as `FILE:LINE: column: what`. Raises WrongFile, OSError."""
     mapped = mapped or Map()
+    ours = not mapped.columns
+    """As our own export writes it: what it put before a formula is taken away again."""
     translates = bool(mapped.values or mapped.given or mapped.times)
     size = file.stat().st_size
     with file.open("rb") as raw:
@@ -179,6 +182,8 @@ def read_csv(
             if len(row) != len(columns):
                 yield f"{file}:{line}: row: has {len(row)} cells and the header {len(columns)}"
                 continue
+            if ours:
+                row = [text_of(cell) for cell in row]
             named = zip(columns, repeated, row, strict=True)
             cells = {column: intern(cell) if again else cell for column, again, cell in named if cell and column}
             try:

@@ -34,6 +34,7 @@ from shared.directory.record import RecordTooLarge
 from shared.errors import Misconfigured
 from shared.ids import uuid7
 from shared.kafka import Kafka
+from shared.parts import kafka_of as kafka_of_settings
 from shared.parts import signer
 from shared.provisioning import ensure_topics
 from shared.service import Settings, run_process
@@ -159,8 +160,12 @@ async def _newest(kafka: Kafka) -> Revision | None:
 def found_kafka(data: Path) -> Kafka | None:
     """Return the Kafka of the settings, or the one that everything in one process keeps in its data directory."""
     given = settings()
-    bootstrap = given.kafka or run.kept_kafka(data)
-    return None if bootstrap is None else Kafka(bootstrap, given.topic_prefix)
+    if given.kafka is None:
+        kept = run.kept_kafka(data)
+        if kept is None:
+            return None
+        given = given.model_copy(update=kept)
+    return kafka_of_settings(given)
 
 
 def kafka_of(data: Path) -> Kafka:
@@ -220,7 +225,7 @@ def backtest(file: Path, *, feedback: Path | None, days: int, as_json: bool, aga
         return WRONG
     given = settings()
     if compared is None and given.kafka is not None:
-        newest = asyncio.run(read_newest(Kafka(given.kafka, given.topic_prefix)))
+        newest = asyncio.run(read_newest(kafka_of_settings(given)))
         compared = None if newest is None else newest.directory
     gc.disable()  # millions of answers in memory make no cycles; walking them again and again took a third of the time
     test = backtesting.Backtest(directory, compared, days=days, as_json=as_json)
@@ -358,10 +363,8 @@ def link(customer: str, respondent: str, touchpoint: str | None, *, expires: str
 
 def with_kept_secret(data: Path) -> Settings:
     """Return the settings; without FIILIS_SECRET with the one that everything in one process made for itself."""
-    given, kept = settings(), run.secret_file(data)
-    if not given.secret and kept.exists():
-        return given.model_copy(update={"secret": kept.read_text().strip()})
-    return given
+    given = settings()
+    return given if given.secret else given.model_copy(update={"secret": run.kept_secret(data)})
 
 
 def _survey_problem(customer: str, respondent: str, touchpoint: str | None) -> str | None:
@@ -391,7 +394,10 @@ def _unknown(kafka: Kafka | None, customer: str, touchpoint: str | None) -> str 
 
 def webhook_secret(url: str) -> int:
     """Print the signing secret of a webhook contact."""
-    out.print(signer(settings()).webhook_secret(url), markup=False)
+    newest, *former = signer(settings()).webhook_secrets(url)
+    out.print(newest, markup=False)
+    for secret in former:
+        err.print(f"requests are signed with the former one, too: {secret}", markup=False)
     return DONE
 
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import ipaddress
 import secrets
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,9 +27,9 @@ from shared.directory import check
 from shared.directory.follower import publish, read_newest
 from shared.directory.model import Directory, Key
 from shared.errors import Misconfigured
-from shared.kafka import Kafka
+from shared.kafka_security import security
 from shared.logs import Log
-from shared.parts import Parts, outside, parts, patiently
+from shared.parts import Parts, kafka_of, outside, parts, patiently
 from shared.provisioning import ensure_topics
 from shared.service import Service, Settings
 from shared.topics import TOPICS
@@ -122,6 +122,7 @@ async def run_services(
         away=around.away,
         standstill=settings.standstill_seconds,
         proxies=settings.trusted_proxies,
+        hsts_seconds=settings.hsts_seconds,
         limits=settings.limits,
     )
 
@@ -182,10 +183,22 @@ async def run_everything(
 
 @contextlib.asynccontextmanager
 async def _servers(how: Everything, settings: Settings) -> AsyncGenerator[tuple[Settings, list[Service]]]:
-    from shared.embedded import EmbeddedKafka, EmbeddedPostgres, EmbeddedUnavailable  # noqa: PLC0415 (a deployment has no such servers)
+    from shared.embedded import (  # noqa: PLC0415 (a deployment has no such servers)
+        EmbeddedKafka,
+        EmbeddedPostgres,
+        EmbeddedUnavailable,
+        own_folder,
+    )
 
-    how.data.mkdir(parents=True, exist_ok=True)
-    kafka = EmbeddedKafka(how.data / "kafka", say=_say) if settings.kafka is None else None
+    if settings.kafka is None:
+        security(settings.model_copy(update={"kafka_security": "plaintext"}))  # what is set besides is FIILIS_KAFKA's
+        if settings.kafka_security != "plaintext":
+            raise Misconfigured(f"FIILIS_KAFKA_SECURITY is {settings.kafka_security}, and FIILIS_KAFKA is not set")
+    try:
+        own_folder(how.data)
+    except OSError as error:
+        raise Misconfigured(f"--data {how.data}: {error.strerror}") from None
+    kafka = EmbeddedKafka(how.data / "kafka", guarded=True, say=_say) if settings.kafka is None else None
     postgres = EmbeddedPostgres(how.data / "postgres", say=_say) if settings.database_url is None else None
     embedded = [server for server in (kafka, postgres) if server is not None]
     try:
@@ -196,7 +209,7 @@ async def _servers(how: Everything, settings: Settings) -> AsyncGenerator[tuple[
                 raise started
         found: dict[str, str] = {}
         if kafka is not None:
-            found["kafka"] = kafka.bootstrap
+            found |= kafka.settings
         if postgres is not None:
             found["database_url"] = postgres.url
         if embedded and not settings.secret:
@@ -214,22 +227,39 @@ def secret_file(data: Path) -> Path:
     return data / "secret"
 
 
-def kept_kafka(data: Path) -> str | None:
-    """Return the address of the embedded Kafka of a data directory, if there is one."""
-    if not (data / "kafka" / "ports").exists():
-        return None
+def kept_kafka(data: Path) -> dict[str, str] | None:
+    """Return the settings of the embedded Kafka of a data directory, if there is one. Raises Misconfigured."""
     from shared.embedded import EmbeddedKafka  # noqa: PLC0415 (a deployment has no such servers)
 
-    return EmbeddedKafka(data / "kafka").bootstrap
+    with _readable(data):
+        kept = EmbeddedKafka.kept(data / "kafka")
+    return None if kept is None else kept.settings
 
 
 def kept_database(data: Path) -> str | None:
-    """Return the address of the embedded PostgreSQL of a data directory, if there is one."""
-    if not (data / "postgres").exists():
-        return None
+    """Return the address of the embedded PostgreSQL of a data directory, if there is one. Raises Misconfigured."""
+    with _readable(data):
+        if not (data / "postgres").exists():
+            return None
     from shared.embedded import EmbeddedPostgres  # noqa: PLC0415 (a deployment has no such servers)
 
     return EmbeddedPostgres(data / "postgres").url
+
+
+def kept_secret(data: Path) -> str:
+    """Return the secret of a data directory, "" where there is none. Raises Misconfigured."""
+    with _readable(data):
+        file = secret_file(data)
+        return file.read_text().strip() if file.exists() else ""
+
+
+@contextlib.contextmanager
+def _readable(data: Path) -> Generator[None]:
+    """Say in one line that a data directory is another user's."""
+    try:
+        yield
+    except OSError as error:
+        raise Misconfigured(f"--data {data} cannot be read: {error.strerror}; only who made it can use it") from None
 
 
 def public_address(settings: Settings) -> str:
@@ -259,8 +289,7 @@ def _read(file: Path) -> Directory:
 
 
 async def _apply(settings: Settings, directory: Directory) -> None:
-    assert settings.kafka is not None
-    kafka = Kafka(settings.kafka, settings.topic_prefix)
+    kafka = kafka_of(settings)
     await patiently("Kafka", lambda: ensure_topics(kafka, TOPICS))
     newest = await patiently("Kafka", lambda: read_newest(kafka))
     if newest is None or newest.directory != directory:

@@ -135,8 +135,18 @@ class TopicState:
         return self.operations is None or bool(self.operations >> operation & 1)
 
 
-READ, WRITE, CREATE, DESCRIBE = 3, 4, 5, 8
-"""Numbers of Kafka's AclOperation."""
+OPERATIONS = {
+    "Read": 3,
+    "Write": 4,
+    "Create": 5,
+    "Delete": 6,
+    "Alter": 7,
+    "Describe": 8,
+    "DescribeConfigs": 10,
+    "AlterConfigs": 11,
+}
+"""Numbers of Kafka's AclOperation, by the names that its tools have for them."""
+READ, WRITE, CREATE, DESCRIBE = (OPERATIONS[name] for name in ("Read", "Write", "Create", "Describe"))
 
 
 @dataclass(frozen=True, slots=True)

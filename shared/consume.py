@@ -34,7 +34,7 @@ from shared.offsets import OffsetLost, Offsets
 from shared.progress import Progress, Worker
 from shared.quarantine import Quarantine, Undecidable, is_one_rows
 from shared.retry import Backoff
-from shared.topics import Decoder, Topic, Undecodable
+from shared.topics import Decoder, Topic, Undecodable, group_of
 
 log = Log("shared.consume")
 
@@ -209,7 +209,7 @@ class Consumer(ConsumerRebalanceListener):
         self._failure: asyncio.Future[NoReturn] | None = None
         self._invalid_in_a_row = 0
         self._assigned = False
-        self._group = f"fiilis.{self._service}.{topic.name}"
+        self._group = group_of(self._service, topic)
         self._member: AIOKafkaConsumer | None = None
         self._generations = itertools.count(1)
         labels = (self._service, topic.name)
@@ -288,7 +288,7 @@ class Consumer(ConsumerRebalanceListener):
             self._member = self._kafka.consumer(group=self._group)
             try:
                 with self._kafka.errors():
-                    await self._consumer.start()
+                    await self._kafka.start(self._consumer)
                 break
             except Transient as error:
                 attempt += 1

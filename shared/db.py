@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import ssl
 from collections.abc import AsyncGenerator, Generator, Mapping
 from typing import Any, TypeAlias, cast
 from urllib.parse import parse_qs, urlsplit
@@ -23,6 +24,7 @@ import asyncpg
 import sqlalchemy.exc
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
+from shared.database_address import address, refused_by_tls
 from shared.errors import Misconfigured, Transient
 from shared.sockets import keep_alive
 
@@ -132,8 +134,8 @@ def _away(error: BaseException) -> Transient:
     return kind(f"database: {type(error).__name__}: {error}", of="PostgreSQL")
 
 
-def _refused(error: Exception) -> Refused:
-    text = f"FIILIS_DATABASE_URL: PostgreSQL says: {error}"
+def _refused(error: Exception, setting: str = "FIILIS_DATABASE_URL") -> Refused:
+    text = f"{setting}: PostgreSQL says: {error}"
     if isinstance(error, asyncpg.InsufficientPrivilegeError):
         text += (
             "; the role needs USAGE on the service's schema and all rights on its tables, and to migrate CREATE on the "
@@ -171,9 +173,17 @@ def _no_address(setting: str = "FIILIS_DATABASE_URL") -> Misconfigured:
 class Server:
     """Opens connections to the database as one service uses it."""
 
-    def __init__(self, url: str, schema: str, session: Mapping[str, str] = _SESSION) -> None:
-        """`url` takes libpq's names (`sslmode`, several hosts, ...). Raises Misconfigured."""
-        self._dsn = plain_url(url)
+    def __init__(
+        self,
+        url: str,
+        schema: str,
+        session: Mapping[str, str] = _SESSION,
+        *,
+        setting: str = "FIILIS_DATABASE_URL",
+    ) -> None:
+        """`url` takes libpq's names (`sslmode`, several hosts, ...); `setting` has it. Raises Misconfigured."""
+        self._setting = setting
+        self._dsn, self._tls = address(plain_url(url, setting), setting)
         self._schema = schema
         self._session = session
         # After a fail-over only one of several hosts can write; a standby that is named alone is waited for.
@@ -188,9 +198,17 @@ class Server:
                 command_timeout=command_seconds,
                 target_session_attrs=self._attributes,
                 server_settings={"application_name": _session_name(self._schema)},
+                ssl=self._tls,
             )
+        except (ssl.SSLError, ConnectionError, asyncpg.PostgresConnectionError) as error:
+            why = refused_by_tls(error)
+            if why is None:
+                raise
+            raise Refused(f"{self._setting}: {why}") from None
+        except _REFUSED as error:
+            raise _refused(error, self._setting) from None
         except ValueError:  # asyncpg's errors about an address are of this kind, too, and may quote the password
-            raise _no_address() from None
+            raise _no_address(self._setting) from None
         try:
             keep_alive(connection._transport)  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue, reportUnknownMemberType, reportUnknownArgumentType]  (asyncpg has no other way)
             encoding = connection.get_settings().server_encoding

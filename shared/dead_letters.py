@@ -16,7 +16,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
 from shared.errors import Transient
 from shared.kafka import Kafka, Outgoing, Producer, stopped
-from shared.topics import Topic
+from shared.topics import DEAD_LETTERS_GROUP, Topic
 
 _BATCH = 500
 _WAIT_SECONDS = 30
@@ -83,10 +83,10 @@ class DeadLetters:
             raise Transient(f"{self._kafka.bootstrap}: topic {self._partition.topic} does not exist", of="Kafka")
         # The group is the log's own: of a topic that was made anew nothing has been sent again yet.
         log = f".{there.id}" if there.id else ""
-        consumer = self._kafka.consumer(group=f"fiilis.dead-letters.{self._topic.name}{log}")
+        consumer = self._kafka.consumer(group=f"{DEAD_LETTERS_GROUP}{self._topic.name}{log}")
         with self._kafka.errors():
             try:
-                await consumer.start()
+                await self._kafka.start(consumer)
                 consumer.assign([self._partition])
                 first = (await consumer.beginning_offsets([self._partition]))[self._partition]
                 end = (await consumer.end_offsets([self._partition]))[self._partition]
@@ -97,9 +97,9 @@ class DeadLetters:
 
     async def _replayed_before(self) -> int | None:
         """Return how far it was sent again before groups were named after the log."""
-        consumer = self._kafka.consumer(group=f"fiilis.dead-letters.{self._topic.name}")
+        consumer = self._kafka.consumer(group=f"{DEAD_LETTERS_GROUP}{self._topic.name}")
         try:
-            await consumer.start()
+            await self._kafka.start(consumer)
             consumer.assign([self._partition])
             return await consumer.committed(self._partition)
         finally:

@@ -24,10 +24,10 @@ from urllib.parse import urlsplit
 import httpcore
 import httpx
 
+from shared.addresses import Address, carried, is_public
 from shared.errors import Misconfigured
 from shared.sockets import OPTIONS
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _ANSWER_LIMIT = 64 * 1024
 _POOLS = 32
 """A pool's work for a request grows with the square of its connections: with 200 in one pool a burst of 6,000 requests
@@ -121,34 +121,8 @@ class Guard:
             return True
         if any(address in network for network in self._networks):
             return True
-        carried = _carried(address)
-        if carried is not None:
-            return self.allows(host, carried)
-        return _public(address)
-
-
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
-_NAT64_LOCAL = ipaddress.ip_network("64:ff9b:1::/48")
-_COMPATIBLE = ipaddress.ip_network("::/96")
-
-
-def _carried(address: Address) -> ipaddress.IPv4Address | None:
-    """Return the IPv4 address that an IPv6 one leads to (mapped, 6to4, NAT64, IPv4-compatible)."""
-    if isinstance(address, ipaddress.IPv4Address):
-        return None
-    if address.ipv4_mapped is not None or address.sixtofour is not None:
-        return address.ipv4_mapped or address.sixtofour
-    if address in _NAT64 or (address in _COMPATIBLE and int(address) > 1):
-        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-    return None
-
-
-def _public(address: Address) -> bool:
-    if isinstance(address, ipaddress.IPv6Address) and (
-        address.is_site_local or address.teredo is not None or address in _NAT64_LOCAL
-    ):
-        return False
-    return address.is_global and not address.is_multicast
+        inner = carried(address)
+        return is_public(address) if inner is None else self.allows(host, inner)
 
 
 class _NoCookies(CookieJar):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections import deque
 from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -15,18 +16,24 @@ import msgspec
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import (
+    AuthenticationFailedError,
     ClusterAuthorizationFailedError,
     GroupAuthorizationFailedError,
+    IllegalSaslStateError,
     KafkaConnectionError,
     KafkaError,
     MessageSizeTooLargeError,
+    SaslAuthenticationFailed,
     TopicAuthorizationFailedError,
+    UnsupportedSaslMechanismError,
 )
 from aiokafka.partitioner import murmur2
+from aiokafka.protocol.metadata import MetadataRequest
 
 from shared import cluster
 from shared.errors import Misconfigured, Transient
 from shared.ids import uuid7
+from shared.kafka_security import PLAINTEXT, Security
 from shared.logs import Log, current_traceparent, new_traceparent
 from shared.retry import Backoff
 from shared.sockets import keep_alive
@@ -45,18 +52,28 @@ _REQUEST_MS = 10_000
 _SEND_SECONDS = 30
 _START_SECONDS = 15
 _STOP_SECONDS = 5
-_REFUSAL_SECONDS = 2.0
+_TROUBLE_SECONDS = 3.0
 _ROUND_SECONDS = 0.05
 
 
+_OF_CERTIFICATES = {"CERTIFICATE", "CA"}
+"""Words in OpenSSL's names of what the other side says about a certificate of ours."""
 _REFUSALS = (TopicAuthorizationFailedError, GroupAuthorizationFailedError, ClusterAuthorizationFailedError)
 
 
 class _Connection(aiokafka.conn.AIOKafkaConnection):
-    """The library's, on a socket that notices a peer that has vanished; it offers no way to say so."""
+    """The library's, on a socket that notices a peer that has vanished; it offers no way to say so.
+
+    Whatever fails in it is an error of Kafka, or of the system: the library's own tasks know no others.
+    """
 
     async def connect(self) -> Any:
-        connected: Any = await super().connect()
+        try:
+            connected: Any = await super().connect()
+        except ssl.SSLError:
+            raise
+        except (ValueError, KeyError, AssertionError) as error:  # in an exchange of SASL
+            raise AuthenticationFailedError(f"{type(error).__name__}: {error}") from error
         keep_alive(self._writer)
         return connected
 
@@ -95,20 +112,74 @@ def event_headers(ce_type: str, id: str, source: str, time: str, traceparent: st
     ]
 
 
-async def _refusal(server: str) -> str:
+class Refused(Misconfigured):
+    """Kafka is there, and lets us not in, or not do what we have to; or it is not who it should be."""
+
+
+async def _trouble(server: str, security: Security) -> Refused | str:
     """Return why one of the bootstrap servers cannot be talked to: the library keeps it to itself."""
     host, _, port = server.strip().rpartition(":")
     try:
-        async with asyncio.timeout(_REFUSAL_SECONDS):
-            _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
-        writer.close()
+        connection = _Connection(
+            host.strip("[]"), int(port), request_timeout_ms=round(_TROUBLE_SECONDS * 1000), **security.options
+        )
     except ValueError:
         return f"{server!r} is not host:port"
+    try:
+        async with asyncio.timeout(_TROUBLE_SECONDS):
+            await connection.connect()
+            await connection.send(MetadataRequest([]))
     except TimeoutError:
-        return f"{server} does not answer within {_REFUSAL_SECONDS:g} s"
-    except OSError as error:
-        return f"{server}: {error.strerror or error}"
-    return f"{server} takes connections, but does not speak Kafka as we do"
+        return f"{server} does not answer within {_TROUBLE_SECONDS:g} s"
+    except (KafkaError, OSError) as error:
+        return _told(server, security, error)
+    finally:
+        connection.close()
+    return f"{server} answers again"
+
+
+def _told(server: str, security: Security, error: BaseException) -> Refused | str:
+    """Return what a failed connection means."""
+    for cause in _causes(error):
+        match cause:
+            case SaslAuthenticationFailed():
+                why = f"{server} refused the user name or password ({security.login})"
+                return Refused(f"FIILIS_KAFKA_SASL_PASSWORD: {why}")
+            case UnsupportedSaslMechanismError():
+                return Refused(f"FIILIS_KAFKA_SASL_MECHANISM: {server} does not take {security.mechanism}")
+            case IllegalSaslStateError():
+                return Refused(f"FIILIS_KAFKA_SECURITY: {server} takes no user name on this port: it is not SASL")
+            case AuthenticationFailedError():
+                return Refused(f"FIILIS_KAFKA: {server} does not prove that it knows our password: {cause}")
+            case ssl.SSLCertVerificationError():
+                why = f"the certificate of {server} is not accepted: {cause.verify_message}"
+                return Refused(f"FIILIS_KAFKA_CA_FILE: {why} (is it of the CA that is named there?)")
+            case ssl.SSLError() if _OF_CERTIFICATES & set(_reason(cause).split("_")):
+                said = _reason(cause).lower().replace("_", " ")
+                return Refused(f"FIILIS_KAFKA_CERT_FILE: {server} does not accept our certificate, or none: {said}")
+            case ssl.SSLError():
+                why = f"{server} does not speak TLS as we do: {_reason(cause) or cause}"
+                return Refused(f"FIILIS_KAFKA_SECURITY: {why}")
+            case _:
+                continue
+    hint = "is its listener what FIILIS_KAFKA_SECURITY says?"
+    if isinstance(error, ConnectionResetError) and security.tls is not None:
+        return f"{server} breaks TLS off as it begins ({hint})"
+    if isinstance(error, OSError):
+        return f"{server}: {error.strerror or error or type(error).__name__}"
+    return f"{server} takes connections, but does not speak Kafka as we do ({hint})"
+
+
+def _reason(error: ssl.SSLError) -> str:
+    return getattr(error, "reason", None) or ""  # set by OpenSSL, not by the class
+
+
+def _causes(error: BaseException | None) -> list[BaseException]:
+    found: list[BaseException] = []
+    while error is not None and error not in found:
+        found.append(error)
+        error = error.__cause__ or error.__context__
+    return found
 
 
 class MessageTooLarge(Exception):
@@ -123,9 +194,10 @@ class MessageTooLarge(Exception):
 class Kafka:
     """One cluster, as one installation sees it: every topic and group carries the installation's prefix."""
 
-    def __init__(self, bootstrap: str, prefix: str = "") -> None:
+    def __init__(self, bootstrap: str, prefix: str = "", security: Security = PLAINTEXT) -> None:
         self.bootstrap = bootstrap
         self.prefix = prefix
+        self.security = security
         self.partitions: dict[str, int] = {}
         """Over how many partitions each topic's keys are spread: a fact of the installation, kept with the directory.
 
@@ -141,11 +213,15 @@ class Kafka:
         """Turn "Kafka is away" into Transient, and "you may not" into Misconfigured, until it has once let us."""
         try:
             yield
+        except Refused as error:
+            if self._admitted:
+                raise Transient(str(error), of="Kafka") from None
+            raise
         except _REFUSALS as error:
             why = f"{self.bootstrap}: Kafka refuses this user: {type(error).__name__}: {error}"
             if self._admitted:
                 raise Transient(why, of="Kafka") from error
-            raise Misconfigured(f"FIILIS_KAFKA: {why}; `python -m services doctor` shows its rights") from None
+            raise Refused(f"FIILIS_KAFKA: {why}; `python -m services doctor` shows its rights") from None
         except (KafkaError, OSError, TimeoutError) as error:
             name, said = type(error).__name__, str(error) or "no answer in time"
             said = said.removeprefix(f"{name}: ")  # the library puts it there itself
@@ -171,6 +247,7 @@ class Kafka:
             retry_backoff_ms=200,
             # A cluster that was wiped under us shows as new metadata: half a minute, not the default five.
             metadata_max_age_ms=30_000,
+            **self.security.options,
         )
 
     async def describe(self, topics: Iterable[str] = ()) -> cluster.Cluster:
@@ -198,7 +275,7 @@ class Kafka:
         with self.errors():
             try:
                 async with asyncio.timeout(_START_SECONDS):
-                    await consumer.start()
+                    await self.start(consumer)
                     starts = await consumer.beginning_offsets(partitions)
                     ends = await consumer.end_offsets(partitions)
             finally:
@@ -210,21 +287,27 @@ class Kafka:
             {tp.partition: offset for tp, offset in ends.items()},
         )
 
-    async def _start(self, client: AIOKafkaAdminClient) -> None:
+    async def start(self, client: AIOKafkaAdminClient | AIOKafkaConsumer | AIOKafkaProducer) -> None:
+        """Start a client of the library, within `errors`: what keeps us out is told as that, and not as an outage."""
         try:
             await client.start()
         except KafkaConnectionError as error:
-            why = [await _refusal(server) for server in self.bootstrap.split(",")]
-            raise Transient("; ".join(why), of="Kafka") from error
+            told = [await _trouble(server, self.security) for server in self.bootstrap.split(",")]
+            for one in told:
+                if isinstance(one, Refused):
+                    raise one from error
+            raise Transient("; ".join(map(str, told)), of="Kafka") from error
 
     @contextlib.asynccontextmanager
     async def admin(self) -> AsyncGenerator[AIOKafkaAdminClient]:
         """Lend an admin client. Raises Transient."""
         with self.errors():
-            client = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap, request_timeout_ms=_REQUEST_MS)
+            client = AIOKafkaAdminClient(
+                bootstrap_servers=self.bootstrap, request_timeout_ms=_REQUEST_MS, **self.security.options
+            )
             try:
                 async with asyncio.timeout(_START_SECONDS):
-                    await self._start(client)
+                    await self.start(client)
                 yield client
             finally:
                 with contextlib.suppress(TimeoutError):
@@ -350,11 +433,12 @@ class Producer:
                     max_batch_size=256 * 1024,
                     request_timeout_ms=_REQUEST_MS,
                     retry_backoff_ms=50,
+                    **self._kafka.security.options,
                     **self._options,
                 )
                 try:
                     async with asyncio.timeout(_START_SECONDS):
-                        await producer.start()
+                        await self._kafka.start(producer)
                 except BaseException:
                     await stopped(producer)
                     raise

@@ -99,6 +99,11 @@ def _one_line(value: object) -> str:
     return text if text.isprintable() else repr(text)
 
 
+def quiet_kafka(*, unless: bool = False) -> None:
+    """Let the client library say nothing: it calls an ERROR what it then tries again; what lasts we tell ourselves."""
+    logging.getLogger("aiokafka").setLevel(logging.DEBUG if unless else logging.CRITICAL)
+
+
 def set_up(*, level: str, form: Literal["text", "json"]) -> None:
     """Send every log line of the process to standard error."""
     handler = logging.StreamHandler(sys.stderr)
@@ -106,7 +111,6 @@ def set_up(*, level: str, form: Literal["text", "json"]) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # aiokafka calls an ERROR what it then tries again by itself; what lasts is told by our own loops.
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL if root.level > logging.DEBUG else logging.DEBUG)
+    quiet_kafka(unless=root.level <= logging.DEBUG)
     for noisy in ("alembic", "httpx", "httpcore", "uvicorn.access", "asyncio", "mail.log"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))

@@ -96,9 +96,10 @@ def _steps(script: ScriptDirectory, current: Any, schema: str) -> Sequence[Any]:
 
 async def _apply(database: Database, migrations: Path | None, url: str | None, say: Say) -> list[str]:
     role = None if url is None else await _role(database)
+    setting = "FIILIS_DATABASE_URL" if url is None else "FIILIS_MIGRATION_URL"
     engine = create_async_engine(
         "postgresql+asyncpg://",
-        async_creator=Server(url or database.url, database.schema, _SESSION).connect,
+        async_creator=Server(url or database.url, database.schema, _SESSION, setting=setting).connect,
         poolclass=NullPool,
     )
     applied: list[str] = []

@@ -1,8 +1,13 @@
-"""Pages for people who have a link and no account: no script, nothing kept by the browser, nothing told to others."""
+"""Pages for people who have a link and no account: no script, nothing kept by the browser, nothing told to others.
+
+All have one stylesheet, which each service serves beside its pages, as `style.css` in the folder of their addresses.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Mapping
+from functools import cache
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader
@@ -12,9 +17,18 @@ PAGE_HEADERS: Mapping[str, str] = {
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
     "Content-Security-Policy": (
-        "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'"
+        "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     ),
 }
+
+_STYLE_HEADERS = {"Cache-Control": "public, max-age=3600", "X-Content-Type-Options": "nosniff"}
+
+
+@cache
+def style() -> tuple[bytes, Mapping[str, str]]:
+    """Return the stylesheet, and its headers."""
+    body = (Path(__file__).parent / "templates" / "style.css").read_bytes()
+    return body, {**_STYLE_HEADERS, "ETag": f'"{hashlib.sha256(body).hexdigest()[:32]}"'}
 
 
 def templates(beside: str) -> Environment:

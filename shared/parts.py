@@ -21,11 +21,12 @@ from shared.directory.kept import DirectoryKeeper
 from shared.errors import Misconfigured, Transient
 from shared.http import Guard, Outbound
 from shared.kafka import Kafka
+from shared.kafka_security import security
 from shared.logs import Log
 from shared.migrate import migrate
 from shared.provisioning import ensure_topics
 from shared.retry import Backoff
-from shared.security import Signer
+from shared.security import SHORTEST_SECRET, Signer
 from shared.service import Service, Settings, opened
 from shared.topics import TOPICS
 
@@ -57,11 +58,10 @@ class Parts:
 
 def parts(settings: Settings, clock: Clock, services: tuple[str, ...]) -> Parts:
     """Put together what the services of this process share. Raises Misconfigured naming the missing setting."""
-    if settings.kafka is None:
-        raise Misconfigured("FIILIS_KAFKA is not set: the bootstrap servers of Kafka, such as kafka:9092")
+    checked_secrets(settings)
+    kafka = kafka_of(settings)
     if settings.database_url is None:
         raise Misconfigured("FIILIS_DATABASE_URL is not set, such as postgresql://fiilis:secret@db/fiilis")
-    kafka = Kafka(settings.kafka, settings.topic_prefix)
     directory = Follower(kafka, services)
     # In the schema of one of the services, which is this process's own.
     keeper = DirectoryKeeper(directory, Database(settings.database_url, services[0], pool=1))
@@ -70,13 +70,36 @@ def parts(settings: Settings, clock: Clock, services: tuple[str, ...]) -> Parts:
     )
 
 
+def kafka_of(settings: Settings) -> Kafka:
+    """Return Kafka as the settings have it. Raises Misconfigured naming the one that is missing or wrong."""
+    if settings.kafka is None:
+        raise Misconfigured("FIILIS_KAFKA is not set: the bootstrap servers of Kafka, such as kafka:9092")
+    return Kafka(settings.kafka, settings.topic_prefix, security(settings))
+
+
 def signer(settings: Settings) -> Signer:
-    """Return the signer of links. Raises Misconfigured without a secret."""
+    """Return the signer of links. Raises Misconfigured without a secret, and for one that can be guessed."""
     if not settings.secrets:
         raise Misconfigured(
             "FIILIS_SECRET is not set: a long random text that signs links; a comma list to replace one"
         )
-    return Signer(settings.secrets)
+    return Signer(checked_secrets(settings))
+
+
+def checked_secrets(settings: Settings) -> list[str]:
+    """Return the secrets, newest first. Raises Misconfigured for one that can be guessed."""
+    for number, secret in enumerate(settings.secrets, 1):
+        if len(secret) < SHORTEST_SECRET:
+            raise Misconfigured(f"FIILIS_SECRET: {too_short(number, secret)}")
+    return settings.secrets
+
+
+def too_short(number: int, secret: str) -> str:
+    """Return what is wrong with a secret of the list that can be guessed."""
+    return (
+        f"the {number}. secret has {len(secret)} characters, and must have {SHORTEST_SECRET} or more: "
+        "take another, such as `openssl rand -base64 32` prints"
+    )
 
 
 def outbound(settings: Settings) -> Outbound:

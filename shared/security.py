@@ -19,6 +19,8 @@ import msgspec
 
 Purpose = Literal["acknowledge", "survey", "respondent", "status", "calendar", "callback"]
 
+SHORTEST_SECRET = 32
+"""Characters."""
 MAX_TOKEN = 2_048
 """Characters; a longer token is refused before any work is done on it."""
 
@@ -82,15 +84,63 @@ class Signer:
             raise ExpiredToken(known)
         return known
 
-    def digests(self, purpose: Literal["erasure"], text: str) -> list[str]:
-        """Return what is kept of a text that must be recognised and not be known, for each secret, the newest first."""
-        message = f"fiilis.{purpose}\0{text}".encode()
-        return [hmac.new(secret.encode(), message, hashlib.sha256).hexdigest() for secret in self._secrets]
+    def webhook_secrets(self, url: str) -> list[str]:
+        """Return the signing secrets (`whsec_...`) of a webhook contact that names none of its own, newest first."""
+        made = (
+            hmac.new(secret.encode(), b"fiilis.webhook\0" + url.encode(), hashlib.sha256) for secret in self._secrets
+        )
+        return ["whsec_" + base64.b64encode(key.digest()).decode() for key in made]
 
     def webhook_secret(self, url: str) -> str:
-        """Return the signing secret (`whsec_...`) of a webhook contact that names none of its own."""
-        key = hmac.new(self._secrets[0].encode(), b"fiilis.webhook\0" + url.encode(), hashlib.sha256).digest()
-        return "whsec_" + base64.b64encode(key).decode()
+        """Return the newest of them."""
+        return self.webhook_secrets(url)[0]
+
+
+def digest_of(key: bytes, text: str) -> str:
+    """Return what is kept of a text that must be recognised and not be known."""
+    return hmac.new(key, f"fiilis.erasure\0{text}".encode(), hashlib.sha256).hexdigest()
+
+
+def fingerprint(secret: str) -> str:
+    """Return by what a secret is known again, which tells nothing of it."""
+    return hmac.new(secret.encode(), b"fiilis.fingerprint", hashlib.sha256).hexdigest()[:16]
+
+
+class BadSeal(Exception):
+    """What another secret sealed, or what was changed since."""
+
+
+def seal(secret: str, content: bytes) -> str:
+    """Return a content that only who has the secret can read."""
+    salt = secrets.token_bytes(_SALT)
+    hidden = _masked(secret, salt, content)
+    return base64.b64encode(salt + _tag(secret, salt + hidden) + hidden).decode()
+
+
+def unseal(secret: str, sealed: str) -> bytes:
+    """Return what was sealed. Raises BadSeal."""
+    data = base64.b64decode(sealed)
+    salt, tag, hidden = data[:_SALT], data[_SALT : _SALT + _TAG], data[_SALT + _TAG :]
+    if not hmac.compare_digest(tag, _tag(secret, salt + hidden)):
+        raise BadSeal
+    return _masked(secret, salt, hidden)
+
+
+_SALT, _TAG = 16, 32
+"""Bytes."""
+
+
+def _masked(secret: str, salt: bytes, content: bytes) -> bytes:
+    """Mask a content with HMAC in counter mode, or unmask it; the salt is another for each content."""
+    blocks = range(-(-len(content) // _TAG))
+    key = hmac.new(secret.encode(), b"fiilis.seal.mask", hashlib.sha256).digest()
+    mask = b"".join(hmac.new(key, salt + n.to_bytes(4, "big"), hashlib.sha256).digest() for n in blocks)
+    return bytes(a ^ b for a, b in zip(content, mask, strict=False))
+
+
+def _tag(secret: str, data: bytes) -> bytes:
+    key = hmac.new(secret.encode(), b"fiilis.seal.tag", hashlib.sha256).digest()
+    return hmac.new(key, data, hashlib.sha256).digest()
 
 
 def new_key(kind: Literal["publishable", "secret"]) -> str:

@@ -20,14 +20,16 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from starlette.types import ASGIApp
 
 from shared.errors import Misconfigured
+from shared.headers import Headers
+from shared.kafka_security import Channel, Mechanism
 from shared.logs import Log
 from shared.progress import Worker
 from shared.proxies import Proxies
@@ -45,6 +47,15 @@ _FROZEN_SECONDS = 60
 """An event loop that takes no turn for so long takes none any more."""
 
 
+def _lower(value: object) -> object:
+    """Take Kafka's own spelling, too."""
+    return value.lower() if isinstance(value, str) else value
+
+
+def _upper(value: object) -> object:
+    return value.upper() if isinstance(value, str) else value
+
+
 class Settings(BaseSettings):
     """What every service is told by its environment."""
 
@@ -52,6 +63,17 @@ class Settings(BaseSettings):
 
     kafka: str | None = None
     """Bootstrap servers, `host:port,host:port`."""
+    kafka_security: Annotated[Channel, BeforeValidator(_lower)] = "plaintext"
+    """`plaintext`, `ssl`, `sasl_plaintext`, `sasl_ssl`: what its listener is."""
+    kafka_sasl_mechanism: Annotated[Mechanism | None, BeforeValidator(_upper)] = None
+    """`PLAIN`, `SCRAM-SHA-256`, `SCRAM-SHA-512`."""
+    kafka_sasl_username: str | None = None
+    kafka_sasl_password: str | None = Field(default=None, repr=False)
+    kafka_ca_file: str | None = None
+    """PEM: who signs the brokers' certificates; the system's authorities by default."""
+    kafka_cert_file: str | None = None
+    """PEM: our own certificate, where the brokers want one; its key in the next, or in the same file."""
+    kafka_key_file: str | None = None
     database_url: str | None = None
     """`postgresql://user:password@host/database`."""
     topic_prefix: str = ""
@@ -76,7 +98,9 @@ class Settings(BaseSettings):
     """How often a stage tells the next one what it holds open, and looks at what it missed itself."""
     trusted_proxies: str = ""
     """A comma list of networks whose `Forwarded` or `X-Forwarded-For` is believed."""
-    secret: str = ""
+    hsts_seconds: int = Field(default=0, ge=0)
+    """For how long browsers are told to come by HTTPS only; 0: not told. A year is 31536000."""
+    secret: str = Field(default="", repr=False)
     """A comma list; the first signs, all verify."""
     allow_private_targets: str = ""
     """`true`, or a comma list of networks and hosts that outgoing requests may reach besides public ones."""
@@ -195,6 +219,7 @@ async def run(
     away: Callable[[], Mapping[str, str]] = dict,
     standstill: float = 120.0,
     proxies: str = "",
+    hsts_seconds: int = 0,
     limits: Limits = _LIMITS,
 ) -> None:
     """Run services until `stop` is set; the callbacks get the address once it is bound, and once all are ready.
@@ -212,11 +237,11 @@ async def run(
     process = Service(name="process", checks=starting, door=starting)
     app = build_app([process, *services], ops_elsewhere=ops_port is not None)
     front = Front(app, hot, Proxies(proxies), limits.requests)
-    listening = [await listen(front, host, port, limits)]
+    listening = [await listen(Headers(front, hsts_seconds=hsts_seconds), host, port, limits)]
     address = listening[0].address
     on_listening(address)
     if ops_port is not None:
-        listening.append(await listen(build_ops_app(app), host, ops_port, limits))
+        listening.append(await listen(Headers(build_ops_app(app)), host, ops_port, limits))
         log.info("operations", address=listening[-1].address)
     servers = [one.task for one in listening]
     opening = asyncio.create_task(_open(services), name="start")

@@ -33,6 +33,8 @@ class Topic:
     name: str
     owner: str
     """The only service that writes it."""
+    readers: tuple[str, ...]
+    """The services that read it."""
     messages: dict[str, type[msgspec.Struct]]
     retention_ms: int
     partitions: int = PARTITIONS
@@ -47,11 +49,16 @@ class Topic:
 ERASED = "respondent.erased"
 """Goes the way of the answers, through every service."""
 FEEDBACK = Topic(
-    "feedback.v1", "ingest", {"feedback.received": FeedbackReceivedV1, ERASED: RespondentErasedV1}, 7 * DAY_MS
+    "feedback.v1",
+    "ingest",
+    ("scoring",),
+    {"feedback.received": FeedbackReceivedV1, ERASED: RespondentErasedV1},
+    7 * DAY_MS,
 )
 ALERTS = Topic(
     "alerts.v1",
     "scoring",
+    ("ticketing", "notify"),
     {
         "alert.opened": AlertV1,
         "alert.updated": AlertV1,
@@ -65,6 +72,7 @@ ALERTS = Topic(
 TICKETS = Topic(
     "tickets.v1",
     "ticketing",
+    ("notify",),
     {
         "ticket.opened": TicketV1,
         "ticket.updated": TicketV1,
@@ -79,6 +87,7 @@ TICKETS = Topic(
 PAGES = Topic(
     "pages.v1",
     "notify",
+    ("ticketing",),
     {
         "page.sent": PageV1,
         "page.acknowledged": PageV1,
@@ -95,6 +104,7 @@ DIRECTORY_LIMIT = 16 * 1024 * 1024
 DIRECTORY = Topic(
     "directory.v1",
     "apply",
+    ("ingest", "scoring", "ticketing", "notify"),
     {},
     -1,
     partitions=1,
@@ -102,6 +112,15 @@ DIRECTORY = Topic(
 )
 
 TOPICS: tuple[Topic, ...] = (FEEDBACK, ALERTS, TICKETS, PAGES, DIRECTORY)
+
+
+DEAD_LETTERS_GROUP = "fiilis.dead-letters."
+"""Starts the consumer groups that remember how far dead letters were sent again."""
+
+
+def group_of(service: str, topic: Topic) -> str:
+    """Return the consumer group in which a service reads a topic, without the installation's prefix."""
+    return f"fiilis.{service}.{topic.name}"
 
 
 class Undecodable(Exception):

@@ -6,23 +6,24 @@ import asyncio
 import contextlib
 import re
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 from uuid import UUID
 
 import msgspec
-from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Header, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from shared import reference
 from shared.directory.access import Access, Caller
 from shared.directory.model import Scope as KeyScope
 from shared.errors import FieldError, Problem, Transient, invalid_fields, not_found
 from shared.logs import Log
+from shared.pages import PAGE_HEADERS, style
 from shared.proxies import Proxies
 
 log = Log("shared.web")
@@ -150,7 +151,7 @@ def build_app(services: Sequence[Faced], *, ops_elsewhere: bool) -> FastAPI:
     app = FastAPI(
         title=f"Fiilis {names}" if len(services) == 1 else "Fiilis",
         version="1",
-        docs_url=None if ops_elsewhere else "/docs",
+        docs_url=None,
         openapi_url=None if ops_elsewhere else "/openapi.json",
         redoc_url=None,
         strict_content_type=False,
@@ -160,6 +161,7 @@ def build_app(services: Sequence[Faced], *, ops_elsewhere: bool) -> FastAPI:
     app.include_router(_health(services))
     if not ops_elsewhere:
         app.include_router(_ops())
+        app.include_router(_reference(lambda: app.openapi()))
     described = {path: item for service in services for path, item in service.described.items()}
     framework = app.openapi
 
@@ -248,7 +250,7 @@ def _ops() -> APIRouter:
     return router
 
 
-_ALWAYS = {"/healthz", "/readyz", "/metrics", "/docs", "/openapi.json"}
+_ALWAYS = {"/healthz", "/readyz", "/metrics", "/docs", "/docs/style.css", "/openapi.json"}
 _STARTING = Problem(
     503, "starting", "Starting", "Not everything is there yet; /readyz says what.", headers={"Retry-After": "2"}
 )
@@ -434,15 +436,34 @@ class Front:
 
 def build_ops_app(app: FastAPI) -> FastAPI:
     """Return what a port of its own for operations serves: /metrics, and the description of an application."""
-    ops = FastAPI(title="Fiilis operations", openapi_url=None)
+    ops = FastAPI(title="Fiilis operations", docs_url=None, redoc_url=None, openapi_url=None)
     ops.include_router(_ops())
+    ops.include_router(_reference(lambda: app.openapi()))
 
     @ops.get("/openapi.json", include_in_schema=False)
     async def described() -> Response:  # pyright: ignore[reportUnusedFunction]
         return json_response(app.openapi())
 
-    @ops.get("/docs", include_in_schema=False)
-    async def docs() -> Response:  # pyright: ignore[reportUnusedFunction]
-        return get_swagger_ui_html(openapi_url="/openapi.json", title="Fiilis")
-
     return ops
+
+
+def _reference(openapi: Callable[[], Mapping[str, Any]]) -> APIRouter:
+    router = APIRouter()
+    serve_style(router, "/docs")
+
+    @router.get("/docs", include_in_schema=False)
+    async def docs() -> Response:  # pyright: ignore[reportUnusedFunction]
+        return Response(reference.page(openapi()), headers=PAGE_HEADERS, media_type="text/html")
+
+    return router
+
+
+def serve_style(router: APIRouter, folder: str) -> None:
+    """Serve the stylesheet of pages beside them; call it before their own route is made, which would take it."""
+
+    @router.get(f"{folder}/style.css", include_in_schema=False)
+    async def stylesheet(if_none_match: Annotated[str | None, Header()] = None) -> Response:  # pyright: ignore[reportUnusedFunction]
+        body, headers = style()
+        if if_none_match is not None and headers["ETag"] in if_none_match:
+            return Response(status_code=304, headers=headers)
+        return Response(body, headers=headers, media_type="text/css")

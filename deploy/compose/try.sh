@@ -5,7 +5,8 @@
 set -Eeuo pipefail
 cd "$(dirname "$0")/../.."
 
-KEY=sk_development_only_change_me
+make env
+KEY=$(sed -n 's/^FIILIS_KEY=//p' .env)
 INGEST=http://127.0.0.1:8001 TICKETING=http://127.0.0.1:8003 MAILPIT=http://127.0.0.1:8025 PROMETHEUS=http://127.0.0.1:9090
 
 compose() { docker compose --project-name fiilis-try "$@"; }

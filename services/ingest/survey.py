@@ -20,7 +20,7 @@ from shared.events import FeedbackReceivedV1
 from shared.ids import uuid7
 from shared.pages import PAGE_HEADERS, accepted_language, templates
 from shared.security import BadToken, ExpiredToken, Signer
-from shared.web import new_router
+from shared.web import new_router, serve_style
 
 StatusUrl = Callable[[FeedbackReceivedV1], str | None]
 
@@ -33,6 +33,7 @@ def build_router(
 ) -> APIRouter:
     """Return what respondents are served."""
     router = new_router(tags=["ingest"])
+    serve_style(router, "/s")
 
     @router.get("/s/{token}")
     async def show(token: str, accept_language: Annotated[str | None, Header()] = None) -> Response:  # pyright: ignore[reportUnusedFunction]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import AsyncIterator, Iterable
 from datetime import datetime, timedelta
 from typing import Annotated, Literal
@@ -40,12 +38,12 @@ from shared.directory.fields import duration_seconds
 from shared.errors import FieldError, invalid_fields
 from shared.events import Audience, Channel, Kind, ScoreDailyV1
 from shared.lists import Page, page_of
+from shared.spreadsheet import BOM, cell
 from shared.web import caller_with, id_in_path, json_response, new_router
 
 _LONGEST = 400 * DAY
 _EXPORTED = 2_000
 """Answers read at a time for an export: what one of them holds in memory."""
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 class CustomersQuery(Page):
@@ -90,6 +88,13 @@ class AnswersQuery(Asked):
 
 class FeedbackQuery(AnswersQuery, Page):
     """What can be asked of the list of answers."""
+
+
+class ExportQuery(AnswersQuery):
+    """What can be asked of an export."""
+
+    bom: Literal["0", "1"] = "0"
+    """1: a mark at the start by which spreadsheets know UTF-8."""
 
 
 class CustomerItem(msgspec.Struct, frozen=True, kw_only=True):
@@ -243,7 +248,7 @@ def build_router(database: Database, access: Access, clock: Clock) -> APIRouter:
         return json_response(page_of(found, query.limit, lambda answer: (answer.occurred_at, answer.id)))
 
     @router.get("/customers/{customer}/export.csv")
-    async def export(customer: str, query: Annotated[AnswersQuery, Query()], caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
+    async def export(customer: str, query: Annotated[ExportQuery, Query()], caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Stream a customer's answers as CSV, newest first."""
         known = caller.customer(customer)
         caller.check_touchpoint(known, query.touchpoint)
@@ -251,7 +256,7 @@ def build_router(database: Database, access: Access, clock: Clock) -> APIRouter:
             state = await answers.known_customer(tx, customer)
 
         async def lines() -> AsyncIterator[bytes]:
-            yield csv_line(reads.Answer.__struct_fields__)
+            yield ((BOM if query.bom == "1" else "") + ",".join(reads.Answer.__struct_fields__) + "\r\n").encode()
             after: tuple[datetime, UUID] | None = None
             while state is not None:
                 async with database.transaction() as tx:
@@ -322,16 +327,8 @@ def _asked(customer: int, query: AnswersQuery) -> reads.Asked:
 
 
 def csv_line(values: Iterable[object]) -> bytes:
-    """Return a line of CSV (RFC 4180); a text that a spreadsheet would take for a formula gets an apostrophe."""
-    line = io.StringIO()
-    csv.writer(line).writerow([_cell(value) for value in values])
-    return line.getvalue().encode()
-
-
-def _cell(value: object) -> object:
-    if isinstance(value, datetime):
-        return _utc(value)
-    return f"'{value}" if isinstance(value, str) and value[:1] in _FORMULA else value
+    """Return a line of CSV (RFC 4180) that is none of a spreadsheet's formulas."""
+    return (",".join(map(cell, values)) + "\r\n").encode()
 
 
 def _utc(at: object) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from services.scoring.api import build_router
@@ -14,9 +13,10 @@ from shared.comparison import telling
 from shared.consume import Consumer
 from shared.db import Database
 from shared.due import Periodic
+from shared.erasure_keys import ErasureKeys
 from shared.kafka import Producer
 from shared.outbox import Relay
-from shared.parts import Parts, database_ready, signer
+from shared.parts import Parts, database_ready, patiently
 from shared.quarantine import Quarantine
 from shared.service import Service, opened
 from shared.topics import ALERTS, FEEDBACK
@@ -30,7 +30,8 @@ def build(settings: ScoringSettings, parts: Parts) -> Service:
     """Return scoring, ready to run."""
     database = Database(parts.database_url, "scoring")
     producer = Producer(parts.kafka)
-    handlers = [_handler(settings, parts) for _ in range(settings.scoring_workers)]
+    keys = ErasureKeys(database, settings.secrets)
+    handlers = [_handler(settings, parts, keys) for _ in range(settings.scoring_workers)]
     consumers = [_consumer(settings, parts, database, handler, n) for n, handler in enumerate(handlers, 1)]
     quarantine = Quarantine(database)
     company = Company(database, parts.clock, handlers)
@@ -38,7 +39,10 @@ def build(settings: ScoringSettings, parts: Parts) -> Service:
     return Service(
         name="scoring",
         router=build_router(database, parts.access, parts.clock),
-        resources=[database_ready(database, MIGRATIONS, parts.migration_url), opened(None, producer.close)],
+        resources=[
+            database_ready(database, MIGRATIONS, parts.migration_url),
+            opened(lambda: patiently("PostgreSQL", keys.load), producer.close),
+        ],
         workers=[
             *(consumer.worker for consumer in consumers),
             Relay(database, producer).worker,
@@ -52,14 +56,11 @@ def build(settings: ScoringSettings, parts: Parts) -> Service:
     )
 
 
-def _handler(settings: ScoringSettings, parts: Parts) -> FeedbackHandler:
-    def digests(respondent: str) -> Sequence[str]:
-        return signer(settings).digests("erasure", respondent)
-
+def _handler(settings: ScoringSettings, parts: Parts, keys: ErasureKeys) -> FeedbackHandler:
     return FeedbackHandler(
         parts.directory,
         parts.clock,
-        Erasing(digests, keeps_counts=settings.scoring_erasure == "keep-counts"),
+        Erasing(keys.digests, keeps_counts=settings.scoring_erasure == "keep-counts"),
         remembered=settings.scoring_customers // settings.scoring_workers,
         sweep_seconds=settings.scoring_sweep_seconds,
     )

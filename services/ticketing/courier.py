@@ -26,7 +26,7 @@ from shared.http import Answer, Outbound, Refused, Unreachable
 from shared.logs import Log
 from shared.quarantine import Quarantine
 from shared.security import Signer
-from shared.webhooks import NoSecret, signed_headers, signing_secret
+from shared.webhooks import NoSecret, signed_headers, signing_secrets
 
 log = Log("ticketing")
 
@@ -103,9 +103,9 @@ class Courier:
             await self._store(sending, "failed", None, "the directory no longer lists the address, or it is gone")
             return
         try:
-            secret = signing_secret(endpoint.url, endpoint.secret_env, self._signer)
+            secrets = signing_secrets(endpoint.url, endpoint.secret_env, self._signer)
             body = sending.body.encode()
-            headers = signed_headers(secret, str(sending.id), self._clock.now(), body)
+            headers = signed_headers(secrets, str(sending.id), self._clock.now(), body)
             answer = await self._outbound.post(endpoint.url, body, headers, seconds=_SECONDS)
         except (NoSecret, Refused, Unreachable) as error:
             await self._again(sending, None, str(error), 0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 
 from services.ticketing.api import build_router
@@ -21,9 +20,10 @@ from shared.consume import Consumer
 from shared.db import Database
 from shared.directory.model import SEVERITIES
 from shared.due import Periodic
+from shared.erasure_keys import ErasureKeys
 from shared.kafka import Producer
 from shared.outbox import Relay
-from shared.parts import Parts, database_ready, outbound, signer
+from shared.parts import Parts, database_ready, outbound, patiently, signer
 from shared.progress import Worker
 from shared.quarantine import Quarantine
 from shared.service import Service, opened
@@ -42,6 +42,7 @@ def build(settings: TicketingSettings, parts: Parts, public_url: Callable[[], st
     client, signs = outbound(settings), signer(settings)
     directory, clock = parts.directory, parts.clock
     ledger = Ledger(directory, clock, signs, public_url)
+    keys = ErasureKeys(database, settings.secrets)
     quarantine = Quarantine(database)
     synchronizer = Synchronizer(database, directory, clock, ledger, client, quarantine)
     courier = Courier(database, directory, clock, signs, client, quarantine)
@@ -50,7 +51,7 @@ def build(settings: TicketingSettings, parts: Parts, public_url: Callable[[], st
         directory,
         clock,
         ledger,
-        partial(signs.digests, "erasure"),
+        keys.digests,
         reopen_within=timedelta(days=settings.reopen_within_days),
     )
     alerts = Consumer(parts.kafka, database, ALERTS, alert_handler)
@@ -74,7 +75,7 @@ def build(settings: TicketingSettings, parts: Parts, public_url: Callable[[], st
         router=build_router(database, parts.access, clock, ledger, synchronizer, signs),
         resources=[
             database_ready(database, MIGRATIONS, parts.migration_url),
-            opened(None, producer.close),
+            opened(lambda: patiently("PostgreSQL", keys.load), producer.close),
             opened(None, client.close),
         ],
         workers=[

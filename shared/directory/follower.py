@@ -109,7 +109,7 @@ async def read_newest(kafka: Kafka) -> Revision | None:
     with kafka.errors():
         try:
             async with asyncio.timeout(_WAIT_SECONDS):
-                await consumer.start()
+                await kafka.start(consumer)
                 record = await _newest(consumer, _partition(kafka))
             if record is None:
                 return None
@@ -229,7 +229,7 @@ class Follower:
                 with self._kafka.errors():
                     async with asyncio.timeout(_WAIT_SECONDS):
                         log_id = await self._log_id()
-                        await consumer.start()
+                        await self._kafka.start(consumer)
                         newest = await _newest(consumer, _partition(self._kafka))
                     failures = 0
                     if newest is not None:

@@ -16,9 +16,9 @@ from typing import NoReturn
 from shared.embedded.errors import EmbeddedUnavailable
 from shared.embedded.kafka import EmbeddedKafka
 from shared.embedded.postgres import EmbeddedPostgres
-from shared.embedded.server import to_stderr
+from shared.embedded.server import own_folder, to_stderr
 
-__all__ = ["EmbeddedKafka", "EmbeddedPostgres", "EmbeddedUnavailable", "Servers", "embedded"]
+__all__ = ["EmbeddedKafka", "EmbeddedPostgres", "EmbeddedUnavailable", "Servers", "embedded", "own_folder"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """A real Kafka 4.3.0: one node that is broker and controller, on 127.0.0.1 only, keeping its data and its port.
 
 What it acknowledged survives a kill -9. Ready means: it answers as this very cluster and its broker takes part.
+A guarded one lets in nobody but who can read its data folder.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from pathlib import Path
 from shared.embedded.child import run_once
 from shared.embedded.errors import EmbeddedUnavailable
 from shared.embedded.jars import kafka_jars
+from shared.embedded.login import MECHANISM, NotLetIn, Talk, User
 from shared.embedded.server import Server, to_stderr
 from shared.embedded.supervisor import Spec
+from shared.kafka_security import PLAINTEXT, Security
 
 HOST = "127.0.0.1"
 PORTS = range(20_000, 32_000)
@@ -70,6 +73,26 @@ num.io.threads=4
 background.threads=4
 """
 
+GUARDED = """
+listeners=CLIENT://{host}:{broker},CONTROLLER://{host}:{controller}
+advertised.listeners=CLIENT://{host}:{broker}
+inter.broker.listener.name=CLIENT
+listener.security.protocol.map=CLIENT:SASL_PLAINTEXT,CONTROLLER:SASL_PLAINTEXT
+sasl.mechanism.inter.broker.protocol={mechanism}
+listener.name.client.sasl.enabled.mechanisms={mechanism}
+listener.name.client.scram-sha-256.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required \
+    username="{user.name}" password="{user.password}";
+# Who reaches the controller could make users. Only this process and its probe speak to it; another password each time.
+sasl.mechanism.controller.protocol=PLAIN
+listener.name.controller.sasl.enabled.mechanisms=PLAIN
+listener.name.controller.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required \
+    username="{keeper.name}" password="{keeper.password}" user_{keeper.name}="{keeper.password}";
+"""
+
+PASSWORD = "password"
+"""Name of the file that a guarded one keeps its user's password in."""
+USER, KEEPER = "fiilis", "keeper"
+
 
 class EmbeddedKafka(Server):
     """One Kafka on a data folder of its own."""
@@ -78,17 +101,55 @@ class EmbeddedKafka(Server):
     setting = "FIILIS_KAFKA"
     start_limit_s = 90.0
 
-    def __init__(self, data: Path, *, heap: str = "256m", say: Callable[[str], None] = to_stderr) -> None:
-        """`heap` is the JVM's -Xmx; `say` gets what a person should know, line by line."""
+    def __init__(
+        self, data: Path, *, guarded: bool = False, heap: str = "256m", say: Callable[[str], None] = to_stderr
+    ) -> None:
+        """`heap` is the JVM's -Xmx; `say` gets what a person should know, line by line.
+
+        `guarded`: it wants a password, which lies in its folder; without it every user of the machine may do anything.
+        """
         super().__init__(data, say)
         self._heap = heap
+        self._guarded = guarded
         self._broker_port, self._controller_port = self._kept_ports() or free_ports()
         self._cluster = ""
+        self._user = self._kept_user()
+        self._keeper = User(KEEPER)
+
+    @classmethod
+    def kept(cls, data: Path) -> EmbeddedKafka | None:
+        """Return the one whose data lies there, to connect to; None where there is none. Raises OSError."""
+        try:
+            there = os.listdir(data)
+        except FileNotFoundError:
+            return None
+        return cls(data, guarded=PASSWORD in there) if "ports" in there else None
 
     @property
     def bootstrap(self) -> str:
         """Where clients connect; final when start() has returned, and kept over restarts."""
         return f"{HOST}:{self._broker_port}"
+
+    @property
+    def security(self) -> Security:
+        """How clients connect; final when start() has returned, and kept over restarts."""
+        if not self._guarded:
+            return PLAINTEXT
+        assert self._user is not None
+        return Security("sasl_plaintext", MECHANISM, self._user.name, self._user.password)
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """The settings of services that use it, by their names."""
+        found = {"kafka": self.bootstrap}
+        if (with_ := self.security).username is not None:
+            found |= {"kafka_security": with_.channel, "kafka_sasl_mechanism": MECHANISM}
+            found |= {"kafka_sasl_username": with_.username, "kafka_sasl_password": with_.password or ""}
+        return found
+
+    def _kept_user(self) -> User | None:
+        file = self._data / PASSWORD
+        return User(USER, file.read_text().strip()) if self._guarded and file.exists() else None
 
     def _kept_ports(self) -> tuple[int, int] | None:
         file = self._data / "ports"
@@ -108,6 +169,12 @@ class EmbeddedKafka(Server):
             write_whole(self._data / "ports", "{} {}\n".format(*ports))
             kept = ports
         self._broker_port, self._controller_port = kept
+        if not (self._data / "cluster-id").exists():
+            (self._data / PASSWORD).unlink(missing_ok=True)
+        # Until this very cluster has taken it, a password is made anew with each start: another program on the ports
+        # could have heard the one before.
+        self._user = self._kept_user() or User(USER)
+        self._keeper = User(KEEPER)
         write_whole(self._data / "server.properties", self._settings())
         # Native libraries are unpacked here and left behind by a kill -9.
         scratch = self._data / "tmp"
@@ -117,7 +184,12 @@ class EmbeddedKafka(Server):
         return self._spec(java, jars, "kafka.Kafka", "server.properties")
 
     def _settings(self) -> str:
-        return SETTINGS.format(host=HOST, broker=self._broker_port, controller=self._controller_port)
+        where = {"host": HOST, "broker": self._broker_port, "controller": self._controller_port}
+        if not self._guarded:
+            return SETTINGS.format(**where)
+        return SETTINGS.format(**where) + GUARDED.format(
+            **where, user=self._user, keeper=self._keeper, mechanism=MECHANISM
+        )
 
     async def _format(self, java: Path, jars: list[Path]) -> None:
         """Format the storage, once; a format that was interrupted is done again from nothing."""
@@ -168,7 +240,16 @@ class EmbeddedKafka(Server):
         )
 
     async def _answers(self) -> bool:
-        return await serves(self._broker_port, self._cluster)
+        kept = self._data / PASSWORD
+        try:
+            ready = await serves(self._broker_port, self._cluster, self._user if self._guarded else None)
+        except NotLetIn:
+            if not kept.exists() and self._user is not None:
+                await make_user(self._controller_port, self._keeper, self._user)
+            return False
+        if ready and self._guarded and self._user is not None and not kept.exists():
+            write_whole(kept, self._user.password + "\n")
+        return ready
 
     def _passes(self, tail: str) -> bool:
         # Between the look at the port and the broker's bind somebody else took it; the next try moves.
@@ -212,27 +293,47 @@ def free_ports() -> tuple[int, int]:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all."""
+    """Write a file so that it is there whole or not at all; nobody else may read it."""
     part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="ascii")
+    part.unlink(missing_ok=True)
+    with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
+        file.write(text)
     part.replace(path)
 
 
-async def serves(port: int, cluster: str) -> bool:
-    """Ask for metadata; true if this cluster answers and a broker in it takes part (a fenced one is not listed)."""
+async def serves(port: int, cluster: str, user: User | None = None) -> bool:
+    """Ask for metadata; true if this cluster answers and a broker in it takes part (a fenced one is not listed).
+
+    Raises NotLetIn where a user is not let in.
+    """
     try:
         async with asyncio.timeout(PROBE_LIMIT_S):
             reader, writer = await asyncio.open_connection(HOST, port)
             try:
-                # Metadata (key 3) version 2 for no topic, correlation 7, client "fiilis".
-                body = struct.pack(">hhih6si", 3, 2, 7, 6, b"fiilis", 0)
-                writer.write(struct.pack(">i", len(body)) + body)
-                size = struct.unpack(">i", await reader.readexactly(4))[0]
-                answer = await reader.readexactly(size)
+                talk = Talk(reader, writer)
+                if user is not None:
+                    await talk.log_in(user)
+                brokers, answer = await talk.brokers()
             finally:
                 writer.close()
     except (OSError, TimeoutError, asyncio.IncompleteReadError):
         return False
+    except (ValueError, KeyError, struct.error) as error:
+        raise NotLetIn(f"it answers nonsense: {error}") from None
     # A string is its length and its bytes, and a list of brokers is not empty.
-    named = struct.pack(">h", len(cluster)) + cluster.encode()
-    return struct.unpack_from(">ii", answer)[0] == 7 and struct.unpack_from(">i", answer, 4)[0] > 0 and named in answer
+    return brokers > 0 and struct.pack(">h", len(cluster)) + cluster.encode() in answer
+
+
+async def make_user(port: int, keeper: User, user: User) -> None:
+    """Make the user of clients, by the controller; the next probe tells whether it went well."""
+    try:
+        async with asyncio.timeout(PROBE_LIMIT_S):
+            reader, writer = await asyncio.open_connection(HOST, port)
+            try:
+                talk = Talk(reader, writer)
+                await talk.log_in_plainly(keeper)
+                await talk.make(user)
+            finally:
+                writer.close()
+    except (OSError, TimeoutError, asyncio.IncompleteReadError, NotLetIn, struct.error):
+        return  # a controller that is not ready yet

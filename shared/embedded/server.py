@@ -6,6 +6,8 @@ A start that fails leaves nothing running. A stop is no death; anything else tha
 from __future__ import annotations
 
 import asyncio
+import os
+import stat
 import sys
 import time
 from abc import ABC, abstractmethod
@@ -32,6 +34,17 @@ FIRST_BACKOFF_S = 0.25
 def to_stderr(line: str) -> None:
     """Tell a person, by default."""
     print(line, file=sys.stderr, flush=True)  # noqa: T201 (for a person, not a log)
+
+
+def own_folder(folder: Path) -> None:
+    """Make a folder that only this user can look into; one of ours that others could look into is closed to them."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = folder.stat()
+    mode = stat.S_IMODE(found.st_mode)
+    # As root, PostgreSQL is another user, who has to pass.
+    ours = 0o700 if os.geteuid() else 0o711
+    if found.st_uid == os.geteuid() and mode & ~ours and not mode & stat.S_ISVTX:
+        folder.chmod(mode & ours)
 
 
 class Server(ABC):
@@ -92,7 +105,7 @@ class Server(ABC):
 
     async def _start(self) -> None:
         try:
-            self._data.mkdir(parents=True, exist_ok=True)
+            own_folder(self._data)
             await self._lock.acquire()
             await self._start_until_ready()
         except OSError as error:  # a folder that is closed to us, a full disk

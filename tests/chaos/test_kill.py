@@ -173,7 +173,7 @@ async def _run(
             environment = {
                 "FIILIS_KAFKA": f"127.0.0.1:{servers_kafka.proxies[name].port}",
                 "FIILIS_DATABASE_URL": f"postgresql://fiilis@127.0.0.1:{databases[name].port}/fiilis",
-                "FIILIS_SECRET": "chaos",
+                "FIILIS_SECRET": "a-secret-of-a-town-for-tests-only",
                 "FIILIS_ALLOW_PRIVATE_TARGETS": "true",
             }
             started.push_async_callback(databases[name].close)

@@ -100,7 +100,7 @@ async def night(kafka: Kafka, database_url: str, tmp_path: Path) -> AsyncIterato
         "FIILIS_KAFKA": kafka.bootstrap,
         "FIILIS_TOPIC_PREFIX": kafka.prefix,
         "FIILIS_DATABASE_URL": database_url,
-        "FIILIS_SECRET": "chaos",
+        "FIILIS_SECRET": "a-secret-of-a-town-for-tests-only",
         "FIILIS_ALLOW_PRIVATE_TARGETS": "true",
         "FIILIS_NOTIFY_CALL_SECONDS": "1",
     }

@@ -72,7 +72,7 @@ def settings(kafka: Kafka, database_url: str) -> dict[str, str]:
         "FIILIS_KAFKA": kafka.bootstrap,
         "FIILIS_TOPIC_PREFIX": kafka.prefix,
         "FIILIS_DATABASE_URL": database_url,
-        "FIILIS_SECRET": "a-test-secret",
+        "FIILIS_SECRET": "a-secret-of-a-test-with-32-characters",
         "FIILIS_ALLOW_PRIVATE_TARGETS": "true",
     }
 
@@ -150,6 +150,7 @@ async def test_from_nothing_to_an_answered_page(
 # ---- keys
 
 
+KEPT = "a-secret-that-was-kept-of-32-characters"
 LINK = ("link", "--customer", "acme", "--respondent", "r-17")
 
 
@@ -159,15 +160,15 @@ def test_a_link(typed: Typed, tmp_path: Path) -> None:
     refused = typed(*options)
     assert (refused.code, refused.out) == (2, "")
     assert "FIILIS_SECRET is not set" in refused.err
-    (tmp_path / "secret").write_text("kept")
+    (tmp_path / "secret").write_text(KEPT)
     made = typed(*options, "--expires", "2d", FIILIS_PUBLIC_URL="https://voice.example.test/")
     assert made.code == 0, made.err
     start, _, token = made.out.strip().rpartition("/")
     assert start == "https://voice.example.test/s"
-    facts = Signer(["kept"]).verify("survey", token, now=datetime.now(UTC) + timedelta(hours=47))
+    facts = Signer([KEPT]).verify("survey", token, now=datetime.now(UTC) + timedelta(hours=47))
     assert (facts["customer"], facts["respondent"], facts["touchpoint"]) == ("acme", "r-17", "support")
     with pytest.raises(ExpiredToken):
-        _ = Signer(["kept"]).verify("survey", token, now=datetime.now(UTC) + timedelta(hours=49))
+        _ = Signer([KEPT]).verify("survey", token, now=datetime.now(UTC) + timedelta(hours=49))
     assert typed(*options).out.startswith("http://127.0.0.1:8080/s/")
 
 
@@ -182,7 +183,7 @@ def test_a_link(typed: Typed, tmp_path: Path) -> None:
     ],
 )
 def test_a_link_that_cannot_be(typed: Typed, wrong: tuple[str, ...], named: str) -> None:
-    done = typed(*LINK, *wrong, FIILIS_SECRET="s")
+    done = typed(*LINK, *wrong, FIILIS_SECRET=KEPT)
     assert (done.code, done.out) == (2, "")
     assert named in done.err
 
@@ -345,6 +346,10 @@ async def test_a_setting_that_is_missing_is_named(settings: dict[str, str], tmp_
         _wrong("FIILIS_KAFKA", "apply", str(file)),
         _wrong("FIILIS_DATABASE_URL", "migrate"),
         _wrong("FIILIS_SECRET", "webhook-secret", "https://hooks.example.test/page"),
+    )
+    await asyncio.gather(
+        _wrong("FIILIS_SECRET", "webhook-secret", "https://hooks.example.test/page", FIILIS_SECRET="a" * 31),
+        _wrong("FIILIS_SECRET", "scoring", "--port", "0", **{**settings, "FIILIS_SECRET": f"{KEPT},short"}),
     )
 
 

@@ -234,3 +234,24 @@ def test_the_maps_that_come_along(tmp_path: Path) -> None:
         _ = rows(written(tmp_path / "b.csv", "id,score"), mapped)
     with pytest.raises(WrongFile, match="must be FIELD=VALUE"):
         _ = mapped.with_given(["colour=red"])
+
+
+async def test_what_the_export_added_is_undone(fiilis: House, tmp_path: Path) -> None:
+    """'+358... was another person than +358... after an export and an import; and a comment was another text."""
+    names = ["+358401234567", "'+358401234567", "=A1", "ä;=1+1", "-", "plain"]
+    words = ["=1+1", "well;\t=cmd|' /C calc'!A0", "''@me", 'said "=no"', "a\n-b", "it's fine"]
+    for name, word in zip(names, words, strict=True):
+        said_ = {"customer": "acme", "kind": "mood", "score": 3, "respondent": name, "comment": word}
+        assert (await fiilis.post(said_)).status_code == 202
+    await until(lambda: said(fiilis, len(names)))
+    headers = {"Authorization": f"Bearer {fiilis.key}"}
+    export = await fiilis.client.get("/v1/customers/acme/export.csv", params={"bom": "1"}, headers=headers)
+    assert export.content.startswith(b"\xef\xbb\xbfid,")
+    assert export.headers["cache-control"] == "no-store"
+    wrong = await fiilis.client.get("/v1/customers/acme/export.csv", params={"bom": "yes"}, headers=headers)
+    assert wrong.status_code == 422
+    (tmp_path / "export.csv").write_bytes(export.content)
+    moved = await imported(fiilis, tmp_path / "export.csv", "--set", "customer=borealis")
+    assert (moved.code, moved.out.splitlines()) == (0, [f"{len(names)} answers imported, 0 rows refused"]), moved.err
+    there = await until(lambda: said(fiilis, len(names), "borealis")) or []
+    assert {(one["respondent"], one["comment"]) for one in there} == set(zip(names, words, strict=True))

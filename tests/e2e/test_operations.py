@@ -157,7 +157,7 @@ async def test_the_doctor_says_what_nothing_answers_at(kafka: Kafka, database_ur
     )
     assert done.code == 1
     assert "wrong    kafka: 127.0.0.1:1: Connect" in done.out
-    assert "warning  secret: the 1. of FIILIS_SECRET has 5 characters" in done.out
+    assert "wrong    secret: FIILIS_SECRET: the 1. secret has 5 characters, and must have 32 or more" in done.out
     assert "warning  database: scoring: " in done.out
     assert "Traceback" not in done.err
 

@@ -95,7 +95,7 @@ async def test_every_command_of_the_readme_runs(root: Path, tmp_path: Path, kafk
         environment = {
             "FIILIS_KAFKA": kafka.bootstrap,
             "FIILIS_TOPIC_PREFIX": kafka.prefix,
-            "FIILIS_SECRET": "a-test-secret",
+            "FIILIS_SECRET": "a-secret-of-a-test-with-32-characters",
         }
         code, output = await run(words, root, **environment)
         assert code == 0, f"{command}\n{output}"

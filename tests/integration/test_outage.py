@@ -50,7 +50,7 @@ def environment(kafka: Kafka, database_url: str) -> dict[str, str]:
         "FIILIS_KAFKA": kafka.bootstrap,
         "FIILIS_TOPIC_PREFIX": kafka.prefix,
         "FIILIS_DATABASE_URL": database_url,
-        "FIILIS_SECRET": "a-test-secret",
+        "FIILIS_SECRET": "a-secret-of-a-test-with-32-characters",
         "FIILIS_DRAIN_SECONDS": "0",
     }
 

@@ -100,7 +100,7 @@ async def _tell_old(tx: Connection, told: Sequence[FeedbackReceivedV1]) -> dict[
     return {key: sorted((hour, *counts) for hour, counts in hours.items()) for key, hours in buckets.items()}
 
 
-NEWER = [f"scoring {number:04}" for number in range(2, 7)]
+NEWER = [f"scoring {number:04}" for number in range(2, 8)]
 
 
 async def test_the_upgrade_keeps_what_was_answered_and_counted(old: Database) -> None:

@@ -43,6 +43,8 @@ _SHARED = [
     for _, name, package in pkgutil.iter_modules(shared.__path__)
     if not package
 ]
+_ONLY = {"shared.erasure_keys": {"scoring", "ticketing"}}
+"""In whose schemas what is shared by some services runs."""
 
 
 def _statements() -> Iterator[tuple[str, ModuleType, str]]:
@@ -51,6 +53,8 @@ def _statements() -> Iterator[tuple[str, ModuleType, str]]:
         store = importlib.import_module(f"services.{service}.store")
         rooms = [f"{store.__name__}.{room.name}" for room in pkgutil.iter_modules(getattr(store, "__path__", ()))]
         for module in (store, *map(importlib.import_module, rooms), *_SHARED):
+            if service not in _ONLY.get(module.__name__, MIGRATIONS):
+                continue
             for name, value in vars(module).items():
                 if name.isupper() and isinstance(value, str) and _STATEMENT.match(value.strip()):
                     yield service, module, name

@@ -39,7 +39,7 @@ from shared.topics import TOPICS, Topic
 from tests.support.phone import Phone
 from tests.support.wait import until
 
-SECRET = "a-test-secret"
+SECRET = "a-secret-of-a-test-with-32-characters"
 RULES = (
     Rule("mood-one", MoodAtMost(1), "critical"),
     Rule("nps-low", NpsBelow(0, 30 * 86400, min_responses=10, certainty="simple"), "high"),
@@ -162,7 +162,9 @@ def company(phone: Phone, *keys: Key, repeat: int = 2) -> Directory:
 
 
 @contextlib.asynccontextmanager
-async def house(kafka: Kafka, database_url: str, names: Sequence[ServiceName] = NAMES) -> AsyncIterator[House]:
+async def house(
+    kafka: Kafka, database_url: str, names: Sequence[ServiceName] = NAMES, *, ca_file: str | None = None
+) -> AsyncIterator[House]:
     """Run the house, or some rooms of it, until the test ends; whatever ends a task fails the test."""
     phone = await Phone().start()
     key, public_key = new_key("secret"), new_key("publishable")
@@ -181,6 +183,11 @@ async def house(kafka: Kafka, database_url: str, names: Sequence[ServiceName] = 
     await publish(kafka, made.company)
     settings = Settings(
         kafka=kafka.bootstrap,
+        kafka_security=kafka.security.channel,
+        kafka_sasl_mechanism=kafka.security.mechanism,
+        kafka_sasl_username=kafka.security.username,
+        kafka_sasl_password=kafka.security.password,
+        kafka_ca_file=ca_file,
         topic_prefix=kafka.prefix,
         database_url=database_url,
         secret=SECRET,

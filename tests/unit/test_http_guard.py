@@ -341,3 +341,34 @@ def test_retry_after_may_be_a_date() -> None:
 
 def test_no_retry_after_is_none() -> None:
     assert Answer(503, {}, b"").retry_after is None
+
+
+SPECIAL = [
+    # The registries' newest, which Python's tables have by its version; and metadata that stands at public addresses.
+    *("192.0.0.9", "192.0.0.10", "192.0.0.192", "192.31.196.1", "192.52.193.1", "192.88.99.1", "192.175.48.1"),
+    *("168.63.129.16", "100.100.100.200", "169.254.170.2", "203.0.113.9", "198.51.100.9"),
+    *("100::1", "100:0:0:1::1", "2001::1", "2001:1::1", "2001:2::1", "2001:3::1", "2001:4:112::1", "2001:20::1"),
+    *("2001:30::1", "2620:4f:8000::1", "3fff::1", "5f00::1", "4000::1", "fd00:ec2::254", "64:ff9b:1::a00:1"),
+    *("::ffff:168.63.129.16", "64:ff9b::a83f:8110", "2002:a83f:8110::1", "::ffff:0:a00:1"),
+    *("2001:0:4136:e378:8000:63bf:3fff:fdd2", "2606:4700::5efe:10.0.0.1", "2606:4700::200:5efe:a9fe:a9fe"),
+]
+
+
+@pytest.mark.parametrize("address", SPECIAL)
+def test_special_addresses_are_refused_by_our_own_tables(address: str) -> None:
+    """Not by those of Python, which say of some of these that they are global, by its version."""
+    assert not Guard().allows("hooks.example.test", ip_address(address))
+
+
+@pytest.mark.parametrize(
+    "address", ["2002:101:101::1", "64:ff9b::101:101", "2a00:1450:4010::5efe:1.1.1.1", "2001:200::1"]
+)
+def test_what_leads_to_a_public_address_is_called(address: str) -> None:
+    assert Guard().allows("hooks.example.test", ip_address(address))
+
+
+def test_tables_do_not_ask_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever its `is_global` says."""
+    for kind in (type(ip_address("1.1.1.1")), type(ip_address("::1"))):
+        monkeypatch.setattr(kind, "is_global", property(lambda _: True))
+    assert not any(Guard().allows("x", ip_address(address)) for address in (*INTERNAL, *DISGUISED, *SPECIAL))

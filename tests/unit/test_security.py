@@ -10,9 +10,23 @@ from typing import get_args
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from standardwebhooks import Webhook
+from standardwebhooks import Webhook, WebhookVerificationError
 
-from shared.security import MAX_TOKEN, BadToken, ExpiredToken, Purpose, Signer, key_hash, new_key
+from services.ticketing.desks import BadSignature
+from services.ticketing.desks.signatures import check_standard
+from shared.security import (
+    MAX_TOKEN,
+    BadSeal,
+    BadToken,
+    ExpiredToken,
+    Purpose,
+    Signer,
+    key_hash,
+    new_key,
+    seal,
+    unseal,
+)
+from shared.webhooks import NoSecret, listed_secrets, signed_headers, signing_secrets
 from tests.support.build import NOW, ago
 
 PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
@@ -125,3 +139,37 @@ def test_a_contact_without_a_secret_has_one_of_its_own() -> None:
     assert one.startswith("whsec_")
     assert len(base64.b64decode(one.removeprefix("whsec_"))) == 32
     assert Webhook(one).sign("id", NOW, "{}").startswith("v1,")
+
+
+def test_a_secret_of_webhooks_is_replaced_without_a_gap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While both are listed each request is signed with both: the other side may know either."""
+    url, now, body = "https://hooks.example.test/page", datetime.now(UTC), b'{"type": "page"}'
+    old, both, new = (Signer(secrets) for secrets in (["old secret"], ["new secret", "old secret"], ["new secret"]))
+    headers = signed_headers(signing_secrets(url, None, both), "id", now, body)
+    for known in (old, new):
+        Webhook(known.webhook_secret(url)).verify(body, headers)
+    with pytest.raises(WebhookVerificationError):
+        Webhook(Signer(["another"]).webhook_secret(url)).verify(body, headers)
+    named = [Signer([name]).webhook_secret("x") for name in ("one", "two")]
+    monkeypatch.setenv("HOOK", ", ".join(named))
+    headers = signed_headers(signing_secrets(url, "HOOK", both), "id", now, body)
+    for secret in named:
+        Webhook(secret).verify(body, headers)
+    check_standard(headers, body, f"{named[1]},{Signer(['other']).webhook_secret('x')}", now)
+    with pytest.raises(BadSignature):
+        check_standard(headers, body, Signer(["other"]).webhook_secret("x"), now)
+    for wrong in ("", " , ", "whsec_", f"{named[0]},whsec_="):
+        with pytest.raises(NoSecret):
+            listed_secrets(wrong, "HOOK")
+
+
+@given(st.binary(max_size=300))
+def test_a_seal_is_opened_by_its_secret_alone(content: bytes) -> None:
+    """And two of the same content have nothing in common."""
+    one, two = seal("secret", content), seal("secret", content)
+    assert one != two
+    assert unseal("secret", one) == unseal("secret", two) == content
+    data = base64.b64decode(one)
+    for wrong, sealed in (("other", data), ("secret", data[:-1] + bytes([data[-1] ^ 1])), ("secret", data[:20])):
+        with pytest.raises(BadSeal):
+            unseal(wrong, base64.b64encode(sealed).decode())

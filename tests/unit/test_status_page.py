@@ -15,6 +15,7 @@ from services.ticketing.domain.status import Status, StepName, steps
 from services.ticketing.domain.words import words_in
 from shared.directory.model import Person
 from shared.events import DeskV1, PreviousTicketV1, SlaV1, TicketContextV1, TicketState, TicketV1
+from shared.pages import style
 from tests.support.build import NOW, ago, evidence, person, ticket
 
 LANGUAGES = ("en", "fi", "sv")
@@ -49,7 +50,7 @@ class Outline(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
-        if tag != "meta":
+        if tag not in {"meta", "link"}:  # they have no end
             self.path.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
@@ -124,7 +125,8 @@ def test_the_page_reads_well_without_seeing_it(language: str, state: TicketState
     assert [attrs.get("aria-current") for attrs in items] == ["step" if n == place else None for n in range(3)]
     marks = [text for text in found.all("p") if text in {words.now, words.past, words.later}]
     assert marks == [*[words.past] * place, words.now, *[words.later] * (2 - place)]
-    assert not {"script", "img", "link", "form", "iframe"} & {tag for tag, _ in found.tags}
+    assert not {"script", "img", "form", "iframe", "style"} & {tag for tag, _ in found.tags}
+    assert [attrs for tag, attrs in found.tags if tag == "link"] == [{"rel": "stylesheet", "href": "style.css"}]
     assert (words.noted in found.all("p")) == (state == "open")
 
 
@@ -237,11 +239,12 @@ def contrast(one: str, other: str) -> float:
 
 def test_its_colours_can_be_read_by_day_and_by_night() -> None:
     """WCAG 2.2 asks for 4.5 to 1 between words and what is behind them."""
-    schemes = re.findall(r":root \{(.*?)\}", shown())
+    schemes = re.findall(r":root \{(.*?)\}", style()[0].decode())
     assert len(schemes) == 2
     for scheme in schemes:
-        colours = dict(re.findall(r"--([a-z]+): #([0-9a-f]+)", scheme))
-        for ink in ("ink", "soft", "deed"):
+        colours = dict(re.findall(r"--([a-z-]+): #([0-9a-f]+)", scheme))
+        assert contrast(colours["deed-ink"], colours["deed"]) >= 4.5
+        for ink in ("ink", "soft", "deed", "bad"):
             for behind in ("card", "paper"):
                 assert contrast(colours[ink], colours[behind]) >= 4.5
 
@@ -250,5 +253,6 @@ def test_it_fits_a_small_phone() -> None:
     """Nothing has a width of its own, and a long word breaks."""
     html = Path(pages.__file__).with_name("templates").joinpath("status.html").read_text()
     assert 'content="width=device-width, initial-scale=1"' in html
-    assert "overflow-wrap: anywhere" in html
-    assert re.findall(r"[ ;{](?:min-)?width: *[0-9.]+(?:px|rem|em)", html) == []
+    css = style()[0].decode()
+    assert "overflow-wrap: anywhere" in css
+    assert re.findall(r"[ ;{](?:min-)?width: *[0-9.]+(?:px|rem|em)", css) == []

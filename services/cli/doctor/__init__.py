@@ -18,9 +18,10 @@ from services.terminal import out
 from shared.directory.follower import Revision
 from shared.errors import Misconfigured, Transient
 from shared.kafka import Kafka
+from shared.parts import too_short
+from shared.security import SHORTEST_SECRET
 from shared.service import Settings
 
-_SECRET_CHARACTERS = 32
 _STYLES: dict[Level, str] = {"ok": "", "warning": "yellow", "wrong": "red"}
 
 
@@ -86,9 +87,8 @@ def _settings(given: Settings) -> Iterator[Finding]:
     if not given.secrets:
         yield Finding("wrong", "secret", "FIILIS_SECRET is not set", "a random text of 32 characters or more")
     for number, secret in enumerate(given.secrets, 1):
-        if len(secret) < _SECRET_CHARACTERS:
-            remedy = "put a longer one before it, and drop it a month later"
-            yield Finding("warning", "secret", f"the {number}. of FIILIS_SECRET has {len(secret)} characters", remedy)
+        if len(secret) < SHORTEST_SECRET:
+            yield Finding("wrong", "secret", f"FIILIS_SECRET: {too_short(number, secret)}")
     if given.public_url is None:
         yield Finding("warning", "links", "FIILIS_PUBLIC_URL is not set: links start with this machine's own address")
     elif urlsplit(given.public_url).scheme != "https":

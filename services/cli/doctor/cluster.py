@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from services.cli.doctor.finding import Finding, Findings, unreachable
-from shared import provisioning
-from shared.cluster import DESCRIBE, READ, WRITE, Cluster
+from shared import acls, provisioning
+from shared.cluster import OPERATIONS, Cluster
 from shared.kafka import Kafka
 from shared.topics import TOPICS
 
 _MESSAGE_BYTES = 1024 * 1024
-_RIGHTS = {READ: "read", WRITE: "write", DESCRIBE: "describe"}
+_LOCAL = ("127.", "localhost:", "[::1]:", "::1:")
 
 
 async def look(kafka: Kafka, fix: bool) -> Findings:
@@ -19,6 +19,8 @@ async def look(kafka: Kafka, fix: bool) -> Findings:
     names = list(provisioning.wanted(TOPICS))
     cluster = await kafka.describe(names)
     yield Finding("ok", "kafka", f"cluster {cluster.id} answers at {kafka.bootstrap}, {len(cluster.brokers)} brokers")
+    for finding in _channel(kafka, cluster):
+        yield finding
     for broker in cluster.brokers:
         host, _, port = broker.rpartition(":")
         why = await unreachable(host, int(port))
@@ -42,13 +44,41 @@ async def look(kafka: Kafka, fix: bool) -> Findings:
         yield finding
 
 
+def _channel(kafka: Kafka, cluster: Cluster) -> Iterator[Finding]:
+    """Judge how we talk to brokers that are not on this machine."""
+    if all(broker.startswith(_LOCAL) for broker in cluster.brokers):
+        return
+    channel = kafka.security.channel
+    if not channel.endswith("ssl"):
+        what = f"FIILIS_KAFKA_SECURITY is {channel}: what is sent can be read on the way"
+        yield Finding("warning", "kafka", what, "ssl, or sasl_ssl (docs/security.md)")
+    if channel == "plaintext":
+        yield Finding("warning", "kafka", "whoever reaches the brokers can publish a directory", "sasl_ssl, and rights")
+
+
+def _rights(cluster: Cluster) -> Iterator[Finding]:
+    """Judge our rights: those of one of the services, or of who runs commands, must be there."""
+    lacking: dict[str, list[str]] = {}
+    for role, rights in acls.rights().items():
+        lacking[role] = [
+            f"{operation} {name}"
+            for right in rights
+            if right.on == "topic"
+            for name in right.names
+            for operation in right.operations
+            if name in cluster.topics and not cluster.topics[name].may(OPERATIONS[operation])
+        ]
+    nearest = min(lacking, key=lambda role: len(lacking[role]))
+    if lacking[nearest]:
+        shown = ", ".join(lacking[nearest][:5])
+        what = f"this user has not all rights of any service; of {nearest} these are missing: {shown}"
+        yield Finding("wrong", "rights", what, "python -m services acls prints what each needs")
+
+
 def _topics(cluster: Cluster, copies: dict[str, int], sizes: dict[str, int]) -> Iterator[Finding]:
-    """Judge topics' replicas, sizes and our rights."""
+    """Judge our rights, and topics' replicas and sizes."""
+    yield from _rights(cluster)
     for name, topic in cluster.topics.items():
-        may_not = [what for operation, what in _RIGHTS.items() if not topic.may(operation)]
-        if may_not:
-            remedy = "grant it: each service reads, writes and describes its topics"
-            yield Finding("wrong", "rights", f"{name}: this user may not {', '.join(may_not)}", remedy)
         if topic.leaderless:
             yield Finding(
                 "wrong", "topics", f"{name}: {topic.leaderless} partitions have no leader", "start the brokers"

@@ -46,8 +46,13 @@ _SERVER = """
 SELECT current_setting('server_version') AS version, current_user AS who, now() AS now,
     has_database_privilege(current_database(), 'CREATE') AS may_create,
     current_setting('max_connections')::int AS connections, current_setting('synchronous_commit') AS commit,
-    current_setting('fsync') AS fsync, current_setting('server_version_num')::int AS number
+    current_setting('fsync') AS fsync, inet_server_addr() AS at,
+    (SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()) AS encrypted,
+    current_setting('server_version_num')::int AS number
 """
+
+
+_OWNS = "SELECT pg_has_role(nspowner, 'USAGE') FROM pg_namespace WHERE nspname = $1"
 
 
 def _server(row: Any) -> Iterator[Finding]:
@@ -60,6 +65,9 @@ def _server(row: Any) -> Iterator[Finding]:
     if row["commit"] == "off":
         what = "synchronous_commit is off: a crash loses what was said to be done"
         yield Finding("wrong", "database", what, "synchronous_commit = on")
+    if row["at"] is not None and not row["at"].is_loopback and not row["encrypted"]:
+        what = "the connection is not encrypted: what is sent can be read on the way"
+        yield Finding("warning", "database", what, "sslmode=verify-full&sslrootcert=FILE in FIILIS_DATABASE_URL")
     if row["connections"] < _CONNECTIONS:
         what = f"max_connections is {row['connections']}, one process of each service may take {_CONNECTIONS}"
         yield Finding("warning", "database", what, "more, or PgBouncer in session mode")
@@ -69,6 +77,8 @@ async def _schema(url: str, name: run.ServiceName, given: Settings, fix: bool, *
     database = Database(url, name, pool=1)
     try:
         pending = await migrate.pending(database, run.MIGRATIONS.get(name))
+        async with database.transaction() as tx:
+            may_create = may_create or bool(await tx.fetchval(_OWNS, name))
         if pending and fix:
             await migrate.migrate(database, run.MIGRATIONS.get(name), url=given.migration_url)
             yield Finding("ok", "database", f"{name}: migrated {', '.join(pending)}")

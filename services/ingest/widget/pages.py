@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import secrets
 from functools import cache
 from typing import Annotated
 
@@ -15,7 +14,7 @@ from shared.directory.access import Access, Caller
 from shared.directory.model import Key
 from shared.errors import Problem
 from shared.pages import PAGE_HEADERS, accepted_language, templates
-from shared.web import new_router
+from shared.web import new_router, serve_style
 
 _templates = templates(__file__)
 _SCRIPT_HEADERS = {
@@ -25,6 +24,11 @@ _SCRIPT_HEADERS = {
     "Cross-Origin-Resource-Policy": "cross-origin",
     "X-Content-Type-Options": "nosniff",
 }
+
+_POLICY = (
+    "default-src 'none'; script-src 'self'; connect-src 'self'; style-src 'self'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'"
+)
 
 
 @cache
@@ -45,6 +49,7 @@ class KioskQuery(Asked):
 def build_router(access: Access) -> APIRouter:
     """Return what browsers load."""
     router = new_router(tags=["ingest"])
+    serve_style(router, "/kiosk")
 
     @router.get("/widget.js")
     async def script(if_none_match: Annotated[str | None, Header()] = None) -> Response:  # pyright: ignore[reportUnusedFunction]
@@ -69,11 +74,6 @@ def build_router(access: Access) -> APIRouter:
         if known is not None:
             caller = Caller(known, directory)
             caller.check_touchpoint(caller.customer(known.customers[0]), query.touchpoint)
-        nonce = secrets.token_urlsafe(16)
-        policy = (
-            f"default-src 'none'; script-src 'self'; connect-src 'self'; style-src 'nonce-{nonce}'; "
-            "frame-ancestors 'none'"
-        )
         body = _templates.get_template("kiosk.html").render(
             language=code,
             words=words,
@@ -81,9 +81,8 @@ def build_router(access: Access) -> APIRouter:
             told=words.unknown if known is None else None,
             key=key,
             touchpoint=query.touchpoint,
-            nonce=nonce,
         )
-        headers = {**PAGE_HEADERS, "Content-Security-Policy": policy}
+        headers = {**PAGE_HEADERS, "Content-Security-Policy": _POLICY}
         return Response(body, 404 if known is None else 200, headers, media_type="text/html")
 
     return router

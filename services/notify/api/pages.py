@@ -25,7 +25,7 @@ from shared.http import shown_url
 from shared.lists import Page, page_of
 from shared.pages import PAGE_HEADERS, templates
 from shared.security import BadToken, ExpiredToken, Signer
-from shared.web import caller_with, id_in_path, json_response, new_router
+from shared.web import caller_with, id_in_path, json_response, new_router, serve_style
 
 _templates = templates(_ROOM)
 
@@ -55,6 +55,7 @@ def build_router(
 ) -> APIRouter:
     """Return what is served of pages."""
     router = new_router()
+    serve_style(router, "/a")
     reader = caller_with(access, "oncall", limited=True)
 
     @router.get("/v1/pages")

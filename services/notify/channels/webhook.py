@@ -9,7 +9,7 @@ from services.notify.channels.http import Request, Unusable, unproven
 from shared.directory.model import Directory
 from shared.http import Answer
 from shared.security import Signer
-from shared.webhooks import NoSecret, signed_headers, signing_secret
+from shared.webhooks import NoSecret, signed_headers, signing_secrets
 
 
 class Webhook:
@@ -27,10 +27,10 @@ class Webhook:
         url = notice.contact.address
         body = msgspec.json.encode({"type": notice.kind, "timestamp": notice.at, "data": notice.words.data})
         try:
-            secret = signing_secret(url, notice.contact.secret_env, self._signer)
+            secrets = signing_secrets(url, notice.contact.secret_env, self._signer)
         except NoSecret as missing:
             raise Unusable(str(missing)) from None
-        return Request(url, body, signed_headers(secret, notice.key, notice.at, body), (secret,))
+        return Request(url, body, signed_headers(secrets, notice.key, notice.at, body), tuple(secrets))
 
     def answered(self, answer: Answer) -> Result:
         """Take 2xx as the proof, as Standard Webhooks has it, but no page for people, such as to sign in."""

@@ -19,12 +19,13 @@ from shared.directory.model import Directory
 from shared.events import TicketV1
 from shared.pages import PAGE_HEADERS, accepted_language
 from shared.security import BadToken, ExpiredToken, Signer
-from shared.web import new_router
+from shared.web import new_router, serve_style
 
 
 def build_router(database: Database, access: Access, clock: Clock, signer: Signer) -> APIRouter:
     """Return what respondents are served."""
     router = new_router()
+    serve_style(router, "/t")
 
     @router.get("/t/{token}")
     async def status(token: str, accept_language: Annotated[str | None, Header()] = None) -> Response:  # pyright: ignore[reportUnusedFunction]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import binascii
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -10,7 +9,6 @@ from urllib.parse import quote
 from uuid import UUID, uuid4
 
 import msgspec
-from standardwebhooks import Webhook
 
 from services.ticketing.desks import Draft, Failed, Gone, News, Remark, Remote, Told
 from services.ticketing.desks.api import Api, Pace
@@ -19,7 +17,7 @@ from services.ticketing.domain.story import as_text
 from shared.directory import model
 from shared.events import TicketState
 from shared.http import Answer, Outbound
-from shared.webhooks import signed_headers
+from shared.webhooks import NoSecret, listed_secrets, signed_headers
 
 
 class _Answer(msgspec.Struct):
@@ -54,7 +52,7 @@ class _Word(msgspec.Struct):
 class SignedWebhook:
     """POSTs `{type, timestamp, data}` to `url`: ticket.create, ticket.update, ticket.redact.
 
-    Settings: `token_env` names the signing secret (whsec_...).
+    Settings: `token_env` names the signing secret (whsec_..., a comma list to replace one).
     Options: `ticket_url`: the address of a ticket's page, with {reference} in it.
 
     The answer to ticket.create may be JSON with `reference`, `label` and `url`; without, our id is the reference. Since
@@ -70,11 +68,10 @@ class SignedWebhook:
         self, name: str, settings: model.Desk, secrets: Mapping[str, str], outbound: Outbound, pace: Pace
     ) -> None:
         """Take the settings. Raises Failed where the secret is none."""
-        self._secret = secrets["token"]
         try:
-            Webhook(self._secret)
-        except (ValueError, RuntimeError, binascii.Error):
-            raise Failed("permanent", f"environment variable {settings.token_env} is no webhook secret") from None
+            self._secrets = listed_secrets(secrets["token"], f"environment variable {settings.token_env}")
+        except NoSecret as error:
+            raise Failed("permanent", str(error)) from None
         self._api = Api(name, settings.url, {}, outbound, pace)
         self._path = "/" if settings.url.endswith("/") else ""
         self._page = settings.options.get("ticket_url", "")
@@ -148,7 +145,7 @@ class SignedWebhook:
         now = datetime.now(UTC)
         body = msgspec.json.encode({"type": kind, "timestamp": now, "data": data})
         try:
-            return await self._api.send("POST", self._path, body, headers=signed_headers(self._secret, key, now, body))
+            return await self._api.send("POST", self._path, body, headers=signed_headers(self._secrets, key, now, body))
         except Gone as gone:
             raise Failed("permanent", f"{gone}: nobody listens at the webhook's url") from None
 
