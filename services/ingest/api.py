@@ -21,6 +21,7 @@ from pydantic import Field
 from starlette.types import Receive, Scope, Send
 
 from services.ingest.domain import Let, Posted, Vouched, accept, parse, split
+from services.ingest.limits import Bucket, Buckets, Limits
 from services.ingest.publishing import Publishing
 from shared import metrics
 from shared.asked import Asked
@@ -81,6 +82,7 @@ def described() -> dict[str, Any]:
                 "202": {"description": "Accepted and durable"},
                 "413": {"description": "Larger than a request may be, or than Kafka takes"},
                 "422": {"description": "Invalid; the fields are named"},
+                "429": {"description": "Too many from one key, respondent or address; Retry-After says when"},
                 "503": {"description": "Not durable; send it again with the same id"},
             },
         }
@@ -145,7 +147,13 @@ class FeedbackEndpoint:
     """Takes answers: 202 when they are durable, never before."""
 
     def __init__(
-        self, access: Access, publishing: Publishing, clock: Clock, signer: Signer | None, status_url: StatusUrl
+        self,
+        access: Access,
+        publishing: Publishing,
+        clock: Clock,
+        signer: Signer | None,
+        status_url: StatusUrl,
+        limits: Limits,
     ) -> None:
         """`status_url` returns where the respondent of an answer sees what happens to it, if anywhere."""
         self._access = access
@@ -153,6 +161,8 @@ class FeedbackEndpoint:
         self._clock = clock
         self._signer = signer
         self._status_url = status_url
+        self._limits = limits
+        self._buckets = Buckets()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -170,8 +180,10 @@ class FeedbackEndpoint:
             else:
                 key = self._key(scope, headers)
                 cors = _allowed_origin(key, headers)
+                buckets = self._limits.of(key, (scope["client"] or (None,))[0])
+                self._buckets.take(buckets, 0, self._clock.now())  # before the body is read
                 body = await _body(receive, headers)
-                answer = await self._take(body, key, headers)
+                answer = await self._take(body, key, headers, buckets)
         except Problem as problem:
             answer = _problem(problem)
         about = ((b"content-type", answer.content_type), (b"content-length", str(len(answer.body)).encode()))
@@ -211,30 +223,39 @@ class FeedbackEndpoint:
         )
         return _Answer(204, b"", headers=(*_cors(origin), *allow))
 
-    async def _take(self, body: bytes, key: Key, headers: dict[bytes, bytes]) -> _Answer:
+    async def _take(self, body: bytes, key: Key, headers: dict[bytes, bytes], buckets: list[Bucket]) -> _Answer:
         let = Let(key, self._access.revision.directory, self._clock.now(), self._signer)
         traceparent = parse_traceparent(headers.get(b"traceparent", b"").decode("latin-1"))
         if body.lstrip()[:1] == b"[":
-            return await self._take_array(body, let, traceparent)
+            return await self._take_array(body, let, traceparent, buckets)
         try:
-            answer = accept(parse(body), let)
+            self._buckets.take(buckets, 1, let.now)
+            answer = self._accept(body, let)
         except Problem:
             _REJECTED.inc()
             raise
         await self._publishing.publish_one(answer, traceparent)
         return _Answer(202, _accepted(answer.id, self._status_url(answer)))
 
-    async def _take_array(self, body: bytes, let: Let, traceparent: str | None) -> _Answer:
+    def _accept(self, item: bytes | msgspec.Raw, let: Let) -> FeedbackReceivedV1:
+        """Return the answer that an item is. Raises the 400, 403, 422, and the 429 for one person's many."""
+        answer = accept(parse(item), let)
+        if let.key.kind == "publishable" and answer.respondent is not None:
+            self._buckets.take(self._limits.of_respondent(answer.customer, answer.respondent), 1, let.now)
+        return answer
+
+    async def _take_array(self, body: bytes, let: Let, traceparent: str | None, buckets: list[Bucket]) -> _Answer:
         items = split(body)
         if not items:
             raise Problem(422, "invalid", "The array is empty")
         if len(items) > ITEMS:
             raise Problem(422, "too-many-items", "The array is too long", f"{len(items)} items, at most {ITEMS}.")
+        self._buckets.take(buckets, len(items), let.now)
         accepted: list[FeedbackReceivedV1] = []
         results: list[dict[str, object]] = []
         for item in items:
             try:
-                answer = accept(parse(item), let)
+                answer = self._accept(item, let)
             except Problem as problem:
                 results.append({"id": _id_of(item), "status": "rejected", "error": problem.body()})
                 _REJECTED.inc()
@@ -279,7 +300,8 @@ def _problem(problem: Problem) -> _Answer:
 
 
 def _cors(origin: bytes) -> tuple[tuple[bytes, bytes], ...]:
-    return ((b"access-control-allow-origin", origin), (b"vary", b"Origin"))
+    exposed = (b"access-control-expose-headers", b"retry-after, ratelimit, ratelimit-policy")
+    return ((b"access-control-allow-origin", origin), exposed, (b"vary", b"Origin"))
 
 
 def _allowed_origin(key: Key, headers: dict[bytes, bytes]) -> tuple[tuple[bytes, bytes], ...]:

@@ -44,7 +44,13 @@ def build(settings: IngestSettings, parts: Parts, public_url: Callable[[], str])
         """Return the page of an answer's respondent; without a secret there is none."""
         if signs is None:
             return None
-        facts = {"answer": str(answer.id), "customer": answer.customer, "at": int(answer.received_at.timestamp())}
+        facts = {
+            "answer": str(answer.id),
+            "customer": answer.customer,
+            "at": int(answer.received_at.timestamp()),
+            # Whoever posts an id that is there already, as anybody can, does not know when that answer was given.
+            "given": answer.occurred_at.isoformat(),
+        }
         expires = answer.received_at + timedelta(seconds=parts.access.revision.directory.retention)
         return f"{public_url()}/t/{signs.sign('status', facts, expires=expires)}"
 
@@ -59,7 +65,11 @@ def build(settings: IngestSettings, parts: Parts, public_url: Callable[[], str])
     return Service(
         name="ingest",
         router=router,
-        hot={"/v1/feedback": FeedbackEndpoint(parts.access, publishing, parts.clock, signs, status_url)},
+        hot={
+            "/v1/feedback": FeedbackEndpoint(
+                parts.access, publishing, parts.clock, signs, status_url, settings.speakers
+            )
+        },
         described={"/v1/feedback": described()},
         resources=[
             *(opened(None, close) for close in (database.close, forwarder.close, *(p.close for p in producers))),

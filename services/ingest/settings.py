@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from services.ingest.limits import Limits
+from shared.directory.model import KeyLimits
 from shared.service import Settings
 
 
@@ -17,3 +19,21 @@ class IngestSettings(Settings):
     """Connections to Kafka that share the partitions; each has one request under way per broker."""
     ingest_waiting: int = Field(default=20_000, ge=1)
     """Answers that may wait for Kafka at once, and as many for PostgreSQL; beyond both a request is told 503."""
+    key_per_minute: int = Field(default=3_000, ge=1)
+    key_burst: int = Field(default=3_000, ge=1)
+    """Answers with one publishable key, in this process; a key's own `limits` in the directory come first."""
+    address_per_minute: int = Field(default=600, ge=1)
+    address_burst: int = Field(default=600, ge=1)
+    """Answers with publishable keys from one address: an office of 500 people answers at the same moment."""
+    respondent_per_minute: int = Field(default=10, ge=1)
+    respondent_burst: int = Field(default=20, ge=1)
+    """Answers with respondent tokens of one person."""
+
+    @property
+    def speakers(self) -> Limits:
+        """How much public speakers may post."""
+        return Limits(
+            KeyLimits(self.key_per_minute, self.key_burst),
+            KeyLimits(self.address_per_minute, self.address_burst),
+            KeyLimits(self.respondent_per_minute, self.respondent_burst),
+        )

@@ -5,19 +5,19 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
 from msgspec.structs import replace
 
-from shared.directory.model import Key, Layer, Schedule
+from shared.directory.model import Key, Layer, Schedule, Scope
 from shared.ids import uuid7
 from shared.security import key_hash, new_key
 from tests.support.house import House
 from tests.support.wait import until
 
-SCOPES = ("feedback", "scores", "tickets", "oncall", "admin")
+SCOPES: tuple[Scope, ...] = ("feedback", "scores", "tickets", "oncall", "admin")
 PUBLIC = {
     "/healthz",
     "/readyz",
@@ -69,7 +69,7 @@ async def keys(fiilis: House) -> Mapping[str, str]:
             name.replace(" ", "-"),
             "secret",
             key_hash(text),
-            scopes=(name.split()[0],),
+            scopes=(cast("Scope", name.split()[0]),),
             customers=("acme",) if " " in name else (),
         )
         for name, text in made.items()

@@ -58,7 +58,9 @@ async def employ(
     for name, of_them in contacts.items():
         id_ = name.replace("_", "-")
         people[id_] = Person(id_, id_.title(), "UTC", "en", contacts=of_them)
-        _PATHS.update({shown_url(c.address): c.address.rpartition("/")[2] for c in of_them if c.channel != "email"})
+        _PATHS.update(
+            {shown_url(c.address): str(c.address).rpartition("/")[2] for c in of_them if c.channel != "email"}
+        )
     customers = {name: replace(known, name=customer) for name, known in directory.customers.items()}
     relay = None if smtp is None else Smtp("127.0.0.1", SENDER, port=smtp, tls="none")
     await house.apply(replace(directory, people=people, customers=customers, smtp=relay))
@@ -83,7 +85,7 @@ async def attempts(house: House, count: int) -> list[dict[str, Any]]:
 
 
 def results(found: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    return [(_PATHS.get(attempt["address"], attempt["address"]), attempt["result"]) for attempt in found]
+    return [(_PATHS.get(str(attempt["address"]), str(attempt["address"])), attempt["result"]) for attempt in found]
 
 
 def _by_path(request: Received) -> int | None:

@@ -86,6 +86,7 @@
 
   // What is wrong with an answer stays wrong, but its time and its token, which are dropped from it.
   const settle = (sent, results) => {
+    let wait = 0;
     sent.forEach((answer, place) => {
       const result = results[place] || {};
       const wrong = (((result.error || {}).errors) || []).map((error) => error.path);
@@ -93,9 +94,11 @@
       else if (wrong.includes("respondent_token") && answer.respondent_token) keep({ ...answer, respondent_token: undefined });
       else {
         if (result.status === "accepted") drop([answer]);
+        else if ((result.error || {}).status === 429) wait = 60e3; // too many for now
         else refuse(answer, result.error);
       }
     });
+    return wait;
   };
 
   async function flush() {
@@ -119,7 +122,7 @@
         method: "POST", body: JSON.stringify(some.map(said), wellFormed), headers: { "Content-Type": "text/plain" }, keepalive: true,
       });
       const told = await answered.json().catch(() => ({}));
-      if (Array.isArray(told.results)) settle(some, told.results);
+      if (Array.isArray(told.results)) wait = settle(some, told.results);
       else {
         // What is wrong with the key or the server can be mended: it waits.
         console.error("fiilis: not taken", answered.status, told.detail || told.title || "");
