@@ -191,9 +191,9 @@ async def _servers(how: Everything, settings: Settings) -> AsyncGenerator[tuple[
     )
 
     if settings.kafka is None:
-        security(settings.model_copy(update={"kafka_security": "plaintext"}))  # what is set besides is FIILIS_KAFKA's
         if settings.kafka_security != "plaintext":
             raise Misconfigured(f"FIILIS_KAFKA_SECURITY is {settings.kafka_security}, and FIILIS_KAFKA is not set")
+        security(settings)  # what else is set would be of FIILIS_KAFKA
     try:
         own_folder(how.data)
     except OSError as error:

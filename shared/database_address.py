@@ -82,7 +82,7 @@ def _usable(given: Mapping[str, str], mode: str | None, setting: str) -> None:
         raise Misconfigured(f"{setting}: sslmode={mode} needs sslrootcert, the certificate of who signed the server's")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     for name in ("sslrootcert", "sslcrl"):
-        if given.get(name, SYSTEM) != SYSTEM:
+        if given.get(name) and given[name] != SYSTEM:
             try:
                 context.load_verify_locations(given[name])
             except ssl.SSLError as error:

@@ -6,7 +6,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-_DEFAULTS: tuple[tuple[bytes, bytes], ...] = (
+DEFAULTS: tuple[tuple[bytes, bytes], ...] = (
     (b"x-content-type-options", b"nosniff"),
     # What is told to a key or by a link is about people; what may be kept says so itself.
     (b"cache-control", b"no-store"),
@@ -22,7 +22,7 @@ class Headers:
         """`hsts_seconds`: for how long browsers are to come by HTTPS only; 0 says nothing."""
         self._app = app
         hsts = (b"strict-transport-security", b"max-age=%d" % hsts_seconds)
-        self._defaults = (*_DEFAULTS, *([hsts] if hsts_seconds else []))
+        self._defaults = (*DEFAULTS, *([hsts] if hsts_seconds else []))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""

@@ -18,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from shared.errors import Misconfigured, Problem
+from shared.headers import DEFAULTS
 from shared.sockets import OPTIONS
 
 if TYPE_CHECKING:
@@ -228,6 +229,7 @@ class _Protocol(HttpToolsProtocol):
             "content-type": "application/problem+json",
             "content-length": str(len(body)),
             "connection": "close",
+            **{name.decode(): value.decode() for name, value in DEFAULTS},
             **problem.headers,
         }
         lines = b"".join(f"{name.lower()}: {value}\r\n".encode() for name, value in headers.items())

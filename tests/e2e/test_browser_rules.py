@@ -71,6 +71,7 @@ async def test_every_answer_is_safe(fiilis: House) -> None:
         ("GET", "/healthz", {}),
         ("GET", "/openapi.json", {}),
         ("GET", "/v1/customers?%00", key),
+        ("GET", "/healthz", {"x": "a" * 70_000}),  # refused before it reaches the application
     ):
         answer = await fiilis.client.request(method, path, headers=headers)
         told = (method, path, answer.status_code)

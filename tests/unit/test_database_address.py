@@ -80,6 +80,7 @@ def test_names_of_libpq_that_we_decide_ourselves_are_passed_by() -> None:
     """The driver would ask the server for them as for its own settings, which refuses them."""
     url = "postgresql://a,b:5433/fiilis?connect_timeout=5&keepalives=1&application_name=x&gssencmode=prefer&options=-cjit%3Doff"
     assert address(url, "FIILIS_DATABASE_URL") == ("postgresql://a,b:5433/fiilis?options=-cjit%3Doff", None)
+    assert address("postgresql://db/fiilis?sslrootcert=&sslcrl=", "FIILIS_DATABASE_URL")[1] is None
     socket = "postgresql://fiilis@/fiilis?host=/run/a%20b"
     assert address(socket, "FIILIS_DATABASE_URL") == (socket, None)
 

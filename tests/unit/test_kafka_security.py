@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from services.run import NAMES
+from shared import topics
 from shared.acls import OPERATOR, rights
 from shared.errors import Misconfigured
 from shared.kafka_security import PLAINTEXT, security
@@ -103,3 +106,11 @@ def test_rights_follow_the_registry() -> None:
                 if name in right.names and "Write" in right.operations and service != OPERATOR
             }
             assert may == writers - {"apply"}, name
+
+
+@pytest.mark.parametrize("service", NAMES)
+def test_the_registry_knows_who_reads(service: str, root: Path) -> None:
+    """As each service puts its consumers together: else rights are printed that are too few, or too many."""
+    main = (root / "services" / service / "main.py").read_text()
+    read = {getattr(topics, name).name for name in re.findall(r"Consumer\(parts\.kafka, database, (\w+)", main)}
+    assert read == {topic.name for topic in TOPICS if topic.messages and service in topic.readers}
