@@ -34,9 +34,9 @@ class Crowd:
         what changed meanwhile may have moved behind a page that was looked at.
         """
         if not self.skip:
-            self._began = now
+            self._began, self._grew = now, False
         here = {reference for reference, at in changed if at is not None and at.replace(microsecond=0) <= self.since}
-        self._grew = self._grew or bool(self._seen and not here <= self._seen)
+        self._grew = self._grew or not here <= self._seen
         self._seen |= here
         # A desk's clock can be wrong by years: the next look would begin there, and see nothing until then.
         times = [min(at, now) for _, at in changed if at is not None]
@@ -45,8 +45,8 @@ class Crowd:
         if not ends and last <= self.since:
             self.skip += most
             return None
-        if self._grew:
-            self.skip, self._grew = 0, False
+        if self._grew and self.skip:
+            self.skip = 0  # one that moved away let another slip onto a page before this one
             return None
         self.is_over = ends
         return last

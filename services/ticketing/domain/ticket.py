@@ -321,7 +321,7 @@ def take_desk(
             ticket,
             state=state,
             acknowledged_at=ticket.acknowledged_at or now,
-            acknowledged_severity=ticket.severity,
+            acknowledged_severity=ticket.acknowledged_severity if state == ticket.state else ticket.severity,
         )
     if assignee is not None and changed.state in ACTIVE:
         changed = msgspec.structs.replace(changed, assignee=assignee)
