@@ -24,9 +24,9 @@ from shared.topics import PAGES
 
 log = Log("notify")
 
-_RETRY = Backoff(2, 15)
+_RETRY = Backoff(2, 10)
 """Between tries at somebody who is being paged: a channel that works again after 45 s finds a step of 60 s running."""
-_RETRY_LATER = Backoff(2, 60)
+_RETRY_LATER = Backoff(2, 45)
 """Between tries at somebody whose step went by while the channel was away."""
 
 

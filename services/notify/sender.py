@@ -36,7 +36,7 @@ from shared.security import Signer
 log = Log("notify")
 
 _LEASE_MARGIN = timedelta(seconds=5)
-_RETRY = Backoff(2, 15)
+_RETRY = Backoff(2, 10)
 _LATER = Backoff(10, 21_600)
 _LETTERS = 20
 """Attempts at what is no page, as at letters."""

@@ -147,6 +147,24 @@ async def test_addresses_that_do_not_answer_delay_nobody(at: Office) -> None:
             await until(lambda: _all(at.got("/well"), 41), seconds=10)
 
 
+async def test_a_sign_in_page_is_no_delivery(at: Office) -> None:
+    """Where a proxy answers with a page for people, the address was told nothing: it is told again."""
+    at.phone.answer, at.phone.body = lambda _: 200, b"<!DOCTYPE html><title>Sign in</title>"
+    at.know(Webhook(at.phone.url("/behind-a-proxy")))
+    await at.add("/behind-a-proxy", 1)
+
+    async def answered() -> list[tuple[str, str]]:
+        async with at.database.transaction() as tx:
+            rows = await tx.fetch("SELECT state, detail FROM webhook_delivery WHERE attempts > 0 AND detail <> ''")
+        return [(row[0], row[1]) for row in rows]
+
+    async with at.running():
+        assert await until(answered) == [("pending", "HTTP 200: a web page, such as to sign in")]
+        at.phone.body = b""
+        at.clock.move(timedelta(hours=1))
+        await until(lambda: _all(at.got("/behind-a-proxy"), 2))
+
+
 async def test_what_an_address_has_waiting_hides_no_other(at: Office) -> None:
     """However old and many its messages are."""
     at.know(Webhook(at.phone.url("/busy")), Webhook(at.phone.url("/well")))

@@ -304,6 +304,20 @@ async def test_only_2xx_is_success(fiilis: House) -> None:
     assert len({r.headers["webhook-id"] for r in fiilis.phone.received}) == len(statuses) + 1, "each its own delivery"
 
 
+async def test_a_sign_in_page_is_no_delivery(fiilis: House) -> None:
+    """A proxy that answers 200 with a page for people has told nobody anything: again, and then the next contact."""
+    fiilis.phone.answer = lambda received: 200 if received.path == "/proxy" else 204
+    fiilis.phone.body = b"<html><title>Sign in</title></html>"
+    await employ(fiilis, architect_1=(call(fiilis, "/proxy"), call(fiilis, "/mobile")))
+    await unhappy(fiilis)
+    for number in (1, 2):
+        await attempts(fiilis, number)
+        fiilis.move(seconds=6)
+    found = await attempts(fiilis, 4)
+    assert results(found) == [*[("proxy", "temporary")] * 3, ("mobile", "delivered")]
+    assert found[0]["detail"] == "HTTP 200: the answer is not a webhook's: a web page"
+
+
 async def test_what_may_be_better_later(fiilis: House) -> None:
     """Too many requests, a gateway's error, a connection that breaks off, nobody who listens: three times, then on."""
     fiilis.phone.answer = _by_path

@@ -499,17 +499,21 @@ async def test_a_storm_that_is_forgotten_is_one_page_again(pager: House) -> None
         await is_in(pager, ticket, "acknowledged")
     pager.move(hours=4, minutes=1)
 
+    def rang() -> list[Received]:
+        # Four hours later it may be the hour of the daily word about the rota.
+        return [one for one in pager.phone.received if one.type == "page"]
+
     async def again() -> bool:
-        return len(pager.phone.received) >= 2
+        return len(rang()) >= 2
 
     await until(again)
     await settled()
-    assert len(pager.phone.received) == 2
-    await answer(pager, pager.phone.received[-1])
+    assert len(rang()) == 2
+    await answer(pager, rang()[-1])
     for _ in range(3):
         pager.move(seconds=61)
         await settled()
-    assert len(pager.phone.received) == 2, "all were taken"
+    assert len(rang()) == 2, "all were taken"
     assert {await state_of(pager, ticket) for ticket in tickets} == {"acknowledged"}
     events = await pager.sql("SELECT count(*) FROM notify.audit WHERE what = 'page.unacknowledged'")
     assert events[0][0] == len(tickets), "each ticket is open again"

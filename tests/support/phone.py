@@ -41,6 +41,8 @@ class Phone:
         self.received: list[Received] = []
         self.answer: Callable[[Received], int | None] = lambda _: 204
         self.headers: dict[str, str] = {}
+        self.body = b""
+        """What answers of 200 say."""
         self.delay = 0.0
 
     async def start(self) -> Phone:
@@ -71,7 +73,9 @@ class Phone:
                 if status is None:
                     break
                 extra = "".join(f"{name}: {value}\r\n" for name, value in self.headers.items())
-                writer.write(f"HTTP/1.1 {status} Status\r\n{extra}content-length: 0\r\n\r\n".encode())
+                body = self.body if status == 200 else b""
+                head = f"HTTP/1.1 {status} Status\r\n{extra}content-length: {len(body)}\r\n\r\n"
+                writer.write(head.encode() + body)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
