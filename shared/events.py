@@ -240,7 +240,9 @@ class TicketV1(_Message, frozen=True, kw_only=True):
     resolution: str | None = None
     summary: str = ""
     evidence: list[EvidenceV1] = []
-    """Newest first, at most 20."""
+    """Newest first, at most 20: the one that opened it, then verified ones before others."""
+    answer: UUID | None = None
+    """The answer that opened it."""
     context: TicketContextV1 = TicketContextV1()
     caused_at: datetime | None = None
     """When the answer that opened it was received."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
 from itertools import groupby
@@ -23,6 +24,7 @@ from services.ticketing.domain.ticket import (
     open_ticket,
     opens_nothing,
     take_page,
+    together,
 )
 from services.ticketing.ledger import Happened, Ledger, measure_breaches
 from services.ticketing.store import actions, desks, hooks, people, tickets
@@ -134,6 +136,7 @@ class AlertHandler(Memoryless):
             if seen is None or newest is None or newest.id == ticket.id:
                 # An older alert may still belong to an earlier ticket of the problem: that one is not the newest.
                 newest_of[ticket.dedup_key] = ticket
+        happened = _one_each(happened)
         await self._ledger.save(tx, happened, now)
         await tickets.remember(tx, {alert.id: merged[alert.id] for alert in alerts if alert.id in merged})
         opened = {a.id: a.opened_at for a in alerts}
@@ -268,6 +271,18 @@ class PageHandler(Memoryless):
     def _after(self, happened: Sequence[Happened]) -> None:
         measure_breaches(happened)
         self._ledger.wake()
+
+
+def _one_each(happened: Sequence[Happened]) -> list[Happened]:
+    """Return what a batch made of each ticket as one change: a flood of answers is one version, and told once."""
+    by_ticket: dict[UUID, Happened] = {}
+    for one in happened:
+        id_ = one.outcome.ticket.id
+        before = by_ticket.get(id_)
+        by_ticket[id_] = (
+            one if before is None else dataclasses.replace(before, outcome=together(before.outcome, one.outcome))
+        )
+    return list(by_ticket.values())
 
 
 def _measure(happened: Sequence[Happened], opened: dict[UUID, datetime], now: datetime) -> None:

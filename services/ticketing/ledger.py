@@ -43,7 +43,17 @@ class Happened:
 class Ledger:
     """Stores tickets, and in the same transaction what their desk, webhooks, respondents and Kafka are to be told."""
 
-    def __init__(self, directory: Follower, clock: Clock, signer: Signer, public_url: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        directory: Follower,
+        clock: Clock,
+        signer: Signer,
+        public_url: Callable[[], str],
+        *,
+        group_interval: timedelta = timedelta(seconds=30),
+    ) -> None:
+        """`group_interval`: others hear of evidence that was added, and nothing else, at most so often."""
+        self._group_interval = group_interval
         self._directory = directory
         self._clock = clock
         self._signer = signer
@@ -118,6 +128,32 @@ class Ledger:
         changed = {one.outcome.ticket.id: one.outcome.ticket for one in happened if one.outcome.event is not None}
         looks = {id_: _next_look(directory, ticket) for id_, ticket in changed.items()}
         await tickets.save(tx, [one.outcome for one in happened], looks)
+        await self._tell(tx, await self._to_be_told_now(tx, happened, now), now)
+        for one in happened:
+            if one.by_desk is not None:
+                await desks.keep_up(tx, one.outcome.ticket.id, one.outcome.ticket.version, one.by_desk)
+
+    async def tell_later(self, tx: Connection, waiting: Sequence[TicketV1], now: datetime) -> None:
+        """Tell of evidence that was added since it was told last."""
+        await tickets.tell_evidence(tx, {ticket.id: now for ticket in waiting}, {})
+        await self._tell(tx, [Happened(Outcome(ticket, "ticket.updated", ()), None) for ticket in waiting], now)
+
+    async def _to_be_told_now(self, tx: Connection, happened: Sequence[Happened], now: datetime) -> Sequence[Happened]:
+        """Return what others hear at once; what only adds evidence waits where they have just heard of such."""
+        added = {one.outcome.ticket.id for one in happened if one.outcome.only_adds_evidence}
+        at_once = [one for one in happened if one.outcome.event is not None and not one.outcome.only_adds_evidence]
+        # Whatever is told holds all that was added.
+        added -= {one.outcome.ticket.id for one in at_once}
+        await tickets.told(tx, [one.outcome.ticket.id for one in at_once])
+        last = await tickets.evidence_told(tx, sorted(added))
+        later = {id_: at + self._group_interval for id_, at in last.items() if at and now < at + self._group_interval}
+        await tickets.tell_evidence(tx, dict.fromkeys(added - later.keys(), now), later)
+        waits = later.keys()
+        return [one for one in happened if one.outcome.event is not None and one.outcome.ticket.id not in waits]
+
+    async def _tell(self, tx: Connection, happened: Sequence[Happened], now: datetime) -> None:
+        """Leave what Kafka, webhooks and desks are to be told."""
+        directory = self._current()
         told: list[Outgoing] = []
         sent: list[hooks.Sending] = []
         for one in happened:
@@ -128,7 +164,8 @@ class Ledger:
                 id_ = f"{ticket.id}:{ticket.version}"
                 told.append(cloud_event(TICKETS, event, key=ticket.customer, id=id_, at=now, message=ticket))
                 if event == "ticket.resolved":
-                    told += self._follow_ups(ticket, directory, now)
+                    asked = await tickets.to_ask(tx, ticket.id)
+                    told += self._follow_ups(ticket, asked, directory, now)
                 log.info(
                     event, ticket=ticket.id, problem=ticket.dedup_key, severity=ticket.severity, state=ticket.state
                 )
@@ -146,14 +183,13 @@ class Ledger:
             if one.outcome.event is not None and customer is not None and customer.desk is not None:
                 wanted.append((ticket, customer.desk))
         await desks.want(tx, wanted, now)
-        for one in happened:
-            if one.by_desk is not None:
-                await desks.keep_up(tx, one.outcome.ticket.id, one.outcome.ticket.version, one.by_desk)
 
-    def _follow_ups(self, ticket: TicketV1, directory: Directory, now: datetime) -> Iterable[Outgoing]:
-        """Ask those whose answers led here whether it was put right."""
+    def _follow_ups(
+        self, ticket: TicketV1, asked: Sequence[tickets.Asked], directory: Directory, now: datetime
+    ) -> Iterable[Outgoing]:
+        """Ask those whose answers led here whether it was put right, also where a flood has hidden them."""
         customer = directory.customers.get(ticket.customer)
-        for answer in _asked(ticket.evidence):
+        for answer in _asked(asked, ticket.evidence):
             facts = {
                 "customer": ticket.customer,
                 "respondent": answer.respondent,
@@ -204,14 +240,15 @@ def _states(ticket: TicketV1) -> dict[str, str]:
     return {} if ticket.sla is None else {"first_response": ticket.sla.first_response, "resolve": ticket.sla.resolve}
 
 
-def _asked(evidence: Sequence[EvidenceV1]) -> list[EvidenceV1]:
-    """Return the newest answer of each respondent who left an address; else that of the newest respondent."""
-    newest: dict[str, EvidenceV1] = {}
+def _asked(known: Sequence[tickets.Asked], evidence: Sequence[EvidenceV1]) -> list[tickets.Asked]:
+    """Return those who left an address; else the newest respondent. `evidence`: of before others were kept."""
+    newest = {one.respondent: one for one in known}
     for answer in evidence:
-        if answer.respondent is not None:
-            newest.setdefault(answer.respondent, answer)
-    reachable = [answer for answer in newest.values() if answer.contact is not None]
-    return reachable or list(newest.values())[:1]
+        if answer.respondent is not None and answer.respondent not in newest:
+            one = tickets.Asked(answer.respondent, answer.contact, answer.language, answer.occurred_at)
+            newest[answer.respondent] = one
+    in_order = sorted(newest.values(), key=lambda one: one.occurred_at, reverse=True)
+    return [one for one in in_order if one.contact is not None] or in_order[:1]
 
 
 def wants(endpoint: Webhook, customer: str, event: str) -> bool:

@@ -41,7 +41,8 @@ def build(settings: TicketingSettings, parts: Parts, public_url: Callable[[], st
     producer = Producer(parts.kafka)
     client, signs = outbound(settings), signer(settings)
     directory, clock = parts.directory, parts.clock
-    ledger = Ledger(directory, clock, signs, public_url)
+    interval = timedelta(seconds=settings.group_interval_seconds)
+    ledger = Ledger(directory, clock, signs, public_url, group_interval=interval)
     keys = ErasureKeys(database, settings.secrets)
     quarantine = Quarantine(database)
     synchronizer = Synchronizer(database, directory, clock, ledger, client, quarantine)
@@ -87,6 +88,7 @@ def build(settings: TicketingSettings, parts: Parts, public_url: Callable[[], st
             Worker(synchronizer.run, synchronizer.progress),
             Worker(courier.run, courier.loop.progress),
             timekeeper.loop.worker,
+            timekeeper.news.worker,
             Periodic("ticketing", "retention", _FORGET_SECONDS, timekeeper.forget).worker,
             Periodic("ticketing", "figures", _FIGURES_SECONDS, figures).worker,
             Periodic("ticketing", "quarantine", _QUARANTINE_SECONDS, quarantine.measure).worker,

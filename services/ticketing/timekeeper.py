@@ -1,4 +1,4 @@
-"""What time alone does to tickets: their clocks warn and run out, and what is older than the directory keeps goes."""
+"""What time alone does to tickets: their clocks warn and run out, what waits is told, and what is too old goes."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ class Timekeeper:
         self._clock = clock
         self._ledger = ledger
         self.loop = DueLoop("ticketing", "clocks", self._work, quarantine, at_once=_AT_ONCE)
+        self.news = DueLoop("ticketing", "news", self._tell, quarantine, at_once=_AT_ONCE)
 
     async def _work(self, limit: int) -> int:
         if self._directory.current is None:
@@ -48,6 +49,19 @@ class Timekeeper:
             measure_breaches(happened)
             self._ledger.wake()
         return len(happened)
+
+    async def _tell(self, limit: int) -> int:
+        """Tell of evidence that has waited to be told together."""
+        if self._directory.current is None:
+            return 0
+        now = self._clock.now()
+        async with self._database.transaction() as tx:
+            waiting = await tickets.to_tell(tx, now, limit)
+            with judging(tickets.NEWS, [ticket.id for ticket in waiting]):
+                await self._ledger.tell_later(tx, waiting, now)
+        if waiting:
+            self._ledger.wake()
+        return len(waiting)
 
     async def forget(self) -> None:
         """Delete what is older than the directory keeps, some at a time."""

@@ -649,7 +649,7 @@ async def test_calendars_of_many_turns_keep_nobody_waiting(pager: House) -> None
         await asyncio.sleep(0.01)
     calendar, listed = await asyncio.gather(*asked)
     assert 2_000 <= calendar.text.count("BEGIN:VEVENT") <= 4_000
-    assert max(waits) < 1, "on a machine that does other things, too"
+    assert max(waits) < 2, "on a machine that does other things, too; on the loop it took 5.5 s"
     items, following = listed.json()["items"], listed.json()["next"]
     assert 4_900 < len(items) <= 6_000
     assert following == items[-1]["end"]

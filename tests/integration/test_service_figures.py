@@ -115,7 +115,9 @@ async def test_the_upgrade_reads_the_columns_from_the_tickets(database: Database
         await tx.execute("ALTER TABLE ticket DROP opening, DROP acknowledged_at, DROP named, DROP waited")
         await tx.execute("ALTER TABLE webhook_delivery DROP secret_env")
         await tx.execute("ALTER TABLE seen_page DROP ticket")
-        await tx.execute("DROP TABLE desk_duplicate, desk_erasure")
+        await tx.execute("DROP TABLE desk_duplicate, desk_erasure, erasure_key")
+        await tx.execute("ALTER TABLE ticket DROP evidence_told_at, DROP tell_at")
+        await tx.execute("ALTER TABLE shown_answer DROP occurred_at, DROP contact, DROP language")
         await tx.execute("UPDATE version SET version_num = '0002'")
     assert any("0003" in name for name in await migrate(database, MIGRATIONS["ticketing"]))
     async with database.transaction() as tx:

@@ -28,6 +28,7 @@ from services.ticketing.domain.ticket import (
     open_ticket,
     opens_nothing,
     take_page,
+    together,
 )
 from shared.directory.model import SEVERITIES, severity_rank
 from shared.events import AlertV1, EvidenceV1, Severity, TicketState, TicketV1
@@ -147,9 +148,45 @@ def test_the_same_message_twice_is_once(first: AlertV1, again: AlertV1) -> None:
 
 @given(st.lists(st.sampled_from(said), max_size=40), st.lists(st.sampled_from(said), max_size=40))
 def test_evidence_is_each_answer_once_the_newest_twenty(before: list[EvidenceV1], more: list[EvidenceV1]) -> None:
-    found = merged_evidence(before, more)
+    found = merged_evidence(before, more, None)
     assert found == newest_first({a.id: a for a in (*before, *more)}.values())[:20]  # pyright: ignore[reportArgumentType]
-    assert merged_evidence(found, more) == found
+    assert merged_evidence(found, more, None) == found
+
+
+@given(st.integers(0, 15), st.integers(0, 200))
+def test_a_flood_pushes_out_neither_the_opener_nor_who_is_known(known: int, flood: int) -> None:
+    """Anybody can post with a widget's key; what known people said, and what began it, stays to be seen."""
+    opener = evidence(1, id=UUID(int=1), trust="anonymous", occurred_at=ago(days=2))
+    theirs = [evidence(2, id=UUID(int=100 + n), occurred_at=ago(days=1, minutes=n)) for n in range(known)]
+    public = [evidence(1, id=UUID(int=1000 + n), trust="anonymous", occurred_at=ago(minutes=n)) for n in range(flood)]
+    shown = merged_evidence([opener, *theirs], public, opener.id)
+    assert {opener.id, *(one.id for one in theirs)} <= {one.id for one in shown}
+    assert shown == newest_first(shown)
+    assert len(shown) == min(20, 1 + known + flood)
+
+
+@given(st.lists(alerts.filter(lambda a: a.state == "open"), min_size=2, max_size=12), alerts)
+def test_what_comes_in_one_batch_is_one_change(told: list[AlertV1], first: AlertV1) -> None:
+    """One version, whatever came; the newest state, a line for a flood, and every answer that led there is known."""
+    before = opened(first)
+    one_by_one, whole, seen, counted = before, None, set[UUID](), set[UUID]()
+    for message in told:
+        outcome = merge(one_by_one, message, first=message.id not in seen, now=NOW)
+        seen.add(message.id)
+        if outcome is None:
+            continue
+        one_by_one = outcome.ticket
+        counted |= set() if outcome.event is None else {a.id for a in message.evidence}
+        whole = outcome if whole is None else together(whole, outcome)
+    if whole is None:
+        return
+    assert whole.ticket == msgspec.structs.replace(one_by_one, version=whole.ticket.version)
+    assert whole.ticket.version == before.version + (whole.event is not None)
+    lines = [line for line in whole.entries if line.what == "evidence added"]
+    assert not any(one.what == two.what == "evidence added" for one, two in pairwise(whole.entries))
+    assert len(lines) <= len(told)
+    known = {a.id for a in (*whole.ticket.evidence, *whole.answers)}
+    assert counted <= known
 
 
 @given(st.lists(alerts | patches | acknowledgements, max_size=12), alerts.filter(lambda a: a.state == "open"))

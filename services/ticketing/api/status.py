@@ -61,7 +61,9 @@ def _refused(status: int, why: Literal["expired", "unknown"], directory: Directo
 async def _ticket(tx: Any, facts: dict[str, Any]) -> TicketV1 | None:
     if "ticket" in facts:
         return await tickets.one(tx, UUID(facts["ticket"]))
-    return await tickets.of_answer(tx, UUID(facts["answer"]), facts["customer"])
+    # Links of before name no moment.
+    given = datetime.fromisoformat(facts["given"]) if "given" in facts else None
+    return await tickets.of_answer(tx, UUID(facts["answer"]), facts["customer"], given)
 
 
 def _received(facts: dict[str, Any], ticket: TicketV1 | None) -> datetime | None:

@@ -50,6 +50,7 @@ MOVES: Mapping[TicketState, tuple[TicketState, ...]] = {
 
 EventType = Literal["ticket.opened", "ticket.updated", "ticket.resolved", "ticket.closed"]
 SYSTEM = "fiilis"
+_ADDED = "evidence added"
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,6 +71,13 @@ class Outcome:
     ticket: TicketV1
     event: EventType | None
     entries: tuple[Entry, ...]
+    answers: tuple[EvidenceV1, ...] = ()
+    """That led here and that the ticket has no place for."""
+
+    @property
+    def only_adds_evidence(self) -> bool:
+        """Whether others need not hear of it at once."""
+        return self.event == "ticket.updated" and all(line.what == _ADDED for line in self.entries)
 
 
 class NotAllowed(Exception):
@@ -129,12 +137,18 @@ def open_ticket(alert: AlertV1, opening: Opening, now: datetime) -> Outcome:
         opened_at=now,
         version=1,
         summary=alert.summary,
-        evidence=alert.evidence[:EVIDENCE],
+        evidence=merged_evidence((), alert.evidence, _opener(alert)),
+        answer=_opener(alert),
         context=_context(alert, _told_of(opening.previous)),
         caused_at=alert.caused_at,
     )
     line = entry(id_, now, SYSTEM, "opened", alert=str(alert.id), rule=alert.rule, severity=alert.severity)
     return Outcome(ticket, "ticket.opened", (line,))
+
+
+def _opener(alert: AlertV1) -> UUID | None:
+    """Return the answer that an alert is about, or the newest that led to it."""
+    return alert.evidence[0].id if alert.evidence else None
 
 
 def _told_of(previous: Sequence[TicketV1]) -> list[PreviousTicketV1]:
@@ -194,10 +208,10 @@ def _asked_again(before: TicketV1, outcome: Outcome, now: datetime) -> Outcome:
 
 
 def _with_evidence(ticket: TicketV1, alert: AlertV1, severity: Severity, now: datetime) -> Outcome | None:
-    evidence = merged_evidence(ticket.evidence, alert.evidence)
+    evidence = merged_evidence(ticket.evidence, alert.evidence, ticket.answer)
     if evidence == ticket.evidence and severity == ticket.severity:
         return None
-    lines = [entry(ticket.id, now, SYSTEM, "evidence added", alert=str(alert.id), summary=alert.summary)]
+    lines = [entry(ticket.id, now, SYSTEM, _ADDED, alert=str(alert.id), summary=alert.summary)]
     if severity != ticket.severity:
         lines.append(entry(ticket.id, now, SYSTEM, "severity", before=ticket.severity, after=severity))
     changed = msgspec.structs.replace(
@@ -208,13 +222,40 @@ def _with_evidence(ticket: TicketV1, alert: AlertV1, severity: Severity, now: da
         summary=alert.summary,
         context=_context(alert, ticket.context.previous, ticket.context),
     )
-    return Outcome(changed, "ticket.updated", tuple(lines))
+    shown = {answer.id for answer in evidence}
+    left = tuple(answer for answer in alert.evidence if answer.id not in shown)
+    return Outcome(changed, "ticket.updated", tuple(lines), left)
 
 
-def merged_evidence(before: Sequence[EvidenceV1], more: Sequence[EvidenceV1]) -> list[EvidenceV1]:
-    """Return both without repeats, newest first, at most 20."""
+def merged_evidence(before: Sequence[EvidenceV1], more: Sequence[EvidenceV1], opener: UUID | None) -> list[EvidenceV1]:
+    """Return both without repeats, newest first, at most 20.
+
+    The answer that opened the ticket keeps its place, and verified ones come before those that anybody can give.
+    """
     by_id = {answer.id: answer for answer in (*before, *more)}
-    return sorted(by_id.values(), key=lambda a: (a.occurred_at, a.id), reverse=True)[:EVIDENCE]
+    newest = sorted(by_id.values(), key=lambda a: (a.occurred_at, a.id), reverse=True)
+    if len(newest) <= EVIDENCE:
+        return newest
+    # Sorting keeps the order of equals: within each rank the newest come first.
+    ranked = sorted(newest, key=lambda a: (a.id != opener, a.trust != "verified"))
+    kept = {answer.id for answer in ranked[:EVIDENCE]}
+    return [answer for answer in newest if answer.id in kept]
+
+
+def together(first: Outcome, then: Outcome) -> Outcome:
+    """Return two changes of a ticket that come in one batch as one: one version, and a flood is one line."""
+    version = first.ticket.version if first.event is not None else then.ticket.version
+    event = first.event if then.event in (None, "ticket.updated") and first.event is not None else then.event
+    before = first.entries
+    after = then.entries
+    if before and after and before[-1].what == after[0].what == _ADDED:
+        count = before[-1].detail.get("alerts", 1)
+        detail = {**after[0].detail, "alerts": (count if isinstance(count, int) else 1) + 1}
+        before, after = before[:-1], (msgspec.structs.replace(after[0], detail=detail), *after[1:])
+    shown = {answer.id for answer in then.ticket.evidence}
+    left = {a.id: a for a in (*first.answers, *first.ticket.evidence, *then.answers) if a.id not in shown}
+    ticket = msgspec.structs.replace(then.ticket, version=version)
+    return Outcome(ticket, event, (*before, *after), tuple(left.values()))
 
 
 def reopen(ticket: TicketV1, alert: AlertV1, now: datetime) -> Outcome:
@@ -224,7 +265,8 @@ def reopen(ticket: TicketV1, alert: AlertV1, now: datetime) -> Outcome:
         severity=alert.severity,
         alert=alert.id,
         summary=alert.summary,
-        evidence=merged_evidence(ticket.evidence, alert.evidence),
+        evidence=merged_evidence(ticket.evidence, alert.evidence, _opener(alert)),
+        answer=_opener(alert),
         context=_context(alert, [*_told_of([ticket]), *ticket.context.previous][:PREVIOUS], ticket.context),
         caused_at=alert.caused_at,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import NamedTuple
 from uuid import UUID
 
 import asyncpg
@@ -19,6 +20,20 @@ from shared.quarantine import judging, not_held
 
 CLOCKS = "clocks"
 """Where a ticket is set aside whose clocks cannot be looked at."""
+NEWS = "news"
+"""Where one is of which others cannot be told."""
+
+_MOST_ASKED = 20
+
+
+class Asked(NamedTuple):
+    """Somebody to ask whether it was put right."""
+
+    respondent: str
+    contact: str | None
+    language: str | None
+    occurred_at: datetime
+
 
 _NUMBERS = "SELECT nextval('ticket_number') FROM generate_series(1, $1)"
 _MERGED = "SELECT alert, version, ticket FROM merged_alert WHERE alert = ANY($1::uuid[])"
@@ -62,8 +77,26 @@ ON CONFLICT (id) DO UPDATE SET version = excluded.version, state = excluded.stat
     acknowledged_at = excluded.acknowledged_at, named = excluded.named, waited = ticket.waited OR excluded.waited
 """
 _SHOW = """
-INSERT INTO shown_answer (answer, ticket, customer, respondent)
-SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[]) ON CONFLICT DO NOTHING
+INSERT INTO shown_answer (answer, ticket, customer, respondent, occurred_at, contact, language)
+SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::timestamptz[], $6::text[], $7::text[])
+ON CONFLICT DO NOTHING
+"""
+_TO_ASK = """
+SELECT * FROM (
+    SELECT DISTINCT ON (respondent) respondent, contact, language, occurred_at FROM shown_answer
+    WHERE ticket = $1 AND respondent IS NOT NULL AND occurred_at IS NOT NULL ORDER BY respondent, occurred_at DESC
+) AS newest ORDER BY occurred_at DESC LIMIT $2
+"""
+_EVIDENCE_TOLD = "SELECT id, evidence_told_at FROM ticket WHERE id = ANY($1::uuid[])"
+_TOLD = "UPDATE ticket SET tell_at = NULL WHERE id = ANY($1::uuid[]) AND tell_at IS NOT NULL"
+_TELL = """
+UPDATE ticket SET evidence_told_at = coalesce(news.told_at, ticket.evidence_told_at),
+    tell_at = CASE WHEN news.told_at IS NULL THEN coalesce(ticket.tell_at, news.tell_at) END
+FROM unnest($1::uuid[], $2::timestamptz[], $3::timestamptz[]) AS news(id, told_at, tell_at) WHERE ticket.id = news.id
+"""
+_TO_TELL = f"""
+SELECT id, body FROM ticket WHERE tell_at <= $1 AND {not_held(NEWS, "ticket.id")}
+ORDER BY tell_at LIMIT $2 FOR UPDATE SKIP LOCKED
 """
 _CLOCKS = f"""
 SELECT id, body FROM ticket WHERE clock_due_at <= $1 AND {not_held(CLOCKS, "ticket.id")}
@@ -75,14 +108,17 @@ WHERE ticket.id = later.id
 """
 _OF_ANSWER = """
 SELECT ticket.body FROM shown_answer JOIN ticket ON ticket.id = shown_answer.ticket
-WHERE shown_answer.answer = $1 AND shown_answer.customer = $2 ORDER BY ticket.opened_at DESC LIMIT 1
+WHERE shown_answer.answer = $1 AND shown_answer.customer = $2
+    AND ($3::timestamptz IS NULL OR coalesce(shown_answer.occurred_at, $3) = $3)
+ORDER BY ticket.opened_at DESC LIMIT 1
 """
 _OF_RESPONDENT = """
 SELECT body FROM ticket WHERE id IN (SELECT ticket FROM shown_answer WHERE customer = $1 AND respondent = $2)
 ORDER BY id FOR UPDATE
 """
 _UNNAME = """
-UPDATE shown_answer SET respondent = NULL WHERE customer = $1 AND respondent = $2 AND answer <> ALL($3::uuid[])
+UPDATE shown_answer SET respondent = NULL, contact = NULL
+WHERE customer = $1 AND respondent = $2 AND answer <> ALL($3::uuid[])
 """
 _BLANK = """
 UPDATE timeline SET detail = '{"text": null, "author": null}'
@@ -224,15 +260,24 @@ async def save(tx: Connection, outcomes: Sequence[Outcome], looks: Mapping[UUID,
             [any(answer.respondent is not None for answer in t.evidence) for t in tickets],
             [t.id in waited for t in tickets],
         )
-        shown = [(answer, t) for t in tickets for answer in t.evidence]
-        if shown:
-            await tx.execute(
-                _SHOW,
-                [answer.id for answer, _ in shown],
-                [t.id for _, t in shown],
-                [t.customer for _, t in shown],
-                [answer.respondent for answer, _ in shown],
-            )
+    shown = {
+        (answer.id, outcome.ticket.id): (answer, outcome.ticket)
+        for outcome in outcomes
+        if outcome.event is not None
+        for answer in (*outcome.ticket.evidence, *outcome.answers)
+    }
+    if shown:
+        answers = [answer for answer, _ in shown.values()]
+        await tx.execute(
+            _SHOW,
+            [answer.id for answer in answers],
+            [t.id for _, t in shown.values()],
+            [t.customer for _, t in shown.values()],
+            [answer.respondent for answer in answers],
+            [answer.occurred_at for answer in answers],
+            [answer.contact for answer in answers],
+            [answer.language for answer in answers],
+        )
     await append(tx, [line for outcome in outcomes for line in outcome.entries])
 
 
@@ -279,10 +324,45 @@ async def look_again(tx: Connection, looks: Mapping[UUID, datetime | None]) -> N
         await tx.execute(_LOOK_AGAIN, list(looks), list(looks.values()))
 
 
-async def of_answer(tx: Connection, answer: UUID, customer: str) -> TicketV1 | None:
-    """Return the ticket that an answer led to."""
-    body = await tx.fetchval(_OF_ANSWER, answer, customer)
+async def of_answer(tx: Connection, answer: UUID, customer: str, given: datetime | None) -> TicketV1 | None:
+    """Return the ticket that an answer led to. `given`: when, as whoever asks says; None: they do not say."""
+    body = await tx.fetchval(_OF_ANSWER, answer, customer, given)
     return None if body is None else _decode(body)
+
+
+async def to_ask(tx: Connection, ticket: UUID) -> list[Asked]:
+    """Return whose answers led to a ticket, also those that it shows no longer; each once, the newest first."""
+    return [Asked(*row) for row in await tx.fetch(_TO_ASK, ticket, _MOST_ASKED)]
+
+
+# ---- what others are told
+
+
+async def evidence_told(tx: Connection, ids: Sequence[UUID]) -> dict[UUID, datetime | None]:
+    """Return when others last heard of evidence that was added to some tickets."""
+    return {UUID(int=row[0].int): row[1] for row in await tx.fetch(_EVIDENCE_TOLD, ids)} if ids else {}
+
+
+async def told(tx: Connection, ids: Sequence[UUID]) -> None:
+    """Note that others heard of all that is in some tickets."""
+    if ids:
+        await tx.execute(_TOLD, ids)
+
+
+async def tell_evidence(tx: Connection, told_at: Mapping[UUID, datetime], tell_at: Mapping[UUID, datetime]) -> None:
+    """Note of which tickets others heard of added evidence, and when they are to hear of that of others."""
+    news = [*((id_, at, None) for id_, at in told_at.items()), *((id_, None, at) for id_, at in tell_at.items())]
+    if news:
+        await tx.execute(_TELL, *(list(column) for column in zip(*news, strict=True)))
+
+
+async def to_tell(tx: Connection, now: datetime, limit: int) -> list[TicketV1]:
+    """Return tickets of which others are to hear of added evidence now, locked."""
+    found: list[TicketV1] = []
+    for id_, body in await tx.fetch(_TO_TELL, now, limit):
+        with judging(NEWS, [id_]):
+            found.append(_decode(body))
+    return found
 
 
 async def of_respondent(tx: Connection, customer: str, respondent: str) -> list[TicketV1]:
