@@ -15,6 +15,7 @@ import pytest
 from msgspec.structs import replace
 
 from shared.directory.model import Desk, FollowUpAtMost, Rule, Sla, Smtp, Webhook
+from shared.ids import uuid7
 from shared.security import Signer
 from tests.support.desks.zendesk import fake_zendesk
 from tests.support.house import RULES, SECRET, House
@@ -125,6 +126,20 @@ async def test_a_survey_link_for_one_person(fiilis: House) -> None:
     last, first = await until(lambda: said(fiilis, 2))
     assert (last["kind"], first["kind"], first["score"]) == ("nps", "mood", 4), "one link, one answer"
     assert (first["respondent"], first["touchpoint"], first["trust"]) == ("r-17", "support", "verified")
+
+
+async def test_somebody_elses_id_leads_nowhere(fiilis: House) -> None:
+    """Whoever posts an answer's id, as anybody can with a public key, is not shown what became of that answer."""
+    said = unhappy(id=str(uuid7()), respondent="r-1", comment="Nobody called")
+    own = (await fiilis.post(said)).json()["results"][0]["status_url"]
+    ticket = await fiilis.ticket()
+    await resolve(fiilis, ticket["id"])
+    public = {"kind": "mood", "score": 1, "touchpoint": "support", "id": said["id"]}
+    guess = (await fiilis.post(public, key=fiilis.public_key)).json()["results"][0]["status_url"]
+    english = {"Accept-Language": "en"}
+    theirs, shown = [await fiilis.client.get(url, headers=english) for url in (own, guess)]
+    assert "Called, and mended it" not in shown.text
+    assert theirs.text != shown.text
 
 
 async def test_an_application_vouches_for_its_users(fiilis: House) -> None:

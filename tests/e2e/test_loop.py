@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from datetime import timedelta
 from typing import Any
 
 import msgspec
@@ -11,7 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from shared import logs
-from shared.directory.model import Webhook
+from shared.directory.model import KeyLimits, Webhook
 from shared.events import AlertV1
 from shared.ids import uuid7
 from shared.kafka import Producer, cloud_event
@@ -141,6 +142,38 @@ async def test_an_anonymous_answer_wakes_nobody(fiilis: House) -> None:
     await fiilis.post(mood(1, customer="borealis"))
     await _paged(fiilis, 1)
     assert [received.data["customer"] for received in fiilis.phone.received] == ["borealis"]
+
+
+async def test_a_flood_of_a_public_key_is_refused(fiilis: House) -> None:
+    """Each item of an array counts; a key has limits of its own; a known application is not held by them."""
+    keys = [replace(key, limits=KeyLimits(60, 20)) if key.kind == "publishable" else key for key in fiilis.company.keys]
+    await fiilis.apply(replace(fiilis.company, keys=tuple(keys)))
+    answer = {"kind": "nps", "score": 10, "touchpoint": "support"}
+    assert (await fiilis.post(*[answer] * 15, key=fiilis.public_key)).status_code == 202
+    refused = await fiilis.post(*[answer] * 10, key=fiilis.public_key)
+    assert (refused.status_code, refused.json()["code"]) == (429, "too-many")
+    assert refused.headers["ratelimit-policy"] == '"key";q=20;w=20'
+    assert refused.headers["ratelimit"].startswith('"key";r=5;t=')
+    assert int(refused.headers["retry-after"]) == 5
+    fiilis.move(seconds=5)
+    assert (await fiilis.post(*[answer] * 10, key=fiilis.public_key)).status_code == 202
+    assert (await fiilis.post(*[{**answer, "customer": "acme"}] * 500)).status_code == 202
+
+
+async def test_keys_begin_and_expire(fiilis: House) -> None:
+    """401 before and after, as for a key that nobody knows."""
+    begins, ends = fiilis.clock.now() + timedelta(hours=1), fiilis.clock.now() + timedelta(hours=2)
+    keys = [
+        replace(key, not_before=begins, expires=ends) if key.kind == "publishable" else key
+        for key in fiilis.company.keys
+    ]
+    await fiilis.apply(replace(fiilis.company, keys=tuple(keys)))
+    answer = {"kind": "nps", "score": 10, "touchpoint": "support"}
+    found: list[int] = []
+    for _ in range(3):
+        found.append((await fiilis.post(answer, key=fiilis.public_key)).status_code)
+        fiilis.move(hours=1, seconds=1)
+    assert found == [401, 202, 401]
 
 
 async def test_a_flood_is_one_update(fiilis: House) -> None:
