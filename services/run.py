@@ -13,14 +13,6 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-import services.ingest.main
-import services.ingest.settings
-import services.notify.main
-import services.notify.settings
-import services.scoring.main
-import services.scoring.settings
-import services.ticketing.main
-import services.ticketing.settings
 from shared import service
 from shared.clock import Clock, SystemClock
 from shared.directory import check
@@ -44,9 +36,7 @@ OPS_PORT = 9080
 _OPS_ABOVE = 1_000
 _HIGHEST_PORT = 65_535
 MIGRATIONS: dict[ServiceName, Path] = {
-    "scoring": services.scoring.main.MIGRATIONS,
-    "ticketing": services.ticketing.main.MIGRATIONS,
-    "notify": services.notify.main.MIGRATIONS,
+    name: Path(__file__).parent / name / "migrations" for name in NAMES if name != "ingest"
 }
 """Ingest has no tables of its own."""
 
@@ -82,16 +72,29 @@ def wrong_setting(error: ValidationError) -> Misconfigured:
 
 
 def _built(name: ServiceName, common: dict[str, Any], parts: Parts, address: Address) -> Service:
+    # Imported here: a process that runs one service, or a command, starts without the others.
+    # ruff: noqa: PLC0415
     match name:
         case "ingest":
-            return services.ingest.main.build(services.ingest.settings.IngestSettings(**common), parts, address)
+            from services.ingest import main as ingest
+            from services.ingest.settings import IngestSettings
+
+            return ingest.build(IngestSettings(**common), parts, address)
         case "scoring":
-            return services.scoring.main.build(services.scoring.settings.ScoringSettings(**common), parts)
+            from services.scoring import main as scoring
+            from services.scoring.settings import ScoringSettings
+
+            return scoring.build(ScoringSettings(**common), parts)
         case "ticketing":
-            ticketing = services.ticketing.settings.TicketingSettings(**common)
-            return services.ticketing.main.build(ticketing, parts, address)
+            from services.ticketing import main as ticketing
+            from services.ticketing.settings import TicketingSettings
+
+            return ticketing.build(TicketingSettings(**common), parts, address)
         case "notify":
-            return services.notify.main.build(services.notify.settings.NotifySettings(**common), parts, address)
+            from services.notify import main as notify
+            from services.notify.settings import NotifySettings
+
+            return notify.build(NotifySettings(**common), parts, address)
 
 
 async def run_services(
@@ -183,7 +186,7 @@ async def run_everything(
 
 @contextlib.asynccontextmanager
 async def _servers(how: Everything, settings: Settings) -> AsyncGenerator[tuple[Settings, list[Service]]]:
-    from shared.embedded import (  # noqa: PLC0415 (a deployment has no such servers)
+    from shared.embedded import (
         EmbeddedKafka,
         EmbeddedPostgres,
         EmbeddedUnavailable,
@@ -229,7 +232,7 @@ def secret_file(data: Path) -> Path:
 
 def kept_kafka(data: Path) -> dict[str, str] | None:
     """Return the settings of the embedded Kafka of a data directory, if there is one. Raises Misconfigured."""
-    from shared.embedded import EmbeddedKafka  # noqa: PLC0415 (a deployment has no such servers)
+    from shared.embedded import EmbeddedKafka
 
     with _readable(data):
         kept = EmbeddedKafka.kept(data / "kafka")
@@ -241,7 +244,7 @@ def kept_database(data: Path) -> str | None:
     with _readable(data):
         if not (data / "postgres").exists():
             return None
-    from shared.embedded import EmbeddedPostgres  # noqa: PLC0415 (a deployment has no such servers)
+    from shared.embedded import EmbeddedPostgres
 
     return EmbeddedPostgres(data / "postgres").url
 
