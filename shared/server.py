@@ -162,10 +162,20 @@ class _Protocol(HttpToolsProtocol):
         if len(self.url) > self._limits.url_bytes:
             raise _Refused(_LONG_URL)
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._phase is _Phase.HEAD:
+            super().on_header(name, value)
+        else:
+            # A trailer: nobody reads it, it is no header, and it has the same bound.
+            self._head_bytes += len(name) + len(value) + 4
+            if self._head_bytes > self._limits.header_bytes:
+                raise _Refused(_LARGE_HEAD)
+
     def on_headers_complete(self) -> None:
         if sum(len(name) + len(value) + 4 for name, value in self.headers) > self._limits.header_bytes:
             raise _Refused(_LARGE_HEAD)
         self._enter(_Phase.BODY)
+        self._head_bytes = 0
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:

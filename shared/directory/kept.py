@@ -11,7 +11,7 @@ import msgspec
 from shared.db import Database
 from shared.directory.follower import Follower, Revision, revision_of
 from shared.directory.record import decode, encode
-from shared.errors import Transient
+from shared.errors import Misconfigured, Transient
 from shared.logs import Log
 from shared.retry import Backoff
 
@@ -66,7 +66,8 @@ class DirectoryKeeper:
             assert revision is not None
             try:
                 saved = await self._save(revision)
-            except Transient:
+            except (Transient, Misconfigured):
+                # Whoever needs the database tells what is wrong with it; with the directory in use nobody needs this.
                 failures += 1
                 saved = False
             else:

@@ -160,6 +160,16 @@ async def test_headers_and_address_are_bounded(address: str) -> None:
     assert (await raw(address, fits)).startswith(b"HTTP/1.1 200")
 
 
+async def test_trailers_are_bounded_and_no_headers(address: str) -> None:
+    """What follows a chunked body: nobody reads it, and it may not choose who calls."""
+    head = b"POST /read HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n1\r\nx\r\n0\r\n"
+    assert (await raw(address, head + b"X-Forwarded-For: 192.0.2.1\r\n\r\n")).startswith(b"HTTP/1.1 200")
+    begun = time.monotonic()
+    answer = await raw(address, head, *[b"X-Filler: %b\r\n" % (b"v" * 4000)] * 64)
+    assert problem(answer)[0] == 431
+    assert time.monotonic() - begun < 5
+
+
 async def test_what_is_not_http_is_refused(address: str) -> None:
     assert problem(await raw(address, b"\x16\x03\x01\x02\x00\x01\x00"))[0] == 400
     smuggled = b"POST /read HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
