@@ -73,26 +73,25 @@ def wrong_setting(error: ValidationError) -> Misconfigured:
 
 def _built(name: ServiceName, common: dict[str, Any], parts: Parts, address: Address) -> Service:
     # Imported here: a process that runs one service, or a command, starts without the others.
-    # ruff: noqa: PLC0415
     match name:
         case "ingest":
-            from services.ingest import main as ingest
-            from services.ingest.settings import IngestSettings
+            from services.ingest import main as ingest  # noqa: PLC0415
+            from services.ingest.settings import IngestSettings  # noqa: PLC0415
 
             return ingest.build(IngestSettings(**common), parts, address)
         case "scoring":
-            from services.scoring import main as scoring
-            from services.scoring.settings import ScoringSettings
+            from services.scoring import main as scoring  # noqa: PLC0415
+            from services.scoring.settings import ScoringSettings  # noqa: PLC0415
 
             return scoring.build(ScoringSettings(**common), parts)
         case "ticketing":
-            from services.ticketing import main as ticketing
-            from services.ticketing.settings import TicketingSettings
+            from services.ticketing import main as ticketing  # noqa: PLC0415
+            from services.ticketing.settings import TicketingSettings  # noqa: PLC0415
 
             return ticketing.build(TicketingSettings(**common), parts, address)
         case "notify":
-            from services.notify import main as notify
-            from services.notify.settings import NotifySettings
+            from services.notify import main as notify  # noqa: PLC0415
+            from services.notify.settings import NotifySettings  # noqa: PLC0415
 
             return notify.build(NotifySettings(**common), parts, address)
 
@@ -186,7 +185,7 @@ async def run_everything(
 
 @contextlib.asynccontextmanager
 async def _servers(how: Everything, settings: Settings) -> AsyncGenerator[tuple[Settings, list[Service]]]:
-    from shared.embedded import (
+    from shared.embedded import (  # noqa: PLC0415 (a deployment has no such servers)
         EmbeddedKafka,
         EmbeddedPostgres,
         EmbeddedUnavailable,
@@ -232,7 +231,7 @@ def secret_file(data: Path) -> Path:
 
 def kept_kafka(data: Path) -> dict[str, str] | None:
     """Return the settings of the embedded Kafka of a data directory, if there is one. Raises Misconfigured."""
-    from shared.embedded import EmbeddedKafka
+    from shared.embedded import EmbeddedKafka  # noqa: PLC0415 (a deployment has no such servers)
 
     with _readable(data):
         kept = EmbeddedKafka.kept(data / "kafka")
@@ -244,7 +243,7 @@ def kept_database(data: Path) -> str | None:
     with _readable(data):
         if not (data / "postgres").exists():
             return None
-    from shared.embedded import EmbeddedPostgres
+    from shared.embedded import EmbeddedPostgres  # noqa: PLC0415 (a deployment has no such servers)
 
     return EmbeddedPostgres(data / "postgres").url
 

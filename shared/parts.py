@@ -18,6 +18,7 @@ from shared.db import Database
 from shared.directory.access import Access
 from shared.directory.follower import Follower
 from shared.directory.kept import DirectoryKeeper
+from shared.due import Periodic
 from shared.errors import Misconfigured, Transient
 from shared.http import Guard, Outbound
 from shared.kafka import Kafka
@@ -39,6 +40,7 @@ _ANSWER_WITHIN = 3.0
 _CONNECT_WITHIN = 6.0
 """Seconds."""
 _TELL_EVERY = 60.0
+_KEEP_SECONDS = 2.0
 _FAILURES = 2
 """In a row; one broker of several may just be restarted."""
 
@@ -159,11 +161,12 @@ def outside(parts: Parts, *, either: bool) -> Outside:
 
     needed = {"kafka or postgresql": nothing} if either else {**asked, "directory": parts.directory.ready}
     follower = parts.directory.worker
+    keeping = Periodic(parts.directory.progress.service, "directory kept", _KEEP_SECONDS, parts.keeper.keep).worker
     service = Service(
         name="outside",
         resources=[opened(None, parts.keeper.close), opened(lambda: patiently("Kafka", begin), _nothing)],
-        tasks={"kafka": kafka.run, "postgresql": postgres.run, "keep": parts.keeper.run, "topics": go_on},
-        workers=[follower._replace(needed=not either)],
+        tasks={"kafka": kafka.run, "postgresql": postgres.run, "topics": go_on},
+        workers=[follower._replace(needed=not either), keeping._replace(needed=False)],
         checks={"directory in use": parts.directory.missing, **needed},
         # Acknowledging a page or reading a score needs no Kafka, and taking an answer one of the two.
         door={"directory in use", "kafka or postgresql" if either else "postgresql"},

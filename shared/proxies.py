@@ -46,7 +46,7 @@ class Proxies:
         caller: _Address | None = None
         # From the nearest on: the first that is not ours is who calls; what stands before it is hearsay.
         for address in reversed(chain):
-            parsed = _parsed(address)
+            parsed = parsed_address(address)
             if parsed is None:
                 break
             caller = parsed
@@ -55,14 +55,15 @@ class Proxies:
         return caller
 
     def _trusted(self, address: str) -> bool:
-        parsed = _parsed(address)
+        parsed = parsed_address(address)
         return parsed is not None and self._ours(parsed)
 
     def _ours(self, address: _Address) -> bool:
         return any(address in network for network in self._networks)
 
 
-def _parsed(address: str) -> _Address | None:
+def parsed_address(address: str) -> _Address | None:
+    """Return an address, of IPv4 as such also where it came in one of IPv6; None for another text."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:

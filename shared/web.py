@@ -6,11 +6,11 @@ import asyncio
 import contextlib
 import re
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Annotated, Any, Protocol
+from typing import Any, Protocol
 from uuid import UUID
 
 import msgspec
-from fastapi import APIRouter, Depends, FastAPI, Header, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -55,6 +55,14 @@ class Faced(Protocol):
 def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """Return wire messages as they are on the wire."""
     return Response(msgspec.json.encode(body), status, headers, media_type="application/json")
+
+
+def unless_known(request: Request, body: bytes, headers: Mapping[str, str], media_type: str) -> Response:
+    """Return what can be kept by its ETag, or the 304 for who has that one (`If-None-Match`, RFC 9110)."""
+    known = {one.strip().removeprefix("W/") for one in request.headers.get("if-none-match", "").split(",")}
+    if known & {headers["ETag"], "*"}:
+        return Response(status_code=304, headers=headers)
+    return Response(body, headers=headers, media_type=media_type)
 
 
 def problem_response(problem: Problem) -> Response:
@@ -462,8 +470,5 @@ def serve_style(router: APIRouter, folder: str) -> None:
     """Serve the stylesheet of pages beside them; call it before their own route is made, which would take it."""
 
     @router.get(f"{folder}/style.css", include_in_schema=False)
-    async def stylesheet(if_none_match: Annotated[str | None, Header()] = None) -> Response:  # pyright: ignore[reportUnusedFunction]
-        body, headers = style()
-        if if_none_match is not None and headers["ETag"] in if_none_match:
-            return Response(status_code=304, headers=headers)
-        return Response(body, headers=headers, media_type="text/css")
+    async def stylesheet(request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
+        return unless_known(request, *style(), "text/css")

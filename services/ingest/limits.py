@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 from shared import metrics
 from shared.directory.model import Key, KeyLimits
 from shared.errors import Problem
+from shared.proxies import parsed_address
 
 By = Literal["key", "respondent", "address"]
 
@@ -101,14 +102,7 @@ class Limits(NamedTuple):
 
 def network_of(address: str | None) -> str | None:
     """Return what counts as one address: of IPv6 the network that a household has."""
-    if address is None:
-        return None
-    try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return None
-    if isinstance(parsed, ipaddress.IPv4Address):
-        return str(parsed)
-    if parsed.ipv4_mapped is not None:
-        return str(parsed.ipv4_mapped)
-    return str(ipaddress.ip_network((parsed, _NETWORK_OF), strict=False))
+    parsed = None if address is None else parsed_address(address.partition("%")[0])
+    if isinstance(parsed, ipaddress.IPv6Address):
+        return str(ipaddress.ip_network((parsed, _NETWORK_OF), strict=False))
+    return None if parsed is None else str(parsed)

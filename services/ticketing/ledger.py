@@ -154,6 +154,8 @@ class Ledger:
     async def _tell(self, tx: Connection, happened: Sequence[Happened], now: datetime) -> None:
         """Leave what Kafka, webhooks and desks are to be told."""
         directory = self._current()
+        resolved = [one.outcome.ticket.id for one in happened if one.outcome.event == "ticket.resolved"]
+        asked = await tickets.to_ask(tx, resolved)
         told: list[Outgoing] = []
         sent: list[hooks.Sending] = []
         for one in happened:
@@ -164,8 +166,7 @@ class Ledger:
                 id_ = f"{ticket.id}:{ticket.version}"
                 told.append(cloud_event(TICKETS, event, key=ticket.customer, id=id_, at=now, message=ticket))
                 if event == "ticket.resolved":
-                    asked = await tickets.to_ask(tx, ticket.id)
-                    told += self._follow_ups(ticket, asked, directory, now)
+                    told += self._follow_ups(ticket, asked[ticket.id], directory, now)
                 log.info(
                     event, ticket=ticket.id, problem=ticket.dedup_key, severity=ticket.severity, state=ticket.state
                 )

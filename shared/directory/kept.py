@@ -13,11 +13,8 @@ from shared.directory.follower import Follower, Revision, revision_of
 from shared.directory.record import decode, encode
 from shared.errors import Misconfigured, Transient
 from shared.logs import Log
-from shared.retry import Backoff
 
 log = Log("shared.directory")
-
-_NO_TABLE_SECONDS = 2.0
 
 _SAVE = """
 INSERT INTO directory (log, revision, value, applied_at, author, partitions) VALUES ($1, $2, $3, $4, $5, $6)
@@ -33,8 +30,7 @@ class DirectoryKeeper:
     def __init__(self, follower: Follower, database: Database) -> None:
         self._follower = follower
         self._database = database
-        self._changed = asyncio.Event()
-        follower.listen(lambda _: self._changed.set())
+        self._saved: Revision | None = None
 
     async def restore(self) -> bool:
         """Use the revision that was kept; tell whether there was one. Raises Transient."""
@@ -56,25 +52,16 @@ class DirectoryKeeper:
         log.warning("begins with the directory that was kept", revision=kept.number)
         return True
 
-    async def run(self) -> None:
-        """Save as long as the process lives; while PostgreSQL is away the newest waits."""
-        backoff, failures = Backoff(0.5, 30), 0
-        while True:
-            await self._changed.wait()
-            self._changed.clear()
-            revision = self._follower.current
-            assert revision is not None
-            try:
-                saved = await self._save(revision)
-            except (Transient, Misconfigured):
-                # Whoever needs the database tells what is wrong with it; with the directory in use nobody needs this.
-                failures += 1
-                saved = False
-            else:
-                failures = 0
-            if not saved:
-                self._changed.set()
-                await asyncio.sleep(backoff.delay(failures) if failures else _NO_TABLE_SECONDS)
+    async def keep(self) -> None:
+        """Save the revision in use, unless it is saved, or there is no place for it yet. Raises Transient."""
+        revision = self._follower.current
+        if revision is None or revision is self._saved:
+            return
+        try:
+            if await self._save(revision):
+                self._saved = revision
+        except Misconfigured as error:
+            raise Transient(str(error), of="PostgreSQL") from None  # whoever needs the database decides what that means
 
     async def close(self) -> None:
         """Close the connection to the database."""

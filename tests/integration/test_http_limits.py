@@ -17,18 +17,18 @@ import pytest
 import requests
 from fastapi import APIRouter, Request
 
-from shared import service
 from shared.server import Limits
 from shared.service import Service
-from tests.support.wait import until
+from tests.support.shell import running
+from tests.support.wait import until, until_true
 
 MIB = 1024 * 1024
 QUICK = Limits(connections=20, requests=4, header_seconds=1, body_seconds=1.5, idle_seconds=2)
 
 
-def fake() -> tuple[Service, asyncio.Event, asyncio.Event]:
-    """Return a service that reads bodies, refuses unread ones, and waits until it is told to go on."""
-    router, waiting, go_on = APIRouter(), asyncio.Event(), asyncio.Event()
+def fake() -> tuple[Service, list[Request], asyncio.Event]:
+    """Return a service that reads bodies, refuses unread ones, and keeps some waiting until it is told to go on."""
+    router, waiting, go_on = APIRouter(), list[Request](), asyncio.Event()
 
     @router.post("/read")
     async def read(request: Request) -> int:  # pyright: ignore[reportUnusedFunction]
@@ -39,8 +39,8 @@ def fake() -> tuple[Service, asyncio.Event, asyncio.Event]:
         return 0
 
     @router.get("/wait")
-    async def wait() -> int:  # pyright: ignore[reportUnusedFunction]
-        waiting.set()
+    async def wait(request: Request) -> int:  # pyright: ignore[reportUnusedFunction]
+        waiting.append(request)
         await go_on.wait()
         return 0
 
@@ -48,32 +48,17 @@ def fake() -> tuple[Service, asyncio.Event, asyncio.Event]:
 
 
 @contextlib.asynccontextmanager
-async def running(made: Service, limits: Limits) -> AsyncIterator[str]:
-    stop, listening = asyncio.Event(), asyncio.get_running_loop().create_future()
-    ready = asyncio.Event()
-    shell = asyncio.create_task(
-        service.run(
-            [made],
-            host="127.0.0.1",
-            port=0,
-            stop=stop,
-            limits=limits,
-            on_listening=listening.set_result,
-            on_ready=lambda _: ready.set(),
-        )
-    )
-    try:
-        address = await listening
-        await asyncio.wait_for(ready.wait(), 10)
-        yield address
-    finally:
-        stop.set()
-        await shell
+async def ready(made: Service, limits: Limits) -> AsyncIterator[str]:
+    """Run a service and return its address once it answers."""
+    started = asyncio.Event()
+    async with running([made], limits=limits, on_ready=lambda _: started.set()) as client:
+        await asyncio.wait_for(started.wait(), 10)
+        yield str(client.base_url).rstrip("/")
 
 
 @pytest.fixture
 async def address() -> AsyncIterator[str]:
-    async with running(fake()[0], QUICK) as made:
+    async with ready(fake()[0], QUICK) as made:
         yield made
 
 
@@ -227,9 +212,9 @@ async def test_requests_under_way_are_bounded() -> None:
     """One more is told 503 at once; health is answered all the same."""
     made, waiting, go_on = fake()
     limits = Limits(connections=20, requests=4)
-    async with running(made, limits) as address, httpx.AsyncClient(base_url=address, trust_env=False) as client:
+    async with ready(made, limits) as address, httpx.AsyncClient(base_url=address, trust_env=False) as client:
         under_way = [asyncio.create_task(client.get("/wait")) for _ in range(4)]
-        await waiting.wait()
+        await until_true(lambda: len(waiting) == 4)
 
         async def refused() -> bool:
             answer = await client.post("/read", content=b"x" * 1000)
@@ -243,16 +228,16 @@ async def test_requests_under_way_are_bounded() -> None:
 
 
 async def test_where_all_connections_are_busy_the_newest_is_told() -> None:
-    made, _, go_on = fake()
+    made, waiting, go_on = fake()
     limits = Limits(connections=3, requests=50)
-    async with running(made, limits) as address:
+    async with ready(made, limits) as address:
         host, port = address.removeprefix("http://").split(":")
         busy: list[socket.socket] = []
         for _ in range(3):
             one = socket.create_connection((host, int(port)))
             one.sendall(b"GET /wait HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             busy.append(one)
-        await asyncio.sleep(0.2)
+        await until_true(lambda: len(waiting) == 3)
         status, body = problem(await raw(address, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"))
         assert (status, body["code"]) == (503, "too-busy")
         go_on.set()

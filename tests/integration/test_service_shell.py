@@ -8,9 +8,8 @@ import re
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -23,6 +22,7 @@ from shared.progress import Progress, Worker
 from shared.service import Service, Standstill
 from tests.integration.test_outage import environment, settle
 from tests.support.processes import processes
+from tests.support.shell import running
 from tests.support.wait import until, until_true
 
 Shown = dict[str, str]
@@ -40,21 +40,6 @@ def worker(progress: Progress, work: Callable[[], Awaitable[None]] = forever) ->
         await work()
 
     return Worker(run, progress)
-
-
-@contextlib.asynccontextmanager
-async def running(services: Sequence[Service], **options: Any) -> AsyncIterator[httpx.AsyncClient]:
-    """Run services until the block ends."""
-    stop, listening = asyncio.Event(), asyncio.get_running_loop().create_future()
-    shell = asyncio.create_task(
-        service.run(services, host="127.0.0.1", port=0, stop=stop, on_listening=listening.set_result, **options)
-    )
-    try:
-        async with httpx.AsyncClient(base_url=await listening, trust_env=False) as client:
-            yield client
-    finally:
-        stop.set()
-        await shell
 
 
 async def ready(client: httpx.AsyncClient, query: str = "") -> tuple[int, Shown, Shown]:

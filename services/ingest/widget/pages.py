@@ -6,7 +6,7 @@ import hashlib
 from functools import cache
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 
 from services.ingest.words import MOUTHS, WORDS
 from shared.asked import Asked
@@ -14,7 +14,7 @@ from shared.directory.access import Access, Caller
 from shared.directory.model import Key
 from shared.errors import Problem
 from shared.pages import PAGE_HEADERS, accepted_language, templates
-from shared.web import new_router, serve_style
+from shared.web import new_router, serve_style, unless_known
 
 _templates = templates(__file__)
 _SCRIPT_HEADERS = {
@@ -52,13 +52,10 @@ def build_router(access: Access) -> APIRouter:
     serve_style(router, "/kiosk")
 
     @router.get("/widget.js")
-    async def script(if_none_match: Annotated[str | None, Header()] = None) -> Response:  # pyright: ignore[reportUnusedFunction]
+    async def script(request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Return the survey widget: a page embeds it with `data-key`."""
         body, version = _script()
-        headers = {**_SCRIPT_HEADERS, "ETag": version}
-        if if_none_match is not None and version in if_none_match:
-            return Response(status_code=304, headers=headers)
-        return Response(body, headers=headers, media_type="text/javascript")
+        return unless_known(request, body, {**_SCRIPT_HEADERS, "ETag": version}, "text/javascript")
 
     @router.get("/kiosk/{key}")
     async def kiosk(  # pyright: ignore[reportUnusedFunction]

@@ -20,7 +20,7 @@ from shared.directory.access import Access, Caller
 from shared.directory.follower import Revision
 from shared.errors import Problem, not_found
 from shared.security import BadToken, ExpiredToken, Signer
-from shared.web import caller_with, json_response, new_router
+from shared.web import caller_with, json_response, new_router, unless_known
 
 _BACK = timedelta(days=30)
 _AHEAD = timedelta(days=180)
@@ -133,8 +133,4 @@ def _made(
 
 def _answered(request: Request, made: Kept) -> Response:
     etag, calendar = made
-    headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
-    known = {one.strip().removeprefix("W/") for one in request.headers.get("if-none-match", "").split(",")}
-    if known & {etag, "*"}:
-        return Response(status_code=304, headers=headers)
-    return Response(calendar, headers=headers, media_type="text/calendar")
+    return unless_known(request, calendar, {"ETag": etag, "Cache-Control": "private, no-cache"}, "text/calendar")

@@ -327,14 +327,7 @@ def _asked_again(page: Page, ticket: TicketV1, lead: UUID | None, now: datetime)
     """
     knows = ticket.acknowledged_severity is not None
     changed = msgspec.structs.replace(
-        page,
-        version=page.version + 1,
-        state="sent",
-        level=0,
-        round=1,
-        slept=False,
-        due_at=now,
-        acknowledged_at=None,
+        forgotten(page, now).page,
         taker=ticket.assignee if knows else page.acknowledged_by or ticket.assignee,
         lead=lead,
         held=None if lead is None else "storm",

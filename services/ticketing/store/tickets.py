@@ -82,10 +82,14 @@ SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::timesta
 ON CONFLICT DO NOTHING
 """
 _TO_ASK = """
-SELECT * FROM (
-    SELECT DISTINCT ON (respondent) respondent, contact, language, occurred_at FROM shown_answer
-    WHERE ticket = $1 AND respondent IS NOT NULL AND occurred_at IS NOT NULL ORDER BY respondent, occurred_at DESC
-) AS newest ORDER BY occurred_at DESC LIMIT $2
+SELECT ticket, respondent, contact, language, occurred_at FROM unnest($1::uuid[]) AS asked(ticket)
+CROSS JOIN LATERAL (
+    SELECT * FROM (
+        SELECT DISTINCT ON (respondent) respondent, contact, language, occurred_at FROM shown_answer
+        WHERE shown_answer.ticket = asked.ticket AND respondent IS NOT NULL AND occurred_at IS NOT NULL
+        ORDER BY respondent, occurred_at DESC
+    ) AS newest ORDER BY occurred_at DESC LIMIT $2
+) AS people
 """
 _EVIDENCE_TOLD = "SELECT id, evidence_told_at FROM ticket WHERE id = ANY($1::uuid[])"
 _TOLD = "UPDATE ticket SET tell_at = NULL WHERE id = ANY($1::uuid[]) AND tell_at IS NOT NULL"
@@ -330,9 +334,12 @@ async def of_answer(tx: Connection, answer: UUID, customer: str, given: datetime
     return None if body is None else _decode(body)
 
 
-async def to_ask(tx: Connection, ticket: UUID) -> list[Asked]:
-    """Return whose answers led to a ticket, also those that it shows no longer; each once, the newest first."""
-    return [Asked(*row) for row in await tx.fetch(_TO_ASK, ticket, _MOST_ASKED)]
+async def to_ask(tx: Connection, tickets: Sequence[UUID]) -> dict[UUID, list[Asked]]:
+    """Return whose answers led to each ticket, also those that it shows no longer; each once."""
+    found: dict[UUID, list[Asked]] = {id_: [] for id_ in tickets}
+    for ticket, *asked in await tx.fetch(_TO_ASK, tickets, _MOST_ASKED) if tickets else ():
+        found[UUID(int=ticket.int)].append(Asked(*asked))
+    return found
 
 
 # ---- what others are told
