@@ -50,12 +50,13 @@ Typed = Callable[..., Done]
 
 
 @pytest.fixture
-def typed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Typed:
+def typed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Typed:
     """Run `python -m services ARGUMENTS` in this process, which is enough where nothing is started."""
 
     def run(*arguments: str, **variables: str) -> Done:
         with monkeypatch.context() as patched:
             patched.setattr(sys, "argv", ["services", *arguments])
+            patched.chdir(tmp_path)  # not where a demo has left its servers' data
             for name, value in variables.items():
                 patched.setenv(name, value)
             with pytest.raises(SystemExit) as ended:

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from typing import get_args
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -149,6 +149,13 @@ def ended(rota: Schedule) -> Schedule:
     return replace(rota, layers=tuple(replace(one, until="2026-12-04T00:00") for one in rota.layers))
 
 
+@example(
+    Schedule(
+        "night-watch",
+        "America/New_York",
+        (Layer("weekly", "2026-11-02T09:00", ("night-1", "night-2", "night-3"), restrict=("Mon-Fri 09:00-17:00",)),),
+    )
+)
 @given(rotas)
 def test_each_defect_is_named_by_its_own_word(rota: Schedule) -> None:
     """Who reads the report knows what to mend: one thing that is wrong is one sort of finding."""

@@ -124,11 +124,12 @@ def test_alerts_live_by_the_contracts_sentence(of: tuple[OnWindow, list[Said]]) 
         live = not said.backfill and said.channel != "import" and now - said.occurred_at <= timedelta(days=1)
         fires = judged(when, *seen_by(watched, when, now))[0]
         verified = judged(when, *seen_by(known(), when, now))[0]
-        if verified and not fires:
-            before, after = before_known, known().inside(when.seconds, now)
+        after_known = known().inside(when.seconds, now)
         worse = made_worse(when, [a.score for a in before], [a.score for a in after], said.score)
-        worse = worse and (fires or said.trust == "verified")
-        assert ("opened" in happened) == ((fires or verified) and live and worse)
+        worse_known = said.trust == "verified" and made_worse(
+            when, [a.score for a in before_known], [a.score for a in after_known], said.score
+        )
+        assert ("opened" in happened) == (live and ((fires and worse) or (verified and worse_known)))
         for decision in pages(decisions, "opened"):
             assert decision.alert.trust == ("verified" if verified else "anonymous")
             assert decision.alert.severity == ("high" if verified else "medium")

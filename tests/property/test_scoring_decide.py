@@ -10,7 +10,7 @@ from uuid import UUID
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from services.scoring.domain.counting import (
@@ -392,6 +392,14 @@ def test_an_alert_is_verified_if_it_fires_on_verified_answers_alone(of: Rule, to
             assert opened[0].alert.severity == ("high" if fires else "medium")
 
 
+@example(  # a passive makes what known people say worse, and what everybody says better
+    of=rule(NpsBelow(60, 30 * DAY, min_responses=3, certainty="simple"), name="nps-low", severity="high"),
+    told=[
+        (0, 0, {"trust": "verified"}),
+        *[(0, 0, {"trust": "anonymous"})] * 5,
+        *((0, mark, {"trust": "verified"}) for mark in (3, 3, 2, 0)),
+    ],
+)
 @given(ON_WINDOWS, steps(strangers, ways))
 def test_the_public_never_overrules_who_is_known(of: Rule, told: list[Step]) -> None:
     """Whatever anybody posts with a widget's key: what known people alone would alert of is alerted of, and stays."""

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import httpx
 from shared.embedded.kafka import free_ports
 
 _READY_SECONDS = 60
+_ROOT = Path(__file__).parents[2]
 
 
 class ServiceProcess:
@@ -111,17 +113,20 @@ class Done:
 async def command(*arguments: str, **variables: str) -> Done:
     """Run `python -m services ARGUMENTS` with these settings and no others."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("FIILIS_")}
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "services", *arguments),
-        env={**environment, **variables},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        out, err = await asyncio.wait_for(process.communicate(), 40)
-    except TimeoutError:
-        process.kill()
-        await process.wait()
-        raise
+    # Elsewhere: a demo that ran in this folder has left its servers' data, which commands find by themselves.
+    with tempfile.TemporaryDirectory() as elsewhere:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "services", *arguments),
+            env={**environment, "PYTHONPATH": str(_ROOT), **variables},
+            cwd=elsewhere,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        try:
+            out, err = await asyncio.wait_for(process.communicate(), 40)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+            raise
     assert process.returncode is not None
     return Done(process.returncode, out.decode(), err.decode())

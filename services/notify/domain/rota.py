@@ -122,8 +122,10 @@ def never_on_call(schedule: Schedule, layer: Layer, at: datetime) -> list[str]:
         return []
     at = max(at.astimezone(UTC), _local(schedule.timezone, layer.start))
     around = math.lcm(len(layer.people) * int(length.total_seconds()), 7 * 86_400)
+    # Also beyond the end of a layer that ends: whose turn comes too late for it is not out of its hours.
     end = at + min(LONGEST, max(_HALF_A_YEAR, timedelta(seconds=around)))
-    end = end if layer.until is None else min(end, _local(schedule.timezone, layer.until))
+    if layer.until is not None and _local(schedule.timezone, layer.until) <= at:
+        return []
     waiting, taken = dict.fromkeys(layer.people), set[str]()
     while at < end and waiting:
         turn = _turn(layer, schedule.timezone, at)

@@ -223,16 +223,19 @@ def decide_window(
         counts = seen.of(verified=verified)[0]
         return condition.worsens(new.category, answer.score, _without(counts, gains), counts)
 
-    worse = age <= rule.max_age and (
-        worsens(verified=False) if not judgement.on_verified else answer.trust == "verified" and worsens(verified=True)
-    )
+    # Each judgement by its own value: what makes one worse may make the other, with a flood in it, better.
+    live, is_open = age <= rule.max_age, alert is not None
+    worse = live and (is_open or judgement.all.fires) and worsens(verified=False)
+    on_verified = False
+    if live and not worse and not seen.all_verified and answer.trust == "verified":
+        worse = on_verified = (is_open or judgement.verified.fires) and worsens(verified=True)
     if alert is None:
         if not worse:
             return None
         touchpoint = answer.touchpoint if rule.per_touchpoint else rule.touchpoint
         due = next_look(rule, now)
         started = opened(rule, answer.customer, touchpoint, judgement.trust, answer.received_at, due, now)
-        return Decision("opened", started, *explained(rule, seen, touchpoint, on_verified=judgement.on_verified))
+        return Decision("opened", started, *explained(rule, seen, touchpoint, on_verified=on_verified))
     if judgement.clears(alert.trust):
         return cleared(alert, *explained(rule, seen, alert.touchpoint), now)
     if not worse:
@@ -254,7 +257,7 @@ def decide_window(
         due_at=next_look(rule, now),
         pending=False,
     )
-    return Decision("updated", updated, *explained(rule, seen, alert.touchpoint, on_verified=judgement.on_verified))
+    return Decision("updated", updated, *explained(rule, seen, alert.touchpoint, on_verified=on_verified))
 
 
 def _without(counts: Counts, gains: Sequence[Gain]) -> Counts:
