@@ -203,8 +203,8 @@ class Kafka:
 
         Not what the topic has now: a producer that went by that, beside one that has not heard of new partitions yet,
         would put one customer into two of them, with two owners."""
-        self._admitted = False
-        """It has let us describe topics before."""
+        self.admitted = False
+        """It has let us in before: from then on a refusal is an outage, which ends no process."""
         self.topics: dict[str, cluster.TopicState] = {}
         """As they were last seen by whoever asks all the time whether Kafka is there."""
 
@@ -214,12 +214,12 @@ class Kafka:
         try:
             yield
         except Refused as error:
-            if self._admitted:
+            if self.admitted:
                 raise Transient(str(error), of="Kafka") from None
             raise
         except _REFUSALS as error:
             why = f"{self.bootstrap}: Kafka refuses this user: {type(error).__name__}: {error}"
-            if self._admitted:
+            if self.admitted:
                 raise Transient(why, of="Kafka") from error
             raise Refused(f"FIILIS_KAFKA: {why}; `python -m services doctor` shows its rights") from None
         except (KafkaError, OSError, TimeoutError) as error:
@@ -260,7 +260,7 @@ class Kafka:
         with self.errors():
             async with asyncio.timeout(_START_SECONDS):
                 found = await cluster.ask(admin, [self.prefix + topic for topic in topics])
-            self._admitted = True
+            self.admitted = True
         named = {name.removeprefix(self.prefix): state for name, state in found.topics.items()}
         return cluster.Cluster(found.id, found.brokers, named)
 

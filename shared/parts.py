@@ -138,19 +138,31 @@ def outside(parts: Parts, *, either: bool) -> Outside:
         return {**away(), **({} if unread is None else {"directory": unread})}
 
     async def topics() -> None:
-        await parts.directory.prepare()  # first: it says over how many partitions topics must have at least
-        await ensure_topics(parts.kafka, TOPICS)
+        try:
+            await parts.directory.prepare()  # first: it says over how many partitions topics must have at least
+            await ensure_topics(parts.kafka, TOPICS)
+        except Misconfigured as error:
+            if not either or parts.directory.current is None:
+                raise
+            raise Transient(str(error), of="Kafka") from None
 
     prepared = asyncio.Event()
 
     async def begin() -> None:
-        """Have a directory in use: the newest, or while Kafka is away the one that was kept. Raises Transient."""
+        """Have a directory in use: the newest, or while Kafka is away the one that was kept.
+
+        Raises Transient, and Misconfigured where Kafka lets us not in and is needed.
+        """
         try:
             await topics()
-        except Transient:
-            with contextlib.suppress(Transient, Misconfigured):
-                if await parts.keeper.restore():
-                    return
+        except (Transient, Misconfigured) as error:
+            if isinstance(error, Transient) or either:
+                with contextlib.suppress(Transient, Misconfigured):
+                    if await parts.keeper.restore():
+                        # It has let us in before, since there is a directory; what it refuses now, it may take again.
+                        parts.kafka.admitted = either or parts.kafka.admitted
+                        log.warning("goes on without Kafka", why=str(error))
+                        return
             raise
         prepared.set()
 

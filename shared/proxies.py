@@ -5,9 +5,14 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import MutableMapping, Sequence
+from functools import lru_cache
 from typing import Any
 
+from shared.addresses import is_public
 from shared.errors import Misconfigured
+from shared.logs import Log
+
+log = Log("shared.proxies")
 
 _PAIR = re.compile(
     rb"""[ \t]*+ (?: ([^\s=";,]++) = (?: "((?:[^"\\]|\\.)*+)" | ([^\s";,]++) ) )?+ [ \t]*+ ([;,]|\Z)""", re.VERBOSE
@@ -15,6 +20,7 @@ _PAIR = re.compile(
 """A pair of the header, and what follows it."""
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
+_HEADERS = {b"forwarded", b"x-forwarded-for"}
 _MOST = 20
 """Addresses of one request that are looked at."""
 
@@ -30,16 +36,31 @@ class Proxies:
             ]
         except ValueError as error:
             raise Misconfigured(f"FIILIS_TRUSTED_PROXIES: {error}") from None
+        self._told = False
 
     def unveil(self, scope: MutableMapping[str, Any]) -> None:
-        """Put the address of who calls into a request's scope, in place of the proxy's."""
+        """Put the address of who calls into a request's scope, in place of the proxy's; None where nobody can tell.
+
+        An address inside that passes a request on is a proxy that nobody has named: what it says may be made up, and
+        all who call through it are not one caller.
+        """
         client = scope.get("client")
-        if not self._networks or client is None or not self._trusted(client[0]):
+        if client is None:
+            return
+        if not self._trusted(client[0]):
+            if _is_inside(client[0]) and any(name in _HEADERS for name, _ in scope["headers"]):
+                scope["client"] = None
+                self._tell(client[0])
             return
         # A proxy that writes one of the headers may pass on the other as the client made it up: then they differ.
         callers = {self._caller(chain[-_MOST:]) for chain in _chains(scope)}
         if len(callers) == 1 and (caller := callers.pop()) is not None:
             scope["client"] = (str(caller), 0)
+
+    def _tell(self, address: str) -> None:
+        if not self._told:
+            self._told = True
+            log.warning("a proxy is not named, so that no address is limited: set FIILIS_TRUSTED_PROXIES", proxy=address)
 
     def _caller(self, chain: Sequence[str]) -> _Address | None:
         """Return who calls, of the addresses that proxies name, the farthest first; None where nobody can tell."""
@@ -55,11 +76,17 @@ class Proxies:
         return caller
 
     def _trusted(self, address: str) -> bool:
-        parsed = parsed_address(address)
+        parsed = parsed_address(address) if self._networks else None
         return parsed is not None and self._ours(parsed)
 
     def _ours(self, address: _Address) -> bool:
         return any(address in network for network in self._networks)
+
+
+@lru_cache(maxsize=1_000)
+def _is_inside(address: str) -> bool:
+    parsed = parsed_address(address)
+    return parsed is not None and not is_public(parsed)
 
 
 def parsed_address(address: str) -> _Address | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from collections import Counter
 from collections.abc import Generator
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -34,8 +35,8 @@ DRAIN_SECONDS = 5
 _LINGER_BYTES = 64 * 1024 * 1024
 _LINGER_SECONDS = 10.0
 _WRITE_SECONDS = 60.0
-_FILES = 400
-"""Open files of a process besides its clients' connections."""
+_FILES = 500
+"""Open files of a process besides its clients' connections; those of the port for operations are among them."""
 _SWEEP_TICKS = 10
 """uvicorn ticks ten times a second."""
 
@@ -114,21 +115,41 @@ class _Protocol(HttpToolsProtocol):
         self._since = self.loop.time()
         self._head_bytes = 0
         """Of a head that came in several pieces, after the first."""
+        self._running: RequestResponseCycle | None = None
+        """Whose answer is under way, or was the last; requests behind it wait in the pipeline."""
         self._lingered = 0
         self._stuck_since: float | None = None
         """Since when the client has not read what we write."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Take a connection, in the place of an idle one where there are too many."""
+        """Take a connection; where there are too many, in the place of one that is missed least."""
         super().connection_made(transport)
         if len(self.connections) <= self._limits.connections:
             return
         others = [cast("_Protocol", one) for one in self.connections if one is not self]
-        idle = [one for one in others if one._phase is _Phase.IDLE and not one.transport.is_closing()]
-        if idle:
-            min(idle, key=lambda one: one._since).transport.close()
-        else:
+        least = self._least_missed([one for one in others if not one.transport.is_closing()])
+        if least is None:
             self._refuse(_FULL)
+        elif least._phase is _Phase.IDLE:
+            least.transport.close()
+        else:
+            least.transport.abort()
+
+    def _least_missed(self, others: list[_Protocol]) -> _Protocol | None:
+        """Return what to end: what was refused already, what is idle, or of who has most what has not asked yet."""
+        for phase in (_Phase.LINGER, _Phase.IDLE):
+            found = [one for one in others if one._phase is phase]
+            if found:
+                return min(found, key=lambda one: one._since)
+        held = Counter(one.address for one in others)
+        address, most = held.most_common(1)[0]
+        slow = [one for one in others if one.address == address and one._phase in (_Phase.HEAD, _Phase.BODY)]
+        return min(slow, key=lambda one: one._since) if slow and most > 2 * (held[self.address] + 1) else None
+
+    @property
+    def address(self) -> str | None:
+        """Of who has connected, which may be a proxy."""
+        return None if self.client is None else self.client[0]
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser, within bounds."""
@@ -177,14 +198,20 @@ class _Protocol(HttpToolsProtocol):
         self._enter(_Phase.BODY)
         self._head_bytes = 0
         super().on_headers_complete()
+        if not self.pipeline:
+            self._running = self.cycle
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
         self._enter(_Phase.IDLE if self.cycle.response_complete else _Phase.DONE)
 
     def on_response_complete(self) -> None:
+        following = self.pipeline[-1][0] if self.pipeline else None
         super().on_response_complete()
-        if self._phase is _Phase.DONE and not self.pipeline:
+        if following is not None:
+            self._running = following
+            self._since = self.loop.time()  # nobody waited for its body before
+        elif self._phase is _Phase.DONE:
             self._enter(_Phase.IDLE)
 
     def pause_writing(self) -> None:
@@ -207,24 +234,25 @@ class _Protocol(HttpToolsProtocol):
         if self._stuck_since is not None and now - self._stuck_since > _WRITE_SECONDS:
             self.transport.abort()
             return
-        cycle = cast("RequestResponseCycle | None", self.cycle)
-        answering = cycle is not None and not cycle.response_complete
         match self._phase:
-            case _Phase.HEAD if took > limits.header_seconds and not answering:
+            case _Phase.HEAD if took > limits.header_seconds and not self._answers_another():
                 self._refuse(_SLOW_HEAD)
-            case _Phase.BODY if took > limits.body_seconds:
-                if self.cycle.response_started:
-                    self.transport.abort()
-                else:
-                    self.cycle.disconnected = True  # whoever reads the body hears of it
-                    self._refuse(_SLOW_BODY)
-                    self.cycle.message_event.set()
+            case _Phase.BODY if took > limits.body_seconds and not self._answers_another():
+                self._refuse(_SLOW_BODY)
             case _Phase.IDLE if took > limits.idle_seconds:
                 self.transport.close()
-            case _Phase.LINGER if took > _LINGER_SECONDS:
+            case _Phase.LINGER if took > _LINGER_SECONDS and not self._answering():
                 self.transport.abort()
             case _:
                 pass
+
+    def _answering(self) -> bool:
+        running = self._running
+        return running is not None and not running.response_complete and not running.disconnected
+
+    def _answers_another(self) -> bool:
+        """Tell whether an earlier request than the one that is coming in has its answer under way."""
+        return self._answering() and (self._phase is not _Phase.BODY or self._running is not self.cycle)
 
     def _enter(self, phase: _Phase) -> None:
         self._phase = phase
@@ -234,6 +262,17 @@ class _Protocol(HttpToolsProtocol):
         """Answer in place of the application; then drop what comes, for a while, until the client closes."""
         if self.transport.is_closing():
             return
+        running = self._running
+        if running is not None and self._answering():
+            if self._answers_another() or running.response_started:
+                # An answer is not written into another: that one ends, and the connection with it.
+                self.pipeline.clear()
+                running.keep_alive = running.more_body = False
+                running.message_event.set()
+                self._enter(_Phase.LINGER)
+                return
+            running.disconnected = True  # whoever reads the body hears of it
+            running.message_event.set()
         body = msgspec.json.encode(problem.body())
         headers = {
             "content-type": "application/problem+json",

@@ -19,7 +19,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
@@ -40,6 +40,7 @@ log = Log("shared.service")
 
 _STOP_SECONDS = 20
 _LIMITS = Limits()
+_OPS_CONNECTIONS = 100
 _LOOK_SECONDS = 5.0
 _LATE_LOOKS = 4
 """In a row: a process that was stopped and goes on has old signs of life, and gets the time for new ones."""
@@ -241,7 +242,8 @@ async def run(
     address = listening[0].address
     on_listening(address)
     if ops_port is not None:
-        listening.append(await listen(Headers(build_ops_app(app)), host, ops_port, limits))
+        ops = Headers(build_ops_app(app, [process, *services]))
+        listening.append(await listen(ops, host, ops_port, replace(limits, connections=_OPS_CONNECTIONS)))
         log.info("operations", address=listening[-1].address)
     servers = [one.task for one in listening]
     opening = asyncio.create_task(_open(services), name="start")

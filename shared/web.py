@@ -345,18 +345,23 @@ class _Exchange:
     A client that still sends when the connection closes sees that it broke, and not the answer.
     """
 
-    __slots__ = ("_receive", "_scope", "_send", "_taken", "_whole")
+    __slots__ = ("_answered", "_asked", "_receive", "_scope", "_send", "_taken", "_whole")
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, answered: Callable[[], None]) -> None:
+        """`answered` is called when all but the rest of the body is done with."""
         self._scope = scope
         self._receive = receive
         self._send = send
+        self._answered = answered
         self._taken = 0
+        self._asked = False
+        """Whether the client was given leave to send the body, if it waits for that."""
         self._whole = False
         """Whether the body came to its end, or the client went."""
 
     async def receive(self) -> Any:
         """Return the next part of the body."""
+        self._asked = True
         message = await self._receive()
         self._whole = not message.get("more_body")
         self._taken += len(message.get("body", b""))
@@ -374,9 +379,11 @@ class _Exchange:
         if self._whole:
             await self._send(message)
         elif message["type"] == "http.response.start":
-            self._whole = not _has_body(self._scope)
-            if not self._whole:
+            if _has_body(self._scope):
                 message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
+                self._whole = not self._asked and any(name == b"expect" for name, _ in self._scope["headers"])
+            else:
+                self._whole = True
             await self._send(message)
         elif message.get("more_body"):
             await self._send(message)
@@ -386,6 +393,7 @@ class _Exchange:
             await self._send({"type": "http.response.body", "body": b""})
 
     async def _drop_rest(self) -> None:
+        self._answered()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_DROP_SECONDS):
                 while not self._whole and self._taken < _DROP_BYTES:
@@ -393,14 +401,11 @@ class _Exchange:
 
 
 def _has_body(scope: Scope) -> bool:
-    """Tell whether a body is on its way: one was announced, and the client does not wait for leave to send it."""
-    announced = False
-    for name, value in scope["headers"]:
-        if name == b"transfer-encoding" or (name == b"content-length" and value != b"0"):
-            announced = True
-        elif name == b"expect":
-            return False
-    return announced
+    """Tell whether a body was announced."""
+    return any(
+        name == b"transfer-encoding" or (name == b"content-length" and value != b"0")
+        for name, value in scope["headers"]
+    )
 
 
 class Front:
@@ -420,13 +425,20 @@ class Front:
         """Answer one request."""
         if scope["type"] != "http":
             return
-        exchange = _Exchange(scope, receive, send)
+        holding = True
+
+        def answered() -> None:
+            nonlocal holding
+            self._under_way -= holding
+            holding = False
+
+        exchange = _Exchange(scope, receive, send, answered)
         self._under_way += 1
         try:
             target = self._target(scope)
             await target(scope, exchange.bounded if target is self._app else exchange.receive, exchange.send)
         finally:
-            self._under_way -= 1
+            answered()
 
     def _target(self, scope: Scope) -> ASGIApp:
         path: str = scope["path"]
@@ -442,10 +454,14 @@ class Front:
         return self._hot.get(path, self._app)
 
 
-def build_ops_app(app: FastAPI) -> FastAPI:
-    """Return what a port of its own for operations serves: /metrics, and the description of an application."""
+def build_ops_app(app: FastAPI, services: Sequence[Faced]) -> FastAPI:
+    """Return what a port of its own for operations serves: figures, health, and the description of an application.
+
+    Health also here: whoever floods the other port keeps nobody from seeing that the process is well.
+    """
     ops = FastAPI(title="Fiilis operations", docs_url=None, redoc_url=None, openapi_url=None)
     ops.include_router(_ops())
+    ops.include_router(_health(services))
     ops.include_router(_reference(lambda: app.openapi()))
 
     @ops.get("/openapi.json", include_in_schema=False)

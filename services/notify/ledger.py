@@ -113,7 +113,8 @@ async def call_next(
         if of_turn.page is None or any(one.state in {"pending", "delivered"} for one in turns[of_turn]):
             continue
         kept = current[of_turn.page]
-        in_vain = [one for one in turns[of_turn] if one.in_vain]
+        # What its person has given up meanwhile ended without a call: how the last one went says nothing.
+        in_vain = [one for one in turns[of_turn] if one.in_vain and reach.leads_somewhere(one.delivery)]
         outcome = None if in_vain else undeliverable(kept.page, of_turn.turn, now)
         if outcome is not None:
             happened[of_turn.page] = Happened(outcome, kept.traceparent)

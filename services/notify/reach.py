@@ -7,13 +7,13 @@ from collections.abc import Set as AbstractSet
 from datetime import datetime, timedelta
 
 from services.notify.channels import Channel
-from services.notify.domain.contacts import Listed, Way, contacts_of, listed
+from services.notify.domain.contacts import Listed, Way, contact_of, contacts_of, listed
 from services.notify.store import deliveries, notices
 from services.notify.store.contacts import Key
 from services.notify.store.deliveries import Delivery, Wanted
 from services.notify.store.notices import Told
 from shared.db import Connection
-from shared.directory.model import Directory, Person
+from shared.directory.model import Contact, Directory, Person
 from shared.events import Severity
 from shared.logs import Log
 
@@ -33,10 +33,10 @@ class Reach:
 
     def usable(self, person: Person) -> list[bool]:
         """Tell of each contact whether it can be called."""
-        return [
-            contact.channel in self._ready and (person.id, contact.channel, contact.address) not in self._stopped
-            for contact in person.contacts
-        ]
+        return [self._can_be_called(person, contact) for contact in person.contacts]
+
+    def _can_be_called(self, person: Person, contact: Contact) -> bool:
+        return contact.channel in self._ready and (person.id, contact.channel, contact.address) not in self._stopped
 
     def people(self) -> set[str]:
         """Return the people who have a contact that can be called."""
@@ -48,6 +48,12 @@ class Reach:
         if delivery.way is not None or known is None:
             return delivery.way
         return next((one.way for one in listed(known) if one.place == delivery.contact), None)
+
+    def leads_somewhere(self, delivery: Delivery) -> bool:
+        """Tell whether the contact of a delivery is still the person's, and can be called."""
+        known = self._directory.people.get(delivery.person)
+        contact = None if known is None else contact_of(known, delivery.way, delivery.contact)
+        return known is not None and contact is not None and self._can_be_called(known, contact)
 
     def order(self, person: str, severity: Severity | None) -> list[Listed]:
         """Return the contacts of a person that can be called, in the order to try; a notice has no severity."""

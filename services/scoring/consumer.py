@@ -235,8 +235,8 @@ class FeedbackHandler:
         cooling = {state.name: cooldown for state in states if (cooldown := self._plan(state).cooldown)}
         if cooling:
             since = now - timedelta(seconds=max(cooling.values()))
-            for customer, problem, cleared_at in await alerts.cleared_since(tx, list(cooling), since):
-                self._states[customer].cleared[problem] = cleared_at
+            for customer, problem, trust, cleared_at in await alerts.cleared_since(tx, list(cooling), since):
+                self._states[customer].cleared[problem, trust] = cleared_at
 
     def _places(
         self, new: Sequence[Arrival], states: Mapping[str, CustomerState]

@@ -131,6 +131,70 @@ async def test_a_client_that_waits_for_leave_is_refused_at_once(address: str) ->
     assert time.monotonic() - begun < 1
 
 
+async def test_what_was_not_sent_is_not_taken_for_the_body(address: str) -> None:
+    """Who waits for leave and is refused may send the next request at once: the connection is to close instead."""
+    head = b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\nExpect: 100-continue\r\n\r\n"
+    answer = await raw(address, head)
+    assert answer.startswith(b"HTTP/1.1 404")
+    assert b"\r\nconnection: close\r\n" in answer
+
+
+async def test_an_answer_is_not_written_into_another() -> None:
+    """What cannot be read behind a request whose answer is under way, or has begun, ends the connection after it."""
+    made, waiting, go_on = fake()
+    whole, chunked = b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n", b" HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    following = (
+        b"\x16\x03\x01\x02\r\n",
+        b"POST /read" + chunked + b"zz\r\n",
+        b"GET /healthz?" + b"q" * 9000 + b" HTTP/1.1\r\n\r\n",
+        b"POST /read" + chunked + b"1\r\nx\r\n0\r\n" + b"X-Filler: %b\r\n" % (b"v" * 70_000),
+    )
+    async with ready(made, QUICK) as address:
+        asked = [asyncio.create_task(raw(address, whole, wrong, pause=0.1)) for wrong in following]
+        await until_true(lambda: len(waiting) == len(following))
+        await asyncio.sleep(2)
+        assert not any(one.done() for one in asked)
+        go_on.set()
+        for answer in await asyncio.gather(*asked):
+            assert answer.startswith(b"HTTP/1.1 200")
+            _, _, rest = answer.partition(b"\r\n\r\n")
+            assert rest == b"0" or rest.startswith(b"0HTTP/1.1 4"), answer
+        started = await raw(address, b"POST /unread" + chunked, b"1\r\nx\r\n", b"zz\r\n", pause=0.2)
+        assert started.startswith(b"HTTP/1.1 200")
+        assert started.endswith(b"0")
+        assert started.count(b"HTTP/1.1") == 1
+        status, _ = problem(await raw(address, b"POST /read" + chunked, b"zz\r\n", pause=0.2))
+        assert status == 400
+
+
+async def test_pipelined_requests_have_a_deadline_each() -> None:
+    """The time of a body begins when it is its turn; who is answered behind another is not taken for idle."""
+    made, waiting, go_on = fake()
+    whole, closing = b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n", b"Connection: close\r\n\r\n"
+    half = b"POST /read HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhalf"
+    async with ready(made, QUICK) as address:
+        two = asyncio.create_task(raw(address, whole + whole.removesuffix(b"\r\n") + closing))
+        late = asyncio.create_task(raw(address, whole + half))
+        await until_true(lambda: len(waiting) == 2)
+        await asyncio.sleep(QUICK.body_seconds + 1.5)
+        assert not late.done(), "it waits for the answer before it"
+        go_on.set()
+        answers = await late
+        assert [answers.count(line) for line in (b"HTTP/1.1 200", b"HTTP/1.1 408")] == [1, 1]
+        assert (await two).count(b"HTTP/1.1 200") == 2
+
+
+async def test_who_answers_a_pipelined_request_is_not_idle() -> None:
+    made, waiting, go_on = fake()
+    whole = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    async with ready(made, QUICK) as address:
+        asked = asyncio.create_task(raw(address, whole + whole.replace(b"healthz", b"wait")))
+        await until_true(lambda: len(waiting) == 1)
+        await asyncio.sleep(QUICK.idle_seconds + 1.5)
+        go_on.set()
+        assert (await asked).count(b"HTTP/1.1 200") == 2
+
+
 async def test_headers_and_address_are_bounded(address: str) -> None:
     """In one piece or in many, whole or without end: 64 KiB of headers, 8 KiB of address."""
     begin = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
@@ -206,6 +270,63 @@ async def test_connections_are_bounded(address: str) -> None:
         assert (await client.get("/healthz")).status_code == 200
     for _, writer in opened:
         writer.close()
+
+
+async def test_one_address_cannot_hold_all_connections(address: str) -> None:
+    """Of who holds most, what has not asked yet gives way to somebody else; those refused linger no longer than that."""
+    host, port = address.removeprefix("http://").split(":")
+    held = [socket.create_connection((host, int(port))) for _ in range(QUICK.connections)]
+    for one in held:
+        one.sendall(b"GET /healthz HTTP/1.1\r\n")
+    await asyncio.sleep(0.2)
+    loop = asyncio.get_running_loop()
+    for _ in range(5):
+        other = socket.socket()
+        other.bind(("127.0.0.2", 0))
+        await loop.run_in_executor(None, other.connect, (host, int(port)))
+        other.settimeout(5)
+        other.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert (await loop.run_in_executor(None, other.recv, 100)).startswith(b"HTTP/1.1 200")
+        other.close()
+    for one in held:
+        one.close()
+
+
+async def test_what_is_refused_is_bounded_too() -> None:
+    """Busy connections stay; of the newest each is answered, and the one before makes room."""
+    made, waiting, go_on = fake()
+    async with ready(made, Limits(connections=3, requests=50)) as address:
+        host, port = address.removeprefix("http://").split(":")
+        busy = [socket.create_connection((host, int(port))) for _ in range(3)]
+        for one in busy:
+            one.sendall(b"GET /wait HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        await until_true(lambda: len(waiting) == 3)
+        told: list[bytes] = []
+        refused: list[socket.socket] = []
+        for _ in range(10):
+            one = socket.create_connection((host, int(port)))
+            one.settimeout(5)
+            one.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            told.append(await asyncio.to_thread(one.recv, 1000))
+            refused.append(one)
+        assert {answer[:12] for answer in told} <= {b"HTTP/1.1 503", b"HTTP/1.1 200"}
+        go_on.set()
+        for one in busy:
+            assert (await asyncio.to_thread(one.recv, 100)).startswith(b"HTTP/1.1 200")
+        for one in (*busy, *refused):
+            one.close()
+
+
+async def test_a_body_that_is_dropped_holds_no_place() -> None:
+    """Who was answered already and still sends keeps nobody out."""
+    limits = Limits(connections=50, requests=2)
+    async with ready(fake()[0], limits) as address, httpx.AsyncClient(base_url=address, trust_env=False) as client:
+        half = b"POST /unread HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhalf"
+        sending = [asyncio.create_task(raw(address, half, seconds=30)) for _ in range(5)]
+        await asyncio.sleep(0.5)
+        assert not any(one.done() for one in sending)
+        assert (await client.post("/read", content=b"x")).status_code == 200
+        assert all(answer.startswith(b"HTTP/1.1 200") for answer in await asyncio.gather(*sending))
 
 
 async def test_requests_under_way_are_bounded() -> None:

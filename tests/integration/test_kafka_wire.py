@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
@@ -355,6 +356,13 @@ async def test_services_work_with_the_rights_that_acls_prints(tmp_path: Path, da
                 return bool(phone.received)
 
             await until(paged, seconds=30)
+            await until(lambda: _kept(database_url), seconds=20, every=0.2)
+            await running[0].stop()
+            wrong = {**shared, **of("ingest"), "kafka_sasl_password": "of yesterday"}
+            running[0] = await ServiceProcess("ingest", environment(wrong), tmp_path).start()
+            posted = await asyncio.to_thread(_post, running[0].address, key, said)
+            assert posted == 202, "with the directory that it kept, into the spool"
+            assert "refused the user name or password" in running[0].log()
         finally:
             await asyncio.gather(*(process.kill() for process in running if process.alive))
         looked = await command("doctor", "--data", str(tmp_path / "none"), **environment(of("operator")))
@@ -371,3 +379,11 @@ def _post(address: str, key: str, body: dict[str, Any]) -> int:
 
     headers = {"Authorization": f"Bearer {key}"}
     return httpx.post(f"{address}/v1/feedback", json=body, headers=headers, trust_env=False).status_code
+
+
+async def _kept(database_url: str) -> bool:
+    connection = await asyncpg.connect(database_url.replace("+asyncpg", ""))
+    try:
+        return bool(await connection.fetchval("SELECT count(*) FROM ingest.directory"))
+    finally:
+        await connection.close()

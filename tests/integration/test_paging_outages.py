@@ -270,6 +270,22 @@ async def test_a_second_contact_that_is_refused_lets_the_first_be_tried_again(pa
     assert await delivered_to(pager, ticket) == ["architect-1"]
 
 
+async def test_a_contact_that_is_taken_away_while_it_is_busy_lets_the_next_person_be_called(pager: House) -> None:
+    """How its last call went is no reason to try it again until the step ends: nothing can be called there."""
+    await pager.apply(replace(pager.company, escalations=hurried(pager, 86_400, 86_400)))
+    pager.phone.answer = lambda request: 503 if request.path == "/architect-1" else 204
+    ticket = await open_ticket(pager)
+    await passing(pager, lambda: tried(pager, ticket, "/architect-1", 4), most=STEP)
+    await pager.apply(
+        replace(
+            pager.company, escalations=hurried(pager, 86_400, 86_400), people=people(pager, "architect-1", contacts=())
+        )
+    )
+    await passing(pager, lambda: tried(pager, ticket, "/deputy-1", 1), most=STEP)
+    await is_in(pager, ticket, "sent")
+    assert await delivered_to(pager, ticket) == ["deputy-1"]
+
+
 async def test_a_storm_that_rises_is_one_page(pager: House) -> None:
     """Somebody took twelve complaints; when all become critical that rings once for each person, not twelve times."""
     tickets, first = await storm(pager, *["high"] * 12)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any, cast, get_args
 
 import pytest
@@ -343,3 +343,24 @@ def test_a_single_answer_cools_down_too() -> None:
         now = over + timedelta(seconds=seconds)
         said = answer(1, kind="mood", occurred_at=now, received_at=now)
         assert bool(watched.take(said, now)) == opens
+
+
+@pytest.mark.parametrize(("first", "then"), list(product(("verified", "anonymous"), repeat=2)))
+@pytest.mark.parametrize("trust", ["verified", "any"])
+@pytest.mark.parametrize("when", [UnhappyShareAbove(0.5, 900), MoodAtMost(1)])
+def test_what_strangers_said_quiets_nobody_who_is_known(
+    when: OnWindow | MoodAtMost, trust: str, first: str, then: str
+) -> None:
+    """An alert of strangers that cleared is no reason to keep back one of known people, where they differ."""
+    of = rule(when, cooldown=2 * HOUR, max_age=60, trust=trust)
+    watched = Watched([of])
+    for _ in range(6):
+        _ = watched.take(answer(1, kind="mood", trust=first), NOW)
+    over = NOW + timedelta(minutes=20)
+    for alert in [one.alert for one in pages(watched.told, "opened")]:
+        assert [d.happening for d in watched.look(over, alert)] == ["cleared"]
+    count = len(pages(watched.told, "opened"))
+    for _ in range(6):
+        _ = watched.take(answer(1, kind="mood", trust=then, occurred_at=over, received_at=over), over)
+    opens = (first, then, trust) == ("anonymous", "verified", "verified")
+    assert (len(pages(watched.told, "opened")) > count) == opens

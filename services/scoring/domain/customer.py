@@ -34,7 +34,7 @@ from services.scoring.domain.windows import ExactWindow, HourWindow, Judged, Mea
 from shared.directory.model import Rule, severity_rank
 from shared.directory.rules.base import OnAnswer, OnSequence, OnTime, OnWindow, Reason, length
 from shared.directory.rules.sequence import Shift
-from shared.events import FeedbackReceivedV1
+from shared.events import FeedbackReceivedV1, Trust
 
 NEWS_AFTER = timedelta(days=7)
 """A detector takes a respondent's answer again after so long: one loud person is not the customer's voice."""
@@ -199,8 +199,8 @@ class CustomerState:
     exact: dict[int, ExactWindow] = field(default_factory=dict[int, ExactWindow])
     alerts: dict[str, Alert] = field(default_factory=dict[str, Alert])
     """Open alerts but those of single answers, by dedup_key."""
-    cleared: dict[str, datetime] = field(default_factory=dict[str, datetime])
-    """When problems cleared whose rules have a cooldown."""
+    cleared: dict[tuple[str, Trust], datetime] = field(default_factory=dict[tuple[str, Trust], datetime])
+    """When problems whose rules have a cooldown cleared last, by dedup_key and who had shown them."""
     pulses: dict[str, Pulse] = field(default_factory=dict[str, Pulse])
     detectors: dict[str, Detector] = field(default_factory=dict[str, Detector])
     rules: Plan | None = None
@@ -271,10 +271,17 @@ class CustomerState:
     def _keep(self, decisions: list[Decision], rule: Rule, decision: Decision | None, now: datetime) -> None:
         if decision is None:
             return
-        if decision.happening == "opened" and is_cooling(rule, self.cleared.get(decision.alert.dedup_key), now):
+        if decision.happening == "opened" and self._is_cooling(rule, decision.alert, now):
             return
         self.remember(decision)
         decisions.append(decision)
+
+    def _is_cooling(self, rule: Rule, alert: Alert, now: datetime) -> bool:
+        """Tell whether a problem ended so lately that it is no news; what strangers said quiets nobody who is known."""
+        trusts: tuple[Trust, ...] = (
+            ("verified", "anonymous") if alert.trust == "anonymous" or rule.trust == "any" else ("verified",)
+        )
+        return any(is_cooling(rule, self.cleared.get((alert.dedup_key, trust)), now) for trust in trusts)
 
     def _seen(self, planned: Planned, touchpoint: str | None) -> Seen:
         _, _, length, (measure, of_touchpoint) = planned
@@ -473,7 +480,7 @@ class CustomerState:
         """Take over what a decision made of an alert."""
         alert = decision.alert
         if decision.happening == "cleared":
-            self.cleared[alert.dedup_key] = alert.updated_at
+            self.cleared[alert.dedup_key, alert.trust] = alert.updated_at
         if alert.answer is not None:
             return  # a rule on a single answer opens one alert each; none of them changes what follows
         if decision.happening == "cleared":

@@ -13,7 +13,7 @@ import msgspec
 from services.scoring.domain.decide import Alert, Decision
 from services.scoring.store.common import plain, text
 from shared.db import Connection
-from shared.events import AlertV1, EvidenceV1
+from shared.events import AlertV1, EvidenceV1, Trust
 from shared.quarantine import not_held
 
 EVIDENCE = 20
@@ -59,9 +59,9 @@ ORDER BY due_at LIMIT $3
 _OPEN_MESSAGES = "SELECT body FROM alert WHERE state = 'open' AND severity <> 'info' ORDER BY opened_at, id"
 _OPEN_IDS = "SELECT customer, id FROM alert WHERE state = 'open' AND severity <> 'info' ORDER BY customer, opened_at"
 _CLEARED = """
-SELECT DISTINCT ON (customer, dedup_key) customer, dedup_key, cleared_at FROM alert
+SELECT customer, dedup_key, trust, max(cleared_at) FROM alert
 WHERE state = 'cleared' AND customer = ANY($1::text[]) AND cleared_at >= $2
-ORDER BY customer, dedup_key, cleared_at DESC
+GROUP BY customer, dedup_key, trust
 """
 _SAVE = """
 INSERT INTO alert (id, version, customer, partition, rule, kind, touchpoint, dedup_key, state, severity, trust,
@@ -167,9 +167,11 @@ async def open_alerts(tx: Connection, customers: Sequence[str]) -> list[Alert]:
     return [_kept(row).alert for row in await tx.fetch(_OPEN, customers)]
 
 
-async def cleared_since(tx: Connection, customers: Sequence[str], since: datetime) -> list[tuple[str, str, datetime]]:
-    """Return customer, dedup_key and time of the last alert that cleared, for each problem since a moment."""
-    return [(row[0], row[1], row[2]) for row in await tx.fetch(_CLEARED, customers, since)]
+async def cleared_since(
+    tx: Connection, customers: Sequence[str], since: datetime
+) -> list[tuple[str, str, Trust, datetime]]:
+    """Return customer, dedup_key, trust and time of the last alert of each that cleared since a moment."""
+    return [(row[0], row[1], row[2], row[3]) for row in await tx.fetch(_CLEARED, customers, since)]
 
 
 async def due_alerts(tx: Connection, now: datetime, partitions: Sequence[int], limit: int) -> list[Kept]:
