@@ -105,6 +105,9 @@ async def test_the_figures_are_those_of_the_tickets(database: Database, count: i
     assert (found.recovery_rate, found.reopen_rate) == (wanted.recovery_rate, wanted.reopen_rate)
 
 
+_SHOWN = "SELECT ticket, answer, respondent, occurred_at, contact, language FROM shown_answer ORDER BY 1, 2"
+
+
 async def test_the_upgrade_reads_the_columns_from_the_tickets(database: Database) -> None:
     """What was stored before there were such columns has the same figures."""
     chance = random.Random(7)
@@ -112,6 +115,7 @@ async def test_the_upgrade_reads_the_columns_from_the_tickets(database: Database
     async with database.transaction() as tx:
         await tickets.save(tx, outcomes, {one.ticket.id: None for one in outcomes})
         before = await tickets.tally(tx, "acme", NOW - timedelta(days=200))
+        shown = await tx.fetch(_SHOWN)
         await tx.execute("ALTER TABLE ticket DROP opening, DROP acknowledged_at, DROP named, DROP waited")
         await tx.execute("ALTER TABLE webhook_delivery DROP secret_env")
         await tx.execute("ALTER TABLE seen_page DROP ticket")
@@ -122,3 +126,5 @@ async def test_the_upgrade_reads_the_columns_from_the_tickets(database: Database
     assert any("0003" in name for name in await migrate(database, MIGRATIONS["ticketing"]))
     async with database.transaction() as tx:
         assert await tickets.tally(tx, "acme", NOW - timedelta(days=200)) == before
+        assert shown
+        assert await tx.fetch(_SHOWN) == shown, "whom to ask, and when they answered"

@@ -209,8 +209,10 @@ def _asked_again(before: TicketV1, outcome: Outcome, now: datetime) -> Outcome:
 
 def _with_evidence(ticket: TicketV1, alert: AlertV1, severity: Severity, now: datetime) -> Outcome | None:
     evidence = merged_evidence(ticket.evidence, alert.evidence, ticket.answer)
+    shown = {answer.id for answer in evidence}
+    left = tuple(answer for answer in alert.evidence if answer.id not in shown)
     if evidence == ticket.evidence and severity == ticket.severity:
-        return None
+        return Outcome(ticket, None, (), left) if left else None
     lines = [entry(ticket.id, now, SYSTEM, _ADDED, alert=str(alert.id), summary=alert.summary)]
     if severity != ticket.severity:
         lines.append(entry(ticket.id, now, SYSTEM, "severity", before=ticket.severity, after=severity))
@@ -222,8 +224,6 @@ def _with_evidence(ticket: TicketV1, alert: AlertV1, severity: Severity, now: da
         summary=alert.summary,
         context=_context(alert, ticket.context.previous, ticket.context),
     )
-    shown = {answer.id for answer in evidence}
-    left = tuple(answer for answer in alert.evidence if answer.id not in shown)
     return Outcome(changed, "ticket.updated", tuple(lines), left)
 
 

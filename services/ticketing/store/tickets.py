@@ -113,7 +113,7 @@ WHERE ticket.id = later.id
 _OF_ANSWER = """
 SELECT ticket.body FROM shown_answer JOIN ticket ON ticket.id = shown_answer.ticket
 WHERE shown_answer.answer = $1 AND shown_answer.customer = $2
-    AND ($3::timestamptz IS NULL OR coalesce(shown_answer.occurred_at, $3) = $3)
+    AND ($3::timestamptz IS NULL OR shown_answer.occurred_at = $3)
 ORDER BY ticket.opened_at DESC LIMIT 1
 """
 _OF_RESPONDENT = """
@@ -267,8 +267,7 @@ async def save(tx: Connection, outcomes: Sequence[Outcome], looks: Mapping[UUID,
     shown = {
         (answer.id, outcome.ticket.id): (answer, outcome.ticket)
         for outcome in outcomes
-        if outcome.event is not None
-        for answer in (*outcome.ticket.evidence, *outcome.answers)
+        for answer in (*(() if outcome.event is None else outcome.ticket.evidence), *outcome.answers)
     }
     if shown:
         answers = [answer for answer, _ in shown.values()]
