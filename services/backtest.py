@@ -74,7 +74,7 @@ def replay(
     prior: Prior,
 ) -> list[Told]:
     """Return what the rules would have told of a customer since a moment; earlier answers are its history."""
-    player = Replay(known.id, plan(directory.rules_of(known)), prior)
+    player = Replay(known.id, plan(directory.rules_of(known)), prior, revote_after=directory.revote_after)
     told: list[Told] = []
     for answer in answers:
         told += player.take(answer)

@@ -50,6 +50,10 @@ class FeedbackReceivedV1(_Message, frozen=True, kw_only=True):
     backfill: bool = False
     follow_up: str | None = None
     """The dedup_key of the problem whose follow-up it answers."""
+    device: str | None = None
+    """What a widget calls its browser: without a respondent its answers count once within `revote_after`."""
+    by_token: bool = False
+    """A respondent token vouched for it, not a key of the company."""
 
 
 class EvidenceV1(_Message, frozen=True, kw_only=True):

@@ -200,6 +200,8 @@ def accept(posted: Posted, let: Let) -> FeedbackReceivedV1:
         contact=posted.contact,
         context=posted.context or None,
         backfill=posted.backfill,
+        device=posted.device,
+        by_token=vouched is not None,
     )
 
 

@@ -36,12 +36,14 @@ from services.scoring.domain.decide import Decision
 from services.scoring.domain.report import alert_message, alert_scores, without
 from services.scoring.domain.shift import DEFAULT_PRIOR, Prior
 from services.scoring.domain.trend import daily, day_of
+from services.scoring.domain.votes import candidates, vote_of
 from services.scoring.store import alerts, answers, counting, people, retention
 from shared import metrics, outbox
 from shared.clock import Clock
 from shared.consume import AfterCommit, Record
 from shared.db import Connection
 from shared.directory.follower import Follower, Revision
+from shared.directory.model import REVOTE_AFTER
 from shared.directory.rules.base import OnWindow
 from shared.events import AlertV1, ErasedV1, FeedbackReceivedV1, Kind, RespondentErasedV1, ScoreDailyV1
 from shared.ids import uuid7
@@ -119,7 +121,7 @@ class FeedbackHandler:
             return None
         new = [arrival(record.message) for record in fresh]
         places, added = self._places(new, states)
-        around = await self._around(tx, new, places)
+        new, around = await self._around(tx, new, places)
         counted: list[counting.Counted] = []
         told: list[Told] = []
         touched: dict[str, CustomerState] = {}
@@ -127,8 +129,8 @@ class FeedbackHandler:
             for record, one, place in zip(fresh, new, places, strict=True):
                 answer = one.answer
                 previous = following = None
-                if answer.respondent is not None:
-                    others = around[place, answer.respondent]
+                if one.voter is not None:
+                    others = around[place, one.voter]
                     previous, following = neighbours(one.said, others)
                     others.append(one.said)
                 made = changes(one, previous, following)
@@ -255,21 +257,40 @@ class FeedbackHandler:
 
     async def _around(
         self, tx: Connection, new: Sequence[Arrival], places: Sequence[answers.Place]
-    ) -> dict[answers.Voice, list[Said]]:
-        """Return of those who are named what they said before, as far as it is next to a new answer of theirs."""
+    ) -> tuple[Sequence[Arrival], dict[answers.Voice, list[Said]]]:
+        """Return the answers with their voters, and what those said before, as far as it is next to a new answer."""
+        of_devices = [n for n, one in enumerate(new) if one.voter is None and one.answer.device is not None]
         named = [
-            ((place, who), one.said)
-            for one, place in zip(new, places, strict=True)
-            if (who := one.answer.respondent) is not None
+            ((place, who), one.said) for one, place in zip(new, places, strict=True) if (who := one.voter) is not None
         ]
-        around: dict[answers.Voice, list[Said]] = {voice: [] for voice, _ in named}
-        latest = await answers.latest(tx, list(around))
-        for voice, said in latest.items():
-            around[voice].append(said)
+        around = await self._beside(tx, "respondent", named)
+        if not of_devices:
+            return new, around
+        revision = self._directory.current
+        revote_after = REVOTE_AFTER if revision is None else revision.directory.revote_after
+        asked = {(places[n], vote) for n in of_devices for vote in candidates(new[n], revote_after)}
+        last = await answers.latest(tx, "vote", list(asked))
+        voted, votes = list(new), list[tuple[answers.Voice, Said]]()
+        for n in of_devices:
+            one, place = new[n], places[n]
+            vote = vote_of(one, revote_after, lambda vote, place=place: last.get((place, vote)))
+            voted[n] = replace(one, voter=vote)
+            votes.append(((place, vote), one.said))
+            last[place, vote] = max(one.said, last.get((place, vote), one.said))
+        return voted, around | await self._beside(tx, "vote", votes)
+
+    async def _beside(
+        self, tx: Connection, by: answers.Voter, said: Sequence[tuple[answers.Voice, Said]]
+    ) -> dict[answers.Voice, list[Said]]:
+        """Return what is stored next to some answers, of the same voices."""
+        around: dict[answers.Voice, list[Said]] = {voice: [] for voice, _ in said}
+        latest = await answers.latest(tx, by, list(around))
+        for voice, newest in latest.items():
+            around[voice].append(newest)
         # Most come in order: the latest is all that they are next to.
-        late = [(voice, said) for voice, said in named if voice in latest and said < latest[voice]]
-        for voice, said in await answers.neighbours(tx, late):
-            around[voice].append(said)
+        late = [(voice, one) for voice, one in said if voice in latest and one < latest[voice]]
+        for voice, one in await answers.neighbours(tx, by, late):
+            around[voice].append(one)
         return around
 
     # ---- forget

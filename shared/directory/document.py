@@ -409,7 +409,7 @@ class Document(Section):
     root_causes: RootCauses = ()
     sla: dict[model.Severity, Sla] = {}
     retention: Retention = 400 * DAY
-    revote_after: Annotated[Duration, Field(ge=1, le=31 * DAY)] = 12 * 3600
+    revote_after: Annotated[Duration, Field(ge=1, le=31 * DAY)] = model.REVOTE_AFTER
     webhooks: list[Webhook] = []
     desks: dict[Slug, Desk] = {}
     channels: Channels = Channels()

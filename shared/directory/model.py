@@ -180,6 +180,10 @@ class Customer(_Fact, frozen=True):
     desk: str | None = None
 
 
+REVOTE_AFTER = 12 * 3600
+"""Seconds within which a browser counts once, unless the directory says otherwise."""
+
+
 class KeyLimits(_Fact, frozen=True):
     """How much may be posted with a key: answers, an array's each."""
 
@@ -326,7 +330,7 @@ class Directory(_Fact, frozen=True):
     webhooks: tuple[Webhook, ...] = ()
     desks: Mapping[str, Desk] = {}
     retention: int = 400 * 86400
-    revote_after: int = 12 * 3600
+    revote_after: int = REVOTE_AFTER
     """Seconds within which the answers of one device at a touchpoint count once, by the latest."""
     """Seconds."""
     smtp: Smtp | None = None

@@ -100,6 +100,37 @@ async def test_a_burst_of_low_nps_opens_one_ticket(fiilis: House) -> None:
     assert len(await fiilis.items("/v1/tickets")) == 1
 
 
+async def test_one_browser_counts_once_and_one_person_wakes_once(fiilis: House) -> None:
+    """What a public key lets in: the latest of a browser counts, and who says it again does not page again."""
+    for score in (0, 3, 9):
+        posted = {"kind": "nps", "score": score, "touchpoint": "billing", "device": "browser-of-r-1"}
+        assert (await fiilis.post(posted, key=fiilis.public_key)).status_code == 202
+    await fiilis.post(nps(9, device="browser-of-r-1"), nps(9), key=fiilis.key)
+
+    async def counted() -> Any:
+        scores = await fiilis.get("/v1/customers/acme/scores")
+        return scores["nps"] if scores["nps"]["responses"] >= 3 else None
+
+    counts = await until(counted)
+    assert (counts["responses"], counts["promoters"], counts["detractors"]) == (3, 3, 0)
+    assert len(await fiilis.items("/v1/customers/acme/feedback")) == 5, "and every answer is kept"
+
+    asked = {"customer": "acme", "respondent": "r-17"}
+    token = (await fiilis.send("POST", "/v1/respondents", asked, status=201))["respondent_token"]
+    unhappy = {"kind": "mood", "score": 1, "touchpoint": "support", "respondent_token": token}
+    await fiilis.post(unhappy, key=fiilis.public_key)
+    await _paged(fiilis, 1)
+    ticket = await fiilis.ticket()
+    done = {"state": "resolved", "root_cause": "process", "resolution": "Called back"}
+    headers = {"Authorization": f"Bearer {fiilis.key}", "If-Match": f'"{ticket["version"]}"'}
+    assert (await fiilis.client.patch(f"/v1/tickets/{ticket['id']}", json=done, headers=headers)).status_code == 200
+    await fiilis.post({**unhappy, "comment": "Nobody did"}, key=fiilis.public_key)
+    reopened = await until(lambda: fiilis.items("/v1/tickets", state="open"))
+    assert reopened[0]["severity"] == "medium"
+    assert reopened[0]["evidence"][0]["comment"] == "Nobody did"
+    assert not [one for one in fiilis.phone.received[1:] if "acknowledge_url" in one.data]
+
+
 async def test_an_alert_clears_by_the_passing_of_time(fiilis: House) -> None:
     """A window that slides past its bad answers clears the alert without any new answer; the ticket stays."""
     await fiilis.post(*(nps(1, respondent=f"r-{n}") for n in range(10)))

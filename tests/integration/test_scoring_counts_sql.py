@@ -11,6 +11,7 @@ from uuid import UUID
 
 import asyncpg
 import pytest
+from msgspec.structs import replace
 
 from services.scoring.domain.counting import (
     WIDTH,
@@ -24,6 +25,7 @@ from services.scoring.domain.counting import (
     series_of,
 )
 from services.scoring.domain.customer import CustomerState, Plan, plan
+from services.scoring.domain.votes import candidates, vote_of
 from services.scoring.domain.windows import Measure
 from services.scoring.store import answers, counting
 from shared.db import Connection
@@ -37,15 +39,17 @@ from tests.support import build
 
 START = build.NOW.replace(hour=4, minute=0, second=0)
 FIRST = hour_of(START)
+REVOTE = 2 * 3600
 HOURS = 7
 """From START on, in which answers are given here."""
 
 _RECOUNT = """
 SELECT series, score, kind FROM (
-    SELECT DISTINCT ON (answer.series, coalesce(respondent, answer.id::text)) answer.series, score, kind
+    SELECT DISTINCT ON (answer.series, coalesce(respondent, vote, answer.id::text)) answer.series, score, kind
     FROM answer JOIN series ON series.customer = answer.customer AND series.number = answer.series
     WHERE answer.customer = $1 AND occurred_at >= $2 AND occurred_at < $3
-    ORDER BY answer.series, coalesce(respondent, answer.id::text), occurred_at DESC, received_at DESC, answer.id DESC
+    ORDER BY answer.series, coalesce(respondent, vote, answer.id::text), occurred_at DESC, received_at DESC,
+        answer.id DESC
 ) AS latest
 """
 
@@ -60,8 +64,13 @@ async def tell(tx: Connection, state: CustomerState, told: Sequence[FeedbackRece
             await answers.add_series(tx, [(state.number, state.series[series], series)])
         place = answers.place_of(state.number, state.series[series])
         others: list[Said] = []
-        if answer.respondent is not None:
-            others = [said for _, said in await answers.neighbours(tx, [((place, answer.respondent), new.said)])]
+        by: answers.Voter = "respondent" if answer.device is None else "vote"
+        if answer.device is not None:
+            votes = [(place, vote) for vote in candidates(new, REVOTE)]
+            last = await answers.latest(tx, "vote", votes)
+            new = replace(new, voter=vote_of(new, REVOTE, lambda vote, place=place, last=last: last.get((place, vote))))
+        if new.voter is not None:
+            others = [said for _, said in await answers.neighbours(tx, by, [((place, new.voter), new.said)])]
         made = changes(new, *neighbours(new.said, others))
         await counting.count(tx, [(place, change) for change in made])
         await answers.store_answers(tx, [new], [place])
@@ -75,6 +84,7 @@ def made_answers(seed: int, count: int) -> list[FeedbackReceivedV1]:
         kind = random.choice(("nps", "nps", "kpi", "mood"))
         low, high = RATINGS.get(kind, (-8, 8))
         respondent = random.choice((None, "r-1", "r-1", "r-2"))
+        device = random.choice((None, "browser-1", "browser-2")) if respondent is None else None
         told.append(
             build.answer(
                 random.randint(low, high) / (4 if kind == "kpi" else 1),
@@ -82,6 +92,7 @@ def made_answers(seed: int, count: int) -> list[FeedbackReceivedV1]:
                 metric=random.choice(("speed", "price")) if kind == "kpi" else None,
                 occurred_at=_moment(random),
                 respondent=respondent,
+                device=device,
                 trust="verified" if respondent else random.choice(("verified", "anonymous")),
                 touchpoint=random.choice(("support", None)),
             )
@@ -199,13 +210,17 @@ async def test_neighbours_are_those_of_the_same_respondent_and_series(of: Any) -
         last: dict[answers.Voice, Said] = {}
         for answer in asked:
             voice = (answers.place_of(state.number, state.series[series_of(answer)]), str(answer.respondent))
-            found = [said for of, said in await answers.neighbours(tx, [(voice, build.said_of(answer))]) if of == voice]
+            found = [
+                said
+                for of, said in await answers.neighbours(tx, "respondent", [(voice, build.said_of(answer))])
+                if of == voice
+            ]
             who = (series_of(answer), answer.respondent)
             others = [build.said_of(a) for a in told if (series_of(a), a.respondent) == who and a.id != answer.id]
             assert neighbours(build.said_of(answer), found) == neighbours(build.said_of(answer), others)
             assert len(found) == sum(one is not None for one in neighbours(build.said_of(answer), others))
             last[voice] = max([build.said_of(a) for a in told if (series_of(a), a.respondent) == who])
-        assert await answers.latest(tx, [*last, (answers.place_of(state.number, 0), "nobody")]) == last
+        assert await answers.latest(tx, "respondent", [*last, (answers.place_of(state.number, 0), "nobody")]) == last
 
 
 # ---- windows in memory

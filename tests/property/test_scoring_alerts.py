@@ -364,3 +364,37 @@ def test_what_strangers_said_quiets_nobody_who_is_known(
         _ = watched.take(answer(1, kind="mood", trust=then, occurred_at=over, received_at=over), over)
     opens = (first, then, trust) == ("anonymous", "verified", "verified")
     assert (len(pages(watched.told, "opened")) > count) == opens
+
+
+@pytest.mark.parametrize(
+    ("first", "minutes", "cooldown", "wakes"),
+    [
+        (1, 5, 0, False),
+        (4, 5, 0, True),
+        (1, 65, 0, True),
+        (1, 65, 6 * HOUR, False),
+        (1, 6 * 60 + 5, 6 * HOUR, True),
+    ],
+)
+def test_a_person_with_a_token_wakes_nobody_twice_by_the_same(
+    first: int, minutes: int, cooldown: int, wakes: bool
+) -> None:
+    """What they say again within the hour, or the rule's cooldown, is written down; that it got worse is news."""
+    watched, begun = Watched([rule(MoodAtMost(1), cooldown=cooldown)]), NOW.replace(hour=6, minute=0)
+    of_them = {"respondent": "r-1", "by_token": True}
+    _ = watched.take(answer(first, kind="mood", occurred_at=begun, received_at=begun, **of_them), begun)
+    now = begun + timedelta(minutes=minutes)
+    said = answer(1, kind="mood", id=watched.next_id, occurred_at=now, received_at=now, **of_them)
+    (again,) = pages(watched.take(said, now), "opened")
+    assert again.alert.severity == ("critical" if wakes else "medium")
+
+
+def test_a_company_may_say_the_same_twice() -> None:
+    """By its own key it speaks for whom it knows; a browser that says it again is no news even where anybody wakes."""
+    for fields, wakes in (({"respondent": "r-1"}, True), ({"device": "browser-1"}, False), ({}, True)):
+        watched = Watched([rule(MoodAtMost(1), trust="any")])
+        for minute in range(2):
+            now = NOW + timedelta(minutes=minute)
+            said = answer(1, kind="mood", id=watched.next_id, occurred_at=now, received_at=now, **fields)
+            _ = watched.take(said, now)
+        assert [one.alert.severity for one in watched.told] == ["critical", "critical" if wakes else "medium"]

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from services.scoring.domain.counting import (
     DAY,
     WIDTH,
+    Arrival,
+    Said,
     Series,
     arrival,
     category_of,
@@ -26,8 +28,10 @@ from services.scoring.domain.counting import (
 )
 from services.scoring.domain.customer import CustomerState, Memory, midnight_after, plan
 from services.scoring.domain.decide import Alert, Decision, dedup_key
+from services.scoring.domain.votes import vote_of
 from services.scoring.domain.windows import ExactWindow, HourWindow
 from shared.directory.model import (
+    REVOTE_AFTER,
     SEVERITIES,
     DetractorsAtLeast,
     MoodAtMost,
@@ -62,6 +66,7 @@ class Watched:
     stored: list[FeedbackReceivedV1] = field(default_factory=list[FeedbackReceivedV1])
     state: CustomerState = field(default_factory=lambda: CustomerState("acme", 0, 1, midnight_after(NOW)))
     told: list[Decision] = field(default_factory=list[Decision])
+    voters: dict[UUID, str | None] = field(default_factory=dict[UUID, str | None])
 
     @property
     def next_id(self) -> UUID:
@@ -73,15 +78,28 @@ class Watched:
 
     def take(self, said: FeedbackReceivedV1, now: datetime) -> list[Decision]:
         self._rebuild(now)
+        new = self._voted(said)
         earlier = [
             said_of(a)
             for a in self.stored
-            if said.respondent is not None and (series_of(a), a.respondent) == (series_of(said), said.respondent)
+            if new.voter is not None and (series_of(a), self.voters[a.id]) == (new.series, new.voter)
         ]
-        previous, following = neighbours(said_of(said), earlier)
-        made = changes(arrival(said), previous, following)
+        previous, following = neighbours(new.said, earlier)
+        made = changes(new, previous, following)
         self.stored.append(said)
-        return self._keep(self.state.take(plan(self.rules), arrival(said), previous, made, now))
+        self.voters[said.id] = new.voter
+        return self._keep(self.state.take(plan(self.rules), new, previous, made, now))
+
+    def _voted(self, said: FeedbackReceivedV1) -> Arrival:
+        new = arrival(said)
+        if new.voter is not None or said.device is None:
+            return new
+
+        def last(vote: str) -> Said | None:
+            of_vote = [said_of(a) for a in self.stored if (series_of(a), self.voters[a.id]) == (new.series, vote)]
+            return max(of_vote, default=None)
+
+        return msgspec.structs.replace(new, voter=vote_of(new, REVOTE_AFTER, last))
 
     def look(self, now: datetime, alert: Alert | None = None) -> list[Decision]:
         """Look at the alerts that are due, or at the given one."""
@@ -116,7 +134,11 @@ class Watched:
         for length in planned.exact_lengths:
             state.exact[length] = ExactWindow(since_of(length, now))
             for said in self.stored:
-                _ = state.exact[length].add(series_of(said), said.respondent, said_of(said))
+                _ = state.exact[length].add(series_of(said), self.voter(said), said_of(said))
+
+    def voter(self, said: FeedbackReceivedV1) -> str | None:
+        """Return whose answers count once."""
+        return self.voters.get(said.id, said.respondent)
 
     def inside_before(self, length: int, now: datetime) -> list[FeedbackReceivedV1]:
         """Return the answers that count in the window before."""
@@ -133,10 +155,11 @@ class Watched:
         for said in sorted(self.stored, key=said_of):
             if said.occurred_at < start or (end is not None and said.occurred_at >= end):
                 continue
-            if said.respondent is None:
+            voter = self.voter(said)
+            if voter is None:
                 counted.append(said)
             else:
-                named[series_of(said), said.respondent] = said
+                named[series_of(said), voter] = said
         return [*counted, *named.values()]
 
     def value(self, now: datetime) -> float | None:

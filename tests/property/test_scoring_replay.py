@@ -45,6 +45,7 @@ said = st.tuples(
     st.sampled_from(("support", "billing", None)),
     st.sampled_from((None, "r-1", "r-2")),
     st.sampled_from(("verified", "anonymous")),
+    st.sampled_from((None, None, "browser-1")),
 )
 
 
@@ -79,13 +80,13 @@ def shown(at: datetime, decision: Decision) -> tuple[object, ...]:
 @settings(max_examples=100)
 @given(st.lists(said, min_size=1, max_size=25))
 def test_a_replay_tells_what_scoring_would_have_told(
-    steps: list[tuple[int, str, int, str | None, str | None, str]],
+    steps: list[tuple[int, str, int, str | None, str | None, str, str | None]],
 ) -> None:
     """Who tries a rule on last year's answers sees what it would have done, to the hour and with its numbers."""
     naive, player, now = Sweeping(), Replay("acme", plan(RULES)), NOW
     expected: list[tuple[object, ...]] = []
     found: list[tuple[object, ...]] = []
-    for pause, kind, mark, touchpoint, respondent, trust in steps:
+    for pause, kind, mark, touchpoint, respondent, trust, device in steps:
         now += timedelta(seconds=pause)
         given_now: FeedbackReceivedV1 = answer(
             (0, 6, 8, 10)[mark] if kind == "nps" else mark + 1,
@@ -94,6 +95,7 @@ def test_a_replay_tells_what_scoring_would_have_told(
             touchpoint=touchpoint,
             respondent=respondent,
             trust="verified" if respondent else trust,
+            device=device,
             occurred_at=now,
             received_at=now,
         )

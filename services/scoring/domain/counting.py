@@ -75,7 +75,7 @@ def hour_time(hour: int) -> datetime:
 
 
 class Said(msgspec.Struct, frozen=True, order=True, gc=False):
-    """One answer of a respondent; the later is the greater: by when it occurred, was received, then by id."""
+    """One answer of a voter; the later is the greater: by when it occurred, was received, then by id."""
 
     occurred_at: datetime
     received_at: datetime
@@ -93,13 +93,15 @@ class Arrival(msgspec.Struct, frozen=True, gc=False):
     """When it occurred, in seconds since 1970."""
     category: int
     """The place of its score in its kind's counts."""
+    voter: str | None
+    """Whose answers count once: a respondent, or a vote of a device. None: it counts by itself."""
 
 
 def arrival(answer: FeedbackReceivedV1, received_at: datetime | None = None) -> Arrival:
     """Return an answer with what follows from it alone; `received_at`: as if it had been received then."""
     said = Said(answer.occurred_at, received_at or answer.received_at, answer.id, answer.score)
     at, category = answer.occurred_at.timestamp(), category_of(answer.kind, answer.score)
-    return Arrival(answer, series_of(answer), said, at, category)
+    return Arrival(answer, series_of(answer), said, at, category, answer.respondent)
 
 
 class Change(msgspec.Struct, frozen=True, gc=False):
@@ -115,9 +117,9 @@ class Change(msgspec.Struct, frozen=True, gc=False):
 
 
 def changes(new: Arrival, previous: Said | None, following: Said | None) -> list[Change]:
-    """Return how the counts change when `new` arrives between a respondent's previous and following answer.
+    """Return how the counts change when `new` arrives between a voter's previous and following answer.
 
-    A window holds of a respondent the latest answer within it. One that ends now therefore holds the latest of all; one
+    A window holds of a voter the latest answer within it. One that ends now therefore holds the latest of all; one
     that ended earlier still holds an answer that was replaced after its end.
     """
     kind, said = new.series.kind, new.said
@@ -137,7 +139,7 @@ def _place(kind: Kind, said: Said, replaced_by: Said | None, by: int) -> Change:
 
 
 def neighbours(new: Said, others: Sequence[Said]) -> tuple[Said | None, Said | None]:
-    """Return the answers right before and right after a new one, among some of the same respondent."""
+    """Return the answers right before and right after a new one, among some of the same voter."""
     if not others:
         return None, None
     before = max((said for said in others if said < new), default=None)

@@ -23,6 +23,7 @@ from services.scoring.domain.decide import (
     decide_window,
     dedup_key,
     is_cooling,
+    is_repeated,
     next_look,
     open_for_answer,
     opened,
@@ -234,19 +235,20 @@ class CustomerState:
         now: datetime,
         prior: Prior = DEFAULT_PRIOR,
     ) -> list[Decision]:
-        """Count an answer and decide what follows from it. `previous`: the same respondent's answer before it."""
+        """Count an answer and decide what follows from it. `previous`: the same voter's answer before it."""
         answer, series = new.answer, new.series
         age = age_of(answer, now)
         gains = {seconds: window.apply(series, changes) for seconds, window in self.hours.items()}
         for seconds, window in self.exact.items():
-            gains[seconds] = window.add(series, answer.respondent, new.said)
+            gains[seconds] = window.add(series, new.voter, new.said)
         for window in self.before.values():
             window.apply(series, changes)
         concerned = rules.concerned(series)
         decisions: list[Decision] = []
         for rule, condition in concerned.answers:
             if age <= rule.max_age and condition.fires(answer):
-                self._keep(decisions, rule, open_for_answer(rule, answer, now), now)
+                repeated = previous is not None and is_repeated(rule, new, previous)
+                self._keep(decisions, rule, open_for_answer(rule, answer, now, repeated=repeated), now)
         for planned in concerned.windows:
             gained = gains.get(planned.length)
             if not gained:

@@ -9,7 +9,9 @@ from datetime import datetime, timedelta
 from typing import Literal, NamedTuple, cast
 from uuid import UUID
 
-from services.scoring.domain.counting import DAY, HOUR, Arrival
+import msgspec
+
+from services.scoring.domain.counting import DAY, HOUR, Arrival, Said
 from services.scoring.domain.windows import Gain, View
 from shared.directory.model import Rule, severity_rank
 from shared.directory.rules.base import SUM, Counts, OnAnswer, OnWindow, Reason, Verdict
@@ -22,6 +24,9 @@ UPDATE_SECONDS = 10
 
 ANONYMOUS_SEVERITY: Severity = "medium"
 """What anonymous answers alone can reach: they open a ticket and wake nobody."""
+
+_SAID_AGAIN = 3600
+"""Seconds in which a person with a token wakes nobody twice by the same."""
 
 Happening = Literal["opened", "updated", "cleared", "deferred"]
 """`deferred`: there is something to tell, later; no message."""
@@ -172,12 +177,30 @@ def opened(
     )
 
 
-def open_for_answer(rule: Rule, answer: FeedbackReceivedV1, now: datetime) -> Decision:
-    """Open an alert for a single answer that fires; it clears after the rule's `max_age`."""
+def is_repeated(rule: Rule, new: Arrival, previous: Said) -> bool:
+    """Tell whether somebody whom the public key let in says again what fired the rule, within the hour or the cooldown.
+
+    Periods are counted from 1970 on: whoever goes on for days is heard again in each.
+    """
+    answer = new.answer
+    if answer.by_token:
+        period = max(_SAID_AGAIN, rule.cooldown)
+        soon = int(previous.occurred_at.timestamp() // period) == int(new.at // period)
+    else:
+        soon = answer.respondent is None and answer.device is not None
+    return soon and cast("OnAnswer", rule.when).fires(msgspec.structs.replace(answer, score=previous.score))
+
+
+def open_for_answer(rule: Rule, answer: FeedbackReceivedV1, now: datetime, *, repeated: bool = False) -> Decision:
+    """Open an alert for a single answer that fires; it clears after the rule's `max_age`.
+
+    `repeated`: the same person has just said so. It is written down, and wakes nobody again.
+    """
     condition = cast("OnAnswer", rule.when)
     due = now + timedelta(seconds=rule.max_age)
     alert = opened(rule, answer.customer, answer.touchpoint, answer.trust, answer.received_at, due, now)
-    alert = replace(alert, answer=answer.id)
+    severity = min(alert.severity, ANONYMOUS_SEVERITY, key=severity_rank) if repeated else alert.severity
+    alert = replace(alert, answer=answer.id, severity=severity)
     if isinstance(condition, FollowUpAtMost) and (answer.follow_up or "").startswith(f"{answer.customer}/"):
         alert = replace(alert, dedup_key=answer.follow_up or alert.dedup_key)
     return Decision("opened", alert, *told(rule, condition.reason(answer), answer.touchpoint))

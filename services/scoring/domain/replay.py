@@ -9,6 +9,8 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
+import msgspec
+
 from services.scoring.domain.counting import (
     DAY,
     HOUR,
@@ -24,7 +26,9 @@ from services.scoring.domain.counting import (
 from services.scoring.domain.customer import CustomerState, Plan, midnight_after
 from services.scoring.domain.decide import Alert, Decision
 from services.scoring.domain.shift import DEFAULT_PRIOR, Prior
+from services.scoring.domain.votes import vote_of
 from services.scoring.domain.windows import ExactWindow, HourWindow, Judged
+from shared.directory.model import REVOTE_AFTER
 from shared.directory.rules.base import OnWindow
 from shared.events import FeedbackReceivedV1
 
@@ -39,8 +43,11 @@ class Told(NamedTuple):
 class Replay:
     """Takes one customer's answers in the order in which they were given."""
 
-    def __init__(self, customer: str, rules: Plan, prior: Prior = DEFAULT_PRIOR) -> None:
+    def __init__(
+        self, customer: str, rules: Plan, prior: Prior = DEFAULT_PRIOR, *, revote_after: int = REVOTE_AFTER
+    ) -> None:
         self._rules = rules
+        self._revote_after = revote_after
         self._prior = prior
         self._state = CustomerState(customer, 0, 0, datetime.min.replace(tzinfo=UTC))
         self._buckets: dict[int, dict[Series, list[float]]] = {}
@@ -65,8 +72,11 @@ class Replay:
         self._move(now)
         new = arrival(answer, now)
         previous = following = None
-        if answer.respondent is not None:
-            others = self._said.setdefault((new.series, answer.respondent), [])
+        if new.voter is None and answer.device is not None:
+            vote = vote_of(new, self._revote_after, lambda vote: self._last(new.series, vote))
+            new = msgspec.structs.replace(new, voter=vote)
+        if new.voter is not None:
+            others = self._said.setdefault((new.series, new.voter), [])
             previous, following = neighbours(new.said, others)
             others[:] = [new.said] if following is None else [*others, new.said]
         made = changes(new, previous, following)
@@ -77,6 +87,9 @@ class Replay:
                 heapq.heappush(self._single, (decision.alert.due_at, len(self._single), decision.alert))
             told.append(Told(now, decision))
         return told
+
+    def _last(self, series: Series, vote: str) -> Said | None:
+        return max(self._said.get((series, vote), ()), default=None)
 
     def until(self, now: datetime) -> Iterator[Told]:
         """Let time pass: alerts clear, silence is heard."""

@@ -154,34 +154,34 @@ class ExactWindow:
         self._by_time: list[tuple[Said, Series, str | None]] = []
         self._latest: dict[tuple[Series, str], Said] = {}
 
-    def add(self, series: Series, respondent: str | None, said: Said) -> list[Gain]:
+    def add(self, series: Series, voter: str | None, said: Said) -> list[Gain]:
         """Count an answer, and return what that did to the counts.
 
-        It takes the place of the respondent's earlier one; one that comes late or lies outside changes nothing.
+        It takes the place of the voter's earlier one; one that comes late or lies outside changes nothing.
         """
         if said.occurred_at < self._since:
             return []
         gains: list[Gain] = [_gain(series.kind, said, 1)]
-        if respondent is not None:
-            before = self._latest.get((series, respondent))
+        if voter is not None:
+            before = self._latest.get((series, voter))
             if before is not None:
                 if said < before:
                     return []
                 gains.append(_gain(series.kind, before, -1))
-            self._latest[series, respondent] = said
+            self._latest[series, voter] = said
         self._count(series, gains)
-        heapq.heappush(self._by_time, (said, series, respondent))
+        heapq.heappush(self._by_time, (said, series, voter))
         return gains
 
     def move(self, since: datetime) -> None:
         """Drop what occurred before `since`."""
         self._since = since
         while self._by_time and self._by_time[0][0].occurred_at < since:
-            said, series, respondent = heapq.heappop(self._by_time)
-            if respondent is not None:
-                if self._latest.get((series, respondent)) != said:
+            said, series, voter = heapq.heappop(self._by_time)
+            if voter is not None:
+                if self._latest.get((series, voter)) != said:
                     continue  # a later answer took its place and its count
-                del self._latest[series, respondent]
+                del self._latest[series, voter]
             self._count(series, [_gain(series.kind, said, -1)])
 
     def view(self, measure: Measure, touchpoint: str | None, *, of_touchpoint: bool) -> View:

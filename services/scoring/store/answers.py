@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from operator import attrgetter
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 import asyncpg
@@ -68,35 +68,46 @@ SELECT id, customer FROM answer WHERE id = ANY($1::uuid[])
 _SERIES = """
 SELECT customer, number, touchpoint, audience, kind, trust, metric FROM series WHERE customer = ANY($1::int[])
 """
-_LATEST = """
+Voter = Literal["respondent", "vote"]
+"""The column of those whose answers count once."""
+
+
+def _latest(by: Voter) -> str:
+    return f"""
 SELECT asked.number::int, said.occurred_at, said.received_at, said.id, said.score
-FROM unnest($1::text::bigint[], $2::text[]) WITH ORDINALITY AS asked(place, respondent, number)
+FROM unnest($1::text::bigint[], $2::text[]) WITH ORDINALITY AS asked(place, voter, number)
 CROSS JOIN LATERAL (
     SELECT occurred_at, received_at, id, score FROM answer
     WHERE answer.customer = (asked.place >> 16)::int AND answer.series = (asked.place & 65535)::int
-        AND answer.respondent = asked.respondent
+        AND answer.{by} = asked.voter
     ORDER BY occurred_at DESC, received_at DESC, id DESC LIMIT 1
 ) AS said
 """
-_NEIGHBOURS = """
+
+
+def _neighbours(by: Voter) -> str:
+    return f"""
 SELECT asked.place::int, said.occurred_at, said.received_at, said.id, said.score
 FROM unnest($1::text::bigint[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::uuid[])
-    WITH ORDINALITY AS asked(at, respondent, occurred_at, received_at, id, place)
+    WITH ORDINALITY AS asked(at, voter, occurred_at, received_at, id, place)
 CROSS JOIN LATERAL (
     (SELECT occurred_at, received_at, id, score FROM answer
     WHERE answer.customer = (asked.at >> 16)::int AND answer.series = (asked.at & 65535)::int
-        AND answer.respondent = asked.respondent
+        AND answer.{by} = asked.voter
         AND (answer.occurred_at, answer.received_at, answer.id) < (asked.occurred_at, asked.received_at, asked.id)
     ORDER BY occurred_at DESC, received_at DESC, id DESC LIMIT 1)
     UNION ALL
     (SELECT occurred_at, received_at, id, score FROM answer
     WHERE answer.customer = (asked.at >> 16)::int AND answer.series = (asked.at & 65535)::int
-        AND answer.respondent = asked.respondent
+        AND answer.{by} = asked.voter
         AND (answer.occurred_at, answer.received_at, answer.id) > (asked.occurred_at, asked.received_at, asked.id)
     ORDER BY occurred_at, received_at, id LIMIT 1)
 ) AS said
 """
 
+
+_LATEST: dict[Voter, str] = {"respondent": _latest("respondent"), "vote": _latest("vote")}
+_NEIGHBOURS: dict[Voter, str] = {"respondent": _neighbours("respondent"), "vote": _neighbours("vote")}
 _SERIES_COLUMNS = ["customer", "number", *Series._fields]
 _ANSWER_COLUMNS = [
     "id",
@@ -113,6 +124,7 @@ _ANSWER_COLUMNS = [
     "context",
     "backfill",
     "follow_up",
+    "vote",
 ]
 
 _pack = msgspec.msgpack.Encoder().encode
@@ -253,23 +265,23 @@ def place_of(customer: int, series: int) -> Place:
 
 
 Voice = tuple[Place, str]
-"""A respondent in a series."""
+"""A respondent, or a vote of a device, in a series."""
 
 
-async def latest(tx: Connection, voices: Sequence[Voice]) -> dict[Voice, Said]:
-    """Return the latest stored answer of those respondents who have one."""
+async def latest(tx: Connection, by: Voter, voices: Sequence[Voice]) -> dict[Voice, Said]:
+    """Return the latest stored answer of those who have one."""
     if not voices:
         return {}
-    rows = await tx.fetch(_LATEST, ints(place for place, _ in voices), [who for _, who in voices])
+    rows = await tx.fetch(_LATEST[by], ints(place for place, _ in voices), [who for _, who in voices])
     return {voices[number - 1]: Said(*said) for number, *said in rows}
 
 
-async def neighbours(tx: Connection, asked: Sequence[tuple[Voice, Said]]) -> list[tuple[Voice, Said]]:
-    """Return for answers of respondents the stored ones right before and right after them."""
+async def neighbours(tx: Connection, by: Voter, asked: Sequence[tuple[Voice, Said]]) -> list[tuple[Voice, Said]]:
+    """Return for some answers the stored ones right before and right after them, of the same voice."""
     if not asked:
         return []
     rows = await tx.fetch(
-        _NEIGHBOURS,
+        _NEIGHBOURS[by],
         ints(place for (place, _), _ in asked),
         [who for (_, who), _ in asked],
         [said.occurred_at for _, said in asked],
@@ -300,7 +312,9 @@ async def store_answers(tx: Connection, new: Sequence[Arrival], places: Sequence
                 None if a.context is None else text(a.context),
                 a.backfill,
                 a.follow_up,
+                one.voter if a.respondent is None else None,
             )
-            for a, place in zip([one.answer for one in new], places, strict=True)
+            for one, place in zip(new, places, strict=True)
+            for a in (one.answer,)
         ],
     )

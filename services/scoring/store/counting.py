@@ -51,8 +51,8 @@ ON CONFLICT (customer, hour, until, series, category) DO UPDATE
 SET count = replaced.count + excluded.count, total = replaced.total + excluded.total
 """
 _RECENT = """
-SELECT asked.place::int, answer.series, answer.respondent, answer.occurred_at, answer.received_at, answer.id,
-    answer.score
+SELECT asked.place::int, answer.series, coalesce(answer.respondent, answer.vote), answer.occurred_at,
+    answer.received_at, answer.id, answer.score
 FROM unnest($1::int[], $2::timestamptz[]) WITH ORDINALITY AS asked(customer, since, place)
 JOIN series ON series.customer = asked.customer
 JOIN answer ON answer.customer = series.customer AND answer.series = series.number
@@ -65,9 +65,9 @@ SELECT series, (extract(epoch FROM date_trunc('hour', occurred_at, 'UTC')) / 360
     CASE kind WHEN 'nps' THEN CASE WHEN score <= 6 THEN 0 WHEN score <= 8 THEN 1 ELSE 2 END
         WHEN 'kpi' THEN 0 ELSE score::int - 1 END AS category,
     CASE kind WHEN 'kpi' THEN greatest(least(score, {LARGEST}), -{LARGEST}) ELSE 0 END AS amount,
-    CASE WHEN respondent IS NOT NULL THEN lead(
+    CASE WHEN coalesce(respondent, vote) IS NOT NULL THEN lead(
         (extract(epoch FROM date_trunc('hour', occurred_at, 'UTC')) / 3600)::int
-    ) OVER (PARTITION BY series, respondent ORDER BY occurred_at, received_at, id) END AS until
+    ) OVER (PARTITION BY series, coalesce(respondent, vote) ORDER BY occurred_at, received_at, id) END AS until
 FROM answer JOIN series ON series.customer = answer.customer AND series.number = answer.series
 WHERE answer.customer = $1
 """
@@ -241,7 +241,7 @@ async def _move_hours(tx: Connection, planned: Sequence[tuple[CustomerState, Pla
 
 
 async def _move_compared(tx: Connection, planned: Sequence[tuple[CustomerState, Plan]], now: datetime) -> None:
-    """Read the windows before anew where they have moved on: each has its own latest answer of a respondent."""
+    """Read the windows before anew where they have moved on: each has its own latest answer of a voter."""
     asked: list[Hours] = []
     then: list[tuple[CustomerState, HourWindow]] = []
     for state, plan in planned:
@@ -286,7 +286,7 @@ async def exact_counts(tx: Connection, state: CustomerState, since: datetime) ->
 def _fill(window: ExactWindow, state: CustomerState, answers: Iterable[Recent]) -> None:
     names = _names(state)
     for answer in answers:
-        window.add(names[answer.series], answer.respondent, answer.said)
+        window.add(names[answer.series], answer.voter, answer.said)
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,7 +294,7 @@ class Recent:
     """A stored answer of a window shorter than a day."""
 
     series: int
-    respondent: str | None
+    voter: str | None
     said: Said
 
 

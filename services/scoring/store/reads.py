@@ -33,11 +33,12 @@ GROUP BY 1, 2, series.customer, series.number, replaced.category
 _POINTS = "SELECT body FROM daily WHERE customer = $1 AND day >= $2 ORDER BY day"
 _CHANNELS = """
 SELECT channel, touchpoint, audience, kind, trust, metric, score FROM (
-    SELECT DISTINCT ON (series.number, coalesce(respondent, answer.id::text))
+    SELECT DISTINCT ON (series.number, coalesce(respondent, vote, answer.id::text))
         channel, touchpoint, audience, kind, trust, metric, score
     FROM series JOIN answer ON answer.customer = series.customer AND answer.series = series.number
     WHERE series.customer = $1 AND series.kind IN ('nps', 'mood') AND answer.occurred_at >= $2
-    ORDER BY series.number, coalesce(respondent, answer.id::text), occurred_at DESC, received_at DESC, answer.id DESC
+    ORDER BY series.number, coalesce(respondent, vote, answer.id::text), occurred_at DESC, received_at DESC,
+        answer.id DESC
 ) AS latest
 """
 _FEEDBACK = """
@@ -52,7 +53,7 @@ ORDER BY occurred_at DESC, answer.id DESC LIMIT $10
 """
 _PAST = """
 SELECT answer.id, customer.name AS customer, kind, score, metric, touchpoint, audience, trust, occurred_at, received_at,
-    respondent, comment, channel, language, backfill, follow_up
+    respondent, comment, channel, language, backfill, follow_up, split_part(vote, '@', 1) AS device
 FROM customer JOIN series ON series.customer = customer.number
 JOIN answer ON answer.customer = series.customer AND answer.series = series.number
 WHERE customer.name = $1

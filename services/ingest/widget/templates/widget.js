@@ -62,6 +62,15 @@
     return [hex.slice(0, 8), hex.slice(8, 12), hex.slice(12, 16), hex.slice(16, 20), hex.slice(20)].join("-");
   };
 
+  // One browser counts once for a while, however often it answers; a kiosk is everybody's.
+  const device = () => {
+    const place = "fiilis-device";
+    try {
+      if (!localStorage.getItem(place)) localStorage.setItem(place, newId());
+      return localStorage.getItem(place);
+    } catch { /* there is no storage */ }
+  };
+
   const later = (milliseconds) => {
     clearTimeout(timer);
     timer = setTimeout(flush, milliseconds);
@@ -145,7 +154,7 @@
     const given = {
       id: newId(), kind, score, occurred_at: new Date().toISOString(), channel: kiosk ? "kiosk" : "widget", language,
       touchpoint: set.touchpoint, respondent_token: set.respondentToken, comment: comment || undefined,
-      context: kiosk ? undefined : { page: location.pathname.slice(0, 200) },
+      device: kiosk ? undefined : device(), context: kiosk ? undefined : { page: location.pathname.slice(0, 200) },
     };
     keep(given);
     flush();
