@@ -7,6 +7,7 @@ answer than it was told to.
 from __future__ import annotations
 
 import asyncio
+import functools
 import ipaddress
 import itertools
 import re
@@ -185,11 +186,17 @@ class _Transport(httpx.AsyncHTTPTransport):
         )
 
 
+@functools.cache
+def _context() -> ssl.SSLContext:
+    """Return how others prove who they are: once for a process, since reading all authorities takes a while."""
+    return httpx.create_ssl_context(trust_env=False)
+
+
 class Outbound:
     """Calls the outside for desks, channels and webhooks."""
 
     def __init__(self, guard: Guard) -> None:
-        context = httpx.create_ssl_context(trust_env=False)
+        context = _context()
         self._clients = [
             httpx.AsyncClient(
                 transport=_Transport(guard, context), follow_redirects=False, trust_env=False, cookies=_NoCookies()

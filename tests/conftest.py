@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import asyncpg
 import pytest
 
+from services.run import MIGRATIONS, NAMES
+from shared.db import Database
 from shared.embedded import EmbeddedKafka, EmbeddedPostgres
 from shared.kafka import Kafka
+from shared.migrate import migrate
 from tests.support.house import House, house
 
 _numbers = itertools.count(1)
@@ -44,16 +48,46 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     asyncio.run(stop())
 
 
-@pytest.fixture
-async def database_url(servers: Servers) -> AsyncIterator[str]:
-    """A database of the test's own."""
+@pytest.fixture(scope="session")
+def template(servers: Servers) -> str:
+    """The name of a database with the schemas of all services: a copy costs a tenth of migrating another."""
+    name = f"template{os.getpid()}"
+
+    async def make() -> None:
+        connection = await asyncpg.connect(servers.postgres.url.replace("+asyncpg", ""))
+        await connection.execute(f'CREATE DATABASE "{name}"')
+        await connection.close()
+        for service in NAMES:
+            database = Database(servers.postgres.url.replace("/fiilis?", f"/{name}?"), service, pool=1)
+            await migrate(database, MIGRATIONS.get(service))
+            await database.close()
+
+    asyncio.run(make())
+    return name
+
+
+@contextlib.asynccontextmanager
+async def _database(servers: Servers, template: str) -> AsyncGenerator[str]:
     name = f"t{os.getpid()}_{next(_numbers)}"
-    admin = servers.postgres.url.replace("+asyncpg", "")
-    connection = await asyncpg.connect(admin)
-    await connection.execute(f'CREATE DATABASE "{name}"')
+    connection = await asyncpg.connect(servers.postgres.url.replace("+asyncpg", ""))
+    await connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
     yield servers.postgres.url.replace("/fiilis?", f"/{name}?")
     await connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
     await connection.close()
+
+
+@pytest.fixture
+async def database_url(servers: Servers, template: str) -> AsyncIterator[str]:
+    """A database of the test's own, with every service's schema."""
+    async with _database(servers, template) as url:
+        yield url
+
+
+@pytest.fixture
+async def empty_database_url(servers: Servers) -> AsyncIterator[str]:
+    """A database of the test's own in which there is nothing."""
+    async with _database(servers, "template1") as url:
+        yield url
 
 
 @pytest.fixture

@@ -10,13 +10,14 @@ import jsonschema
 import msgspec
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.directory import record
 from shared.directory.check import parse_file
 from shared.topics import ALERTS, FEEDBACK, TOPICS, Decoder, Topic, Undecodable
 from tests.support import schemas
+from tests.support.examples import examples
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "tests/examples"
@@ -127,7 +128,7 @@ bodies = st.binary(max_size=60) | st.builds(
 )
 
 
-@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@examples(200)
 @given(st.sampled_from(sorted(OF_TOPIC)) | st.text(max_size=8), bodies)
 def test_no_bytes_break_a_reader(ce_type: str, body: bytes) -> None:
     """Whatever a record holds, it is a message or a dead letter; it never stops the consumer."""

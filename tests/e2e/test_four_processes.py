@@ -302,16 +302,16 @@ async def test_applying_a_directory(kafka: Kafka, settings: dict[str, str], tmp_
 # ---- the database
 
 
-async def test_migrating(database_url: str) -> None:
+async def test_migrating(empty_database_url: str) -> None:
     """By hand, before new processes start; twice is harmless, at once too."""
-    done = await asyncio.gather(*(command("migrate", FIILIS_DATABASE_URL=database_url) for _ in range(2)))
+    done = await asyncio.gather(*(command("migrate", FIILIS_DATABASE_URL=empty_database_url) for _ in range(2)))
     assert [one.code for one in done] == [0, 0], done
     applied = [line.partition(" (")[0] for one in done for line in one.out.splitlines() if line.startswith("applied ")]
     assert applied
     assert len(applied) == len(set(applied))
-    again = await command("migrate", FIILIS_DATABASE_URL=database_url)
+    again = await command("migrate", FIILIS_DATABASE_URL=empty_database_url)
     assert (again.code, "applied" in again.out) == (0, False)
-    connection = await asyncpg.connect(database_url.replace("+asyncpg", ""))
+    connection = await asyncpg.connect(empty_database_url.replace("+asyncpg", ""))
     try:
         for table in ("scoring.answer", "ticketing.ticket", "notify.page"):
             assert await connection.fetchval(f"SELECT count(*) FROM {table}") == 0

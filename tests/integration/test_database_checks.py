@@ -21,6 +21,12 @@ from tests.support.proxy import Proxy
 from tests.support.wait import until
 
 
+@pytest.fixture
+def database_url(empty_database_url: str) -> str:
+    """Nothing was migrated yet."""
+    return empty_database_url
+
+
 def admin_url(servers: Servers) -> str:
     return servers.postgres.url.replace("+asyncpg", "")
 

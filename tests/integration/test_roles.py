@@ -17,6 +17,12 @@ from shared.errors import Misconfigured, Transient
 from shared.migrate import migrate
 
 
+@pytest.fixture
+def database_url(empty_database_url: str) -> str:
+    """Nothing was migrated yet."""
+    return empty_database_url
+
+
 async def test_each_service_has_its_schema_and_no_other(root: Path, database_url: str) -> None:
     """It migrates it, works in it, and reads nothing of another's."""
     url = database_url.replace("+asyncpg", "")

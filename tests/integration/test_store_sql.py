@@ -113,9 +113,9 @@ async def test_migrating_again_changes_nothing(database: Database) -> None:
     assert await migrate(database, MIGRATIONS[database.schema]) == []  # type: ignore[index]
 
 
-async def test_migrating_at_the_same_time_is_safe(database_url: str) -> None:
+async def test_migrating_at_the_same_time_is_safe(empty_database_url: str) -> None:
     """Every replica of every service migrates when it starts: each revision is applied once."""
-    databases = [Database(database_url, service, pool=1) for service in MIGRATIONS for _ in range(3)]
+    databases = [Database(empty_database_url, service, pool=1) for service in MIGRATIONS for _ in range(3)]
     try:
         applied = await asyncio.gather(*(migrate(d, MIGRATIONS[d.schema]) for d in databases))  # type: ignore[index]
     finally:

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import msgspec
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from services.ingest.domain import Let, Posted, accept, parse
@@ -21,6 +21,7 @@ from shared.ids import uuid7_at
 from shared.security import Purpose, Signer
 from shared.topics import FEEDBACK, Decoder
 from tests.support.build import NOW, ago, customer, directory, key
+from tests.support.examples import examples
 
 OPS = key()
 WIDGET = key("publishable")
@@ -88,7 +89,7 @@ right = st.builds(
 )
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(right)
 def test_what_is_right_is_accepted_as_it_was_said(item: dict[str, Any]) -> None:
     """Nothing that a person said is changed on the way, and every reader can read what is published."""
@@ -389,7 +390,7 @@ bodies = (
 )
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(bodies, st.sampled_from((SECRET, PUBLIC)))
 def test_no_bytes_break_the_door(body: bytes, let: Let) -> None:
     """Anybody can post anything: it is an answer that every reader can read, or a problem that can be told."""

@@ -8,7 +8,7 @@ from itertools import pairwise, product
 from typing import Any, cast, get_args
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from services.scoring.domain.counting import DAY, HOUR
@@ -40,6 +40,7 @@ from tests.property.test_scoring_rules import (
     renders,
 )
 from tests.support.build import NOW, answer, rule
+from tests.support.examples import examples
 
 # ---- alerts of every rule on a window, over time
 
@@ -86,7 +87,7 @@ falling = st.builds(
 """From good to bad within the windows of a drop, which chance alone hardly finds."""
 
 
-@settings(max_examples=400)
+@examples(400)
 @given(st.tuples(on_windows, events) | st.tuples(on_windows.filter(lambda when: when.compares), falling))
 def test_alerts_live_by_the_contracts_sentence(of: tuple[OnWindow, list[Said]]) -> None:
     """Judged on all answers and on the verified ones alone: opened by a live answer that made it worse while either

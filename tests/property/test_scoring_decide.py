@@ -10,7 +10,7 @@ from uuid import UUID
 
 import msgspec
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from services.scoring.domain.counting import (
@@ -45,6 +45,7 @@ from shared.directory.rules.base import SUM
 from shared.directory.rules.figures import nps_of
 from shared.events import FeedbackReceivedV1
 from tests.support.build import NOW, answer, rule, said_of
+from tests.support.examples import examples
 
 SECOND = timedelta(seconds=1)
 SIMPLE = rule(NpsBelow(0, 30 * DAY, min_responses=5, certainty="simple"), name="nps-low", severity="high")
@@ -303,7 +304,7 @@ def test_severity_stays_when_the_known_people_become_happier() -> None:
     assert (told.happening, told.alert.severity, told.alert.trust) == ("updated", "high", "verified")
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(ON_WINDOWS, steps(anybody, ways) | steps(anybody, ways, st.sampled_from((0, 2, 2, 3, 3, 3))))
 def test_alert_opens_only_on_a_live_answer_that_made_it_worse(of: Rule, told: list[Step]) -> None:
     """An import, a backfill, an old answer, a promoter or somebody who became happier never wakes anyone."""

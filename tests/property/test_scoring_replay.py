@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from services.scoring.domain.counting import DAY, Series
@@ -25,6 +25,7 @@ from shared.directory.model import (
 from shared.events import FeedbackReceivedV1
 from tests.property.test_scoring_decide import Watched
 from tests.support.build import NOW, answer, rule
+from tests.support.examples import examples
 
 RULES = (
     rule(MoodAtMost(1), name="mood-one"),
@@ -77,7 +78,7 @@ def shown(at: datetime, decision: Decision) -> tuple[object, ...]:
     return (at, decision.happening, *told, decision.reason, decision.summary)
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(st.lists(said, min_size=1, max_size=25))
 def test_a_replay_tells_what_scoring_would_have_told(
     steps: list[tuple[int, str, int, str | None, str | None, str, str | None]],

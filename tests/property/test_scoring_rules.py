@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import cast, get_args
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from services.scoring.domain.counting import CATEGORIES, DAY, HOUR, WIDTH, arrival, category_of, changes
@@ -32,6 +32,7 @@ from shared.directory.rules.document import built_in_rules
 from shared.events import RATINGS, FeedbackReceivedV1, Kind
 from tests.property.test_scoring_decide import Watched
 from tests.support.build import NOW, answer, rule, said_of
+from tests.support.examples import examples
 
 LANGUAGES = ("en", "fi")
 MONTH = 30 * DAY
@@ -223,7 +224,7 @@ def counted(when: OnWindow, now: Sequence[float], before: Sequence[float]) -> tu
     return counts_of(when.kind, now), counts_of(when.kind, before) if when.compares else []
 
 
-@settings(max_examples=1000)
+@examples(1000)
 @given(judgements())
 def test_a_window_is_judged_as_the_contract_says(told: tuple[OnWindow, list[float], list[float]]) -> None:
     """Fires, clears, or neither within its band; an alert that fires and clears at once would flap for ever."""
@@ -280,7 +281,7 @@ def test_every_rule_on_a_window_is_judged_here() -> None:
     assert set(window_rules) == {kind for kind in CONDITIONS.values() if issubclass(kind, OnWindow)}
 
 
-@settings(max_examples=1000)
+@examples(1000)
 @given(judgements())
 def test_a_window_that_does_not_fire_says_why(told: tuple[OnWindow, list[float], list[float]]) -> None:
     """Who wonders why nobody was paged reads what is missing, or how far it is."""
@@ -338,7 +339,7 @@ def test_what_is_missing_in_words(when: OnWindow, now: list[float], before: list
     assert when.nearness(now, before) == why
 
 
-@settings(max_examples=1000)
+@examples(1000)
 @given(judgements(), st.data())
 def test_an_answer_makes_worse_what_its_rule_watches(
     told: tuple[OnWindow, list[float], list[float]], data: st.DataObject
@@ -359,7 +360,7 @@ def test_an_answer_makes_worse_what_its_rule_watches(
 # ---- a drop
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(*[st.tuples(*[st.integers(0, 60)] * 3)] * 2, st.sampled_from((0.8, 0.95)))
 def test_a_drop_is_significant_by_the_two_samples(
     before: tuple[int, int, int], now: tuple[int, int, int], confidence: float
@@ -414,7 +415,7 @@ def renders(text: str) -> None:
     assert not any(mark in text for mark in ("None", "{", "}", "?", "nan")), text
 
 
-@settings(max_examples=500)
+@examples(500)
 @given(judgements())
 def test_a_sentence_for_every_judgement(told: tuple[OnWindow, list[float], list[float]]) -> None:
     """A page that says `None`, or that fails because it has no number, wakes somebody for nothing."""
@@ -553,7 +554,7 @@ def fires_on(when: OnAnswer, said: FeedbackReceivedV1) -> bool:
             raise AssertionError(when)
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(st.one_of(*on_answers.values()), st.lists(answers, min_size=1, max_size=6))
 def test_a_single_answer_is_judged_as_the_contract_says(
     when: OnAnswer, told: list[tuple[Kind, int, dict[str, object]]]

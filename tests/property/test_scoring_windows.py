@@ -12,7 +12,7 @@ from typing import get_args
 from uuid import UUID
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from services.scoring.domain.counting import (
@@ -36,6 +36,7 @@ from shared.directory.rules.base import SUM
 from shared.directory.rules.figures import mood_of, nps_of
 from shared.events import RATINGS, Audience, FeedbackReceivedV1, Kind
 from tests.support.build import NOW, answer, customer, said_of
+from tests.support.examples import examples
 
 HOURS = {24 * 3600: True, 25 * 3600: False, 48 * 3600: True}
 """Windows of a day or more, and whether touchpoints are counted by themselves in them."""
@@ -259,7 +260,7 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(steps)
 def test_every_window_is_what_a_recount_says(
     told: list[tuple[int, bool | None, tuple[FeedbackReceivedV1, int], int]],
@@ -364,7 +365,7 @@ HALF = 1800
 LATE = [(0, 1, 0.0), (5 * HALF, 2, 10.0), (2 * HALF, 3, 7.0), (2 * HALF + 60, 4, 1.0), (12 * HALF, 5, 9.0)]
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(
     st.lists(
         st.tuples(st.integers(0, 8 * 3600 - 1) | st.integers(0, 15).map(lambda n: n * HALF), st.integers(1, 99)),

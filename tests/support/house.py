@@ -47,6 +47,11 @@ RULES = (
 )
 
 
+def _client(address: str = "") -> httpx.AsyncClient:
+    # In the clear: to read all authorities of the world takes longer than many a test.
+    return httpx.AsyncClient(base_url=address, timeout=10, trust_env=False, verify=False)
+
+
 @dataclass(slots=True)
 class House:
     """What a test holds in its hands."""
@@ -60,7 +65,7 @@ class House:
     address: str = ""
     key: str = ""
     public_key: str = ""
-    client: httpx.AsyncClient = field(default_factory=httpx.AsyncClient)
+    client: httpx.AsyncClient = field(default_factory=_client)
 
     async def post(self, *items: dict[str, Any], key: str | None = None) -> httpx.Response:
         """Post answers: one as an object, several as an array."""
@@ -206,7 +211,7 @@ async def house(
         if running.done():
             running.result()
         made.address = ready.result()
-        made.client = httpx.AsyncClient(base_url=made.address, timeout=10, trust_env=False)
+        made.client = _client(made.address)
         yield made
     finally:
         stop.set()
