@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import sys
 import tempfile
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -14,9 +13,9 @@ from pathlib import Path
 import httpx
 
 from shared.embedded.kafka import free_ports
+from tests.support.forking import Forked, services
 
 _READY_SECONDS = 60
-_ROOT = Path(__file__).parents[2]
 
 
 class ServiceProcess:
@@ -27,19 +26,17 @@ class ServiceProcess:
         self._environment = {**os.environ, **environment}
         self.ops_port = free_ports()[0]
         self._log = logs / f"{name}.log"
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: Forked | None = None
         self.address = ""
         self.port = 0
 
     async def start(self, *, wait: bool = True) -> ServiceProcess:
         """Start, and return when it says that it is ready, or at once; on the same port as before."""
         with self._log.open("ab") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                *("-m", "services", self.name, "--port", str(self.port)),
-                env={"FIILIS_OPS_PORT": str(self.ops_port), **self._environment},
-                stdout=asyncio.subprocess.PIPE,
-                stderr=log,
+            self._process = await services(
+                *(self.name, "--port", str(self.port)),
+                environment={"FIILIS_OPS_PORT": str(self.ops_port), **self._environment},
+                stderr=log.fileno(),
             )
         assert self._process.stdout is not None
         if not wait:
@@ -115,13 +112,7 @@ async def command(*arguments: str, **variables: str) -> Done:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("FIILIS_")}
     # Elsewhere: a demo that ran in this folder has left its servers' data, which commands find by themselves.
     with tempfile.TemporaryDirectory() as elsewhere:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "services", *arguments),
-            env={**environment, "PYTHONPATH": str(_ROOT), **variables},
-            cwd=elsewhere,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
+        process = await services(*arguments, environment={**environment, **variables}, folder=Path(elsewhere))
         try:
             out, err = await asyncio.wait_for(process.communicate(), 40)
         except TimeoutError:
