@@ -99,6 +99,7 @@ async def test_what_the_next_stage_does_not_know_is_told_again(fiilis: House) ->
         return any(one.data["ticket"] == ticket for one in fiilis.phone.received)
 
     await until(rung)
+    await until(lambda: fiilis.sql("SELECT FROM ticketing.seen_page"))
     await fiilis.sql("DELETE FROM ticketing.merged_alert")
     await fiilis.sql("DELETE FROM ticketing.seen_page")
     dry = await run(fiilis, "republish", "--dry-run")
@@ -147,12 +148,12 @@ async def _nothing_wrong(fiilis: House) -> bool:
     return (await run(fiilis, "doctor")).code == 0
 
 
-async def test_the_doctor_says_what_nothing_answers_at(kafka: Kafka, database_url: str) -> None:
+async def test_the_doctor_says_what_nothing_answers_at(kafka: Kafka, empty_database_url: str) -> None:
     """Each with its address, its cause, and what to do; nothing hides the rest."""
     done = await command(
         "doctor",
         FIILIS_KAFKA="127.0.0.1:1",
-        FIILIS_DATABASE_URL=database_url,
+        FIILIS_DATABASE_URL=empty_database_url,
         FIILIS_SECRET="short",
     )
     assert done.code == 1

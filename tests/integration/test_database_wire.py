@@ -41,6 +41,12 @@ class Wire:
 
 
 @pytest.fixture
+def database_url(empty_database_url: str) -> str:
+    """Nothing was migrated yet."""
+    return empty_database_url
+
+
+@pytest.fixture
 async def wire(tmp_path: Path, database_url: str) -> AsyncIterator[Wire]:
     made = Wire(tmp_path, database_url)
     yield made
