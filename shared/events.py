@@ -165,6 +165,26 @@ class RespondentErasedV1(_Message, frozen=True, kw_only=True):
     before: datetime
     """What was said until then is erased, also if it arrives later."""
     done: list[ErasedV1] = []
+    by: str | None = None
+    """Who asked for it, as the audit has it."""
+    address: str | None = None
+    """From where."""
+
+
+class AuditV1(_Message, frozen=True, kw_only=True):
+    """Something that somebody changed, or was refused. Never with a secret, a key's text, or what a respondent said."""
+
+    id: UUID
+    at: datetime
+    service: str
+    """Where it was done; `command`: on a command line."""
+    actor: str
+    """`key:ID`, a person of the directory, `command:USER`, or `unknown`."""
+    what: str
+    address: str | None = None
+    """From where: an address, of refused keys its network, of commands the host."""
+    customer: str | None = None
+    detail: dict[str, str | int | float | bool | None] = {}
 
 
 ClockState = Literal["met", "running", "warning", "breached"]

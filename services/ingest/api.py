@@ -36,7 +36,7 @@ from shared.kafka import cloud_event
 from shared.logs import Log, new_traceparent, parse_traceparent, tracing
 from shared.security import Signer
 from shared.topics import ERASED, FEEDBACK
-from shared.web import BODY_LIMIT, caller_with, json_response, new_router
+from shared.web import BODY_LIMIT, address_of, caller_with, json_response, new_router
 
 log = Log("ingest")
 
@@ -116,7 +116,12 @@ def build_router(access: Access, publishing: Publishing, clock: Clock, signer: S
         """Erase a person everywhere: what they said until now, also where it arrives later."""
         caller.customer(query.customer)
         erasure = RespondentErasedV1(
-            erasure=uuid7(), customer=query.customer, respondent=respondent, before=clock.now()
+            erasure=uuid7(),
+            customer=query.customer,
+            respondent=respondent,
+            before=clock.now(),
+            by=caller.actor.id,
+            address=caller.address,
         )
         id_, at = str(erasure.erasure), erasure.before
         with tracing(new_traceparent(erasure.erasure.hex)):
@@ -180,7 +185,7 @@ class FeedbackEndpoint:
             else:
                 key = self._key(scope, headers)
                 cors = _allowed_origin(key, headers)
-                buckets = self._limits.of(key, (scope["client"] or (None,))[0])
+                buckets = self._limits.of(key, address_of(scope))
                 self._buckets.take(buckets, 0, self._clock.now())  # before the body is read
                 body = await _body(receive, headers)
                 answer = await self._take(body, key, headers, buckets)
@@ -201,11 +206,12 @@ class FeedbackEndpoint:
                 raise invalid_fields(*(FieldError(name[:63], "unknown parameter") for name in sorted(unknown)))
             given = asked.get("key", [])
             if authorization is None and given:
-                key = self._access.known_key(given[0])
+                key = self._access.known_key(given[0], address_of(scope))
                 if key.kind != "publishable":
                     raise Problem(403, "forbidden", "Only a publishable key may stand in the address")
                 return key
-        key = self._access.find_key(None if authorization is None else authorization.decode("latin-1"))
+        text = None if authorization is None else authorization.decode("latin-1")
+        key = self._access.find_key(text, address_of(scope))
         if key.kind == "secret" and not {"feedback", "admin"} & set(key.scopes):
             raise Problem(403, "forbidden", "The key has not that right", "This needs scope 'feedback'.")
         return key

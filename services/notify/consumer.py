@@ -1,4 +1,4 @@
-"""tickets.v1 -> pages, digests and letters; alerts.v1 -> good experiences and daily scores."""
+"""tickets.v1 -> pages, digests and letters; alerts.v1 -> good experiences and daily scores; audit.v1 -> the audit."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ from services.notify.domain.page import (
     without,
 )
 from services.notify.ledger import Happened, save
-from services.notify.store import letters, notices, pages, proactive
+from services.notify.store import audit, letters, notices, pages, proactive
 from services.notify.store.notices import Line
 from shared import metrics, outbox
+from shared.audit import UNKNOWN, Actor
 from shared.clock import Clock
 from shared.comparison import compare
 from shared.consume import AfterCommit, Memoryless, Record
@@ -36,7 +37,16 @@ from shared.db import Connection
 from shared.directory.follower import Follower
 from shared.directory.model import Directory, severity_rank
 from shared.errors import Invalid, Transient
-from shared.events import AlertV1, ErasedV1, FollowUpDueV1, RespondentErasedV1, ScoreDailyV1, StillOpenV1, TicketV1
+from shared.events import (
+    AlertV1,
+    AuditV1,
+    ErasedV1,
+    FollowUpDueV1,
+    RespondentErasedV1,
+    ScoreDailyV1,
+    StillOpenV1,
+    TicketV1,
+)
 from shared.kafka import cloud_event
 from shared.logs import Log, tracing
 from shared.topics import ERASED, PAGES
@@ -156,6 +166,11 @@ class TicketHandler(Memoryless):
             event = cloud_event(PAGES, ERASED, key=wanted.customer, id=id_, at=now, message=passed_on)
             log.info("respondent erased", erasure=wanted.erasure, removed=removed)
         await outbox.add(tx, [event])
+        asked = Actor(wanted.by or UNKNOWN, wanted.address)
+        told = audit.line(
+            wanted.before, asked, "erasure", id=wanted.erasure, customer=wanted.customer, erasure=str(wanted.erasure)
+        )
+        await audit.add(tx, [told])
 
     def _current(self) -> Directory:
         revision = self._directory.current
@@ -229,6 +244,15 @@ class AlertHandler(Memoryless):
             else:
                 alerts = cast("list[AlertV1]", messages)
                 await notices.add_lines(tx, _good_news(alerts, revision.directory, now))
+        return None
+
+
+class AuditHandler(Memoryless):
+    """Keeps what every service tells of who changed what."""
+
+    async def handle(self, tx: Connection, records: Sequence[Record[AuditV1]]) -> AfterCommit | None:
+        """Keep lines; one that comes again stays as it is."""
+        await audit.add(tx, [audit.told(record.message) for record in records])
         return None
 
 
