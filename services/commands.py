@@ -6,6 +6,7 @@ import asyncio
 import gc
 import getpass
 import re
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -22,6 +23,7 @@ from services.scoring.store import counting
 from services.terminal import Faults, bar, err, out, printable, progress
 from shared import logs, security
 from shared import migrate as migrations
+from shared.audit import COMMAND, Actor
 from shared.clock import SystemClock
 from shared.db import Database
 from shared.dead_letters import DeadLetters
@@ -38,7 +40,7 @@ from shared.parts import kafka_of as kafka_of_settings
 from shared.parts import signer
 from shared.provisioning import ensure_topics
 from shared.service import Settings, run_process
-from shared.topics import DEAD, TOPICS, Topic, Undecodable
+from shared.topics import AUDIT, DEAD, TOPICS, Topic, Undecodable
 
 DONE, FAILED, WRONG = 0, 1, 2
 _SLUG = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
@@ -112,6 +114,11 @@ def user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return "apply"
+
+
+def at_the_command_line() -> Actor:
+    """Return who runs this, as the audit has it, and on which host."""
+    return Actor(f"{COMMAND}:{user()}", socket.gethostname())
 
 
 def apply(file: Path, *, dry_run: bool, author: str, data: Path, repartition: bool) -> int:
@@ -327,9 +334,9 @@ def replay_dead_letters(topic: str, *, data: Path) -> int:
 
     async def body() -> int:
         await _newest(kafka)  # it says over how many partitions keys are spread
-        await ensure_topics(kafka, [of])
+        await ensure_topics(kafka, [of, AUDIT])
         with progress() as bars:
-            sent = await DeadLetters(kafka, of).replay(bar(bars, "sending"))
+            sent = await DeadLetters(kafka, of).replay(bar(bars, "sending"), at_the_command_line())
         out.print(f"{sent} sent again to {of.name}; what is refused again is in {of.dead} again")
         return DONE
 

@@ -29,7 +29,7 @@ class Right:
 
 def rights() -> dict[str, list[Right]]:
     """Return the rights of each service, and of the operator."""
-    services = sorted({service for topic in TOPICS for service in (topic.owner, *topic.readers)} - {DIRECTORY.owner})
+    services = sorted({service for topic in TOPICS for service in (*topic.writers, *topic.readers)} - {DIRECTORY.owner})
     return {**{service: list(_service(service)) for service in services}, OPERATOR: list(_operator())}
 
 
@@ -37,7 +37,7 @@ def _service(service: str) -> Iterator[Right]:
     # A start looks at every topic: whether it is there, and as it has to be.
     yield Right("topic", _everything(), ("Describe", "DescribeConfigs"))
     read = [topic for topic in TOPICS if service in topic.readers]
-    write = [topic.name for topic in TOPICS if topic.owner == service]
+    write = [topic.name for topic in TOPICS if service in topic.writers]
     write += [topic.dead for topic in read if topic.messages]
     yield Right("topic", tuple(topic.name for topic in read), ("Read",))
     yield Right("topic", tuple(write), ("Write",))
@@ -49,7 +49,7 @@ def _service(service: str) -> Iterator[Right]:
 def _operator() -> Iterator[Right]:
     yield Right("topic", _everything(), ("Create", "Describe", "DescribeConfigs", "AlterConfigs"))
     yield Right("topic", (DIRECTORY.name,), ("Read", "Write"))
-    yield Right("topic", tuple(topic.name for topic in _keyed()), ("Write",))  # dead letters again; import
+    yield Right("topic", tuple(topic.name for topic in _keyed()), ("Write",))  # dead letters again; import; audit
     yield Right("topic", tuple(topic.dead for topic in _keyed()), ("Read",))
     yield Right("group", (DEAD_LETTERS_GROUP,), ("Read",), by_prefix=True)
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
+from shared.audit import COMMAND, Actor, line, message
 from shared.errors import Transient
 from shared.kafka import Kafka, Outgoing, Producer, stopped
 from shared.topics import DEAD_LETTERS_GROUP, Topic
@@ -53,11 +54,11 @@ class DeadLetters:
             async for record in self._records(consumer, first if again else waiting, end):
                 yield _letter(record)
 
-    async def replay(self, told: Callable[[int, int], None]) -> int:
+    async def replay(self, told: Callable[[int, int], None], by: Actor) -> int:
         """Send again what waits, and return how many; `told` gets how many were sent, and of how many.
 
-        Raises Transient. What failed in the middle goes on where it stood: a record may be sent twice, and has its
-        effect once.
+        With each batch goes its line of the audit. Raises Transient. What failed in the middle goes on where it stood:
+        a record may be sent twice, and has its effect once.
         """
         producer = Producer(self._kafka)
         sent = 0
@@ -67,7 +68,8 @@ class DeadLetters:
                 while waiting + sent < end:
                     after = min(waiting + sent + _BATCH, end)
                     async with aclosing(self._records(consumer, waiting + sent, after)) as records:
-                        await producer.send_all([self._as_it_was(record) async for record in records])
+                        batch = [self._as_it_was(record) async for record in records]
+                    await producer.send_all([*batch, self._audited(by, waiting + sent, after)])
                     await consumer.commit({self._partition: after})
                     sent = after - waiting
                     told(sent, end - waiting)
@@ -115,6 +117,10 @@ class DeadLetters:
             start = record.offset + 1
             if record.offset < end:
                 yield record
+
+    def _audited(self, by: Actor, start: int, after: int) -> Outgoing:
+        detail = {"topic": self._topic.name, "from": start, "to": after - 1}
+        return message(line(COMMAND, datetime.now(UTC), by, "dead letters replayed", detail))
 
     def _as_it_was(self, record: ConsumerRecord[bytes, bytes]) -> Outgoing:
         headers = [(name, value or b"") for name, value in record.headers if not name.startswith(_ADDED)]

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import msgspec
 
 from shared.db import Database
+from shared.erasure import normalised
 from shared.errors import Misconfigured
 from shared.logs import Log
 from shared.security import BadSeal, digest_of, fingerprint, seal, unseal
@@ -84,4 +85,6 @@ class ErasureKeys:
             raise Misconfigured(
                 "FIILIS_SECRET is not set: a person is to be forgotten, and known again if more comes late"
             )
-        return [digest_of(key, respondent) for key in self._keys]
+        # Also as it is written: before names were compared normalised, a digest was made of that.
+        spelled = dict.fromkeys((normalised(respondent), respondent))
+        return [digest_of(key, name) for key in self._keys for name in spelled]

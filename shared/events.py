@@ -70,6 +70,8 @@ class EvidenceV1(_Message, frozen=True, kw_only=True):
     language: str | None = None
     contact: str | None = None
     """E-mail of the respondent, for the follow-up."""
+    received_at: datetime | None = None
+    """None: told before it was told."""
 
 
 class AlertScoresV1(_Message, frozen=True, kw_only=True):
@@ -161,14 +163,39 @@ class ErasedV1(_Message, frozen=True, kw_only=True):
 
 
 class RespondentErasedV1(_Message, frozen=True, kw_only=True):
-    """Somebody is forgotten; each service erases its own, adds its line and passes it on."""
+    """Somebody, or one answer, is forgotten; each service erases its own, adds its line and passes it on."""
 
     erasure: UUID
     customer: str
     respondent: str
+    """As it was asked for; empty where one answer is erased."""
     before: datetime
-    """What was said until then is erased, also if it arrives later."""
+    """What was said or received until then is erased, also if it arrives later."""
     done: list[ErasedV1] = []
+    by: str | None = None
+    """Who asked for it, as the audit has it."""
+    address: str | None = None
+    """From where."""
+    answer: UUID | None = None
+    """The one answer that is erased, whose ever it is."""
+    spellings: list[str] = []
+    """How else the person was written in answers."""
+
+
+class AuditV1(_Message, frozen=True, kw_only=True):
+    """Something that somebody changed, or was refused. Never with a secret, a key's text, or what a respondent said."""
+
+    id: UUID
+    at: datetime
+    service: str
+    """Where it was done; `command`: on a command line."""
+    actor: str
+    """`key:ID`, a person of the directory, `command:USER`, or `unknown`."""
+    what: str
+    address: str | None = None
+    """From where: an address, of refused keys its network, of commands the host."""
+    customer: str | None = None
+    detail: dict[str, str | int | float | bool | None] = {}
 
 
 ClockState = Literal["met", "running", "warning", "breached"]

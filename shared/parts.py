@@ -26,6 +26,7 @@ from shared.kafka_security import security
 from shared.logs import Log
 from shared.migrate import migrate
 from shared.provisioning import ensure_topics
+from shared.refusals import Refusals
 from shared.retry import Backoff
 from shared.security import SHORTEST_SECRET, Signer
 from shared.service import Service, Settings, opened
@@ -55,6 +56,7 @@ class Parts:
     directory: Follower
     keeper: DirectoryKeeper
     access: Access
+    refusals: Refusals
     clock: Clock
 
 
@@ -67,9 +69,9 @@ def parts(settings: Settings, clock: Clock, services: tuple[str, ...]) -> Parts:
     directory = Follower(kafka, services)
     # In the schema of one of the services, which is this process's own.
     keeper = DirectoryKeeper(directory, Database(settings.database_url, services[0], pool=1))
-    return Parts(
-        kafka, settings.database_url, settings.migration_url, directory, keeper, Access(directory, clock), clock
-    )
+    refusals = Refusals(directory.progress.service, kafka, clock)
+    access = Access(directory, clock, refusals)
+    return Parts(kafka, settings.database_url, settings.migration_url, directory, keeper, access, refusals, clock)
 
 
 def kafka_of(settings: Settings) -> Kafka:
@@ -176,9 +178,13 @@ def outside(parts: Parts, *, either: bool) -> Outside:
     keeping = Periodic(parts.directory.progress.service, "directory kept", _KEEP_SECONDS, parts.keeper.keep).worker
     service = Service(
         name="outside",
-        resources=[opened(None, parts.keeper.close), opened(lambda: patiently("Kafka", begin), _nothing)],
+        resources=[
+            opened(None, parts.keeper.close),
+            opened(None, parts.refusals.close),
+            opened(lambda: patiently("Kafka", begin), _nothing),
+        ],
         tasks={"kafka": kafka.run, "postgresql": postgres.run, "topics": go_on},
-        workers=[follower._replace(needed=not either), keeping._replace(needed=False)],
+        workers=[follower._replace(needed=not either), keeping._replace(needed=False), parts.refusals.worker],
         checks={"directory in use": parts.directory.missing, **needed},
         # Acknowledging a page or reading a score needs no Kafka, and taking an answer one of the two.
         door={"directory in use", "kafka or postgresql" if either else "postgresql"},

@@ -12,6 +12,7 @@ import msgspec
 
 from shared.events import (
     AlertV1,
+    AuditV1,
     FeedbackReceivedV1,
     FollowUpDueV1,
     PageV1,
@@ -32,13 +33,20 @@ class Topic:
 
     name: str
     owner: str
-    """The only service that writes it."""
+    """The only service that writes it, unless `shared_by` names several."""
     readers: tuple[str, ...]
     """The services that read it."""
     messages: dict[str, type[msgspec.Struct]]
     retention_ms: int
     partitions: int = PARTITIONS
     settings: dict[str, str] = field(default_factory=dict[str, str])
+    shared_by: tuple[str, ...] = ()
+    """The services that write it, where several do: no order holds among what they say."""
+
+    @property
+    def writers(self) -> tuple[str, ...]:
+        """The services that write it."""
+        return self.shared_by or (self.owner,)
 
     @property
     def dead(self) -> str:
@@ -99,6 +107,16 @@ PAGES = Topic(
     },
     30 * DAY_MS,
 )
+AUDIT = Topic(
+    "audit.v1",
+    "audit",
+    ("notify",),
+    {"audit.line": AuditV1},
+    30 * DAY_MS,
+    partitions=1,
+    shared_by=("ingest", "scoring", "ticketing", "notify"),
+)
+"""Who changed what in which service; commands write it, too. Its key is the service."""
 DIRECTORY_LIMIT = 16 * 1024 * 1024
 """Bytes of the compressed record."""
 DIRECTORY = Topic(
@@ -111,7 +129,7 @@ DIRECTORY = Topic(
     settings={"cleanup.policy": "compact", "max.message.bytes": str(DIRECTORY_LIMIT + 64 * 1024)},
 )
 
-TOPICS: tuple[Topic, ...] = (FEEDBACK, ALERTS, TICKETS, PAGES, DIRECTORY)
+TOPICS: tuple[Topic, ...] = (FEEDBACK, ALERTS, TICKETS, PAGES, AUDIT, DIRECTORY)
 
 
 DEAD_LETTERS_GROUP = "fiilis.dead-letters."

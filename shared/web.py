@@ -71,6 +71,12 @@ def problem_response(problem: Problem) -> Response:
     return Response(content, problem.status, problem.headers, media_type="application/problem+json")
 
 
+def address_of(scope: Scope) -> str | None:
+    """Return from where a request comes, behind the proxies that we trust; None where nobody can tell."""
+    client: tuple[str, int] | None = scope["client"]
+    return None if client is None else client[0]
+
+
 class KeyedRoute(APIRoute):
     """A route that looks at the key before it reads anything of the body."""
 
@@ -81,7 +87,7 @@ class KeyedRoute(APIRoute):
 
         async def keyed(request: Request) -> Response:
             for door in doors:
-                request.state.caller = door.admit(request.headers.get("authorization"))
+                request.state.caller = door.admit(request.headers.get("authorization"), address_of(request.scope))
             return await handle(request)
 
         return keyed if doors else handle
@@ -95,9 +101,9 @@ class _Door:
         self._scope: KeyScope = scope
         self._limited = limited
 
-    def admit(self, authorization: str | None) -> Caller:
+    def admit(self, authorization: str | None, address: str | None) -> Caller:
         """Return the caller. Raises the 401 or 403."""
-        caller = self._access.require(authorization, self._scope)
+        caller = self._access.require(authorization, self._scope, address)
         if caller.customers is not None and not self._limited:
             detail = "The key is limited to some customers, and this is about all of them."
             raise Problem(403, "forbidden", "The key has not that right", detail)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from services.cli import stores
-from services.commands import DONE, FAILED, WRONG, kafka_of
+from services.commands import DONE, FAILED, WRONG, at_the_command_line, kafka_of
 from services.terminal import err, out
-from shared import offsets
+from shared import audit, offsets
 from shared.cluster import LogState
+from shared.events import AuditV1
 from shared.offsets import Loss, Place
 from shared.topics import TOPICS
 
@@ -87,6 +89,7 @@ def accept(topic: str, data: Data = Path(".data")) -> None:
                 found = [loss for place in places if isinstance(loss := judged(place, {topic: now}), Loss)]
                 async with database.transaction() as tx:
                     accepted = await offsets.accept(tx, found, now)
+                    await audit.add(tx, [_line(service, loss) for loss in accepted])
                 count += len(accepted)
                 tell(service, accepted)
         out.print(
@@ -117,3 +120,16 @@ def tell(service: str, losses: Sequence[Loss]) -> None:
             f"{service} {place.topic}/{place.partition}: goes on at {loss.go_on} instead of {place.next}: {skipped}",
             markup=False,
         )
+
+
+def _line(service: str, loss: Loss) -> AuditV1:
+    place = loss.place
+    detail = {
+        "service": service,
+        "topic": place.topic,
+        "partition": place.partition,
+        "lost": loss.kind,
+        "next": place.next,
+        "goes_on": loss.go_on,
+    }
+    return audit.line(audit.COMMAND, datetime.now(UTC), at_the_command_line(), "lost offsets accepted", detail)

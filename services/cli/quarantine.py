@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from services.cli import stores
-from services.commands import DONE, FAILED, WRONG
+from services.commands import DONE, FAILED, WRONG, at_the_command_line
 from services.terminal import err, out, printable
-from shared import quarantine
+from shared import audit, quarantine
+from shared.events import AuditV1
 
 app = typer.Typer(help="What could not be stored or decided was set aside here; everything else went on.")
 Data = Annotated[Path, typer.Option(help="Where embedded Kafka and PostgreSQL keep their data.")]
@@ -54,6 +56,7 @@ def release(id: str, data: Data = Path(".data")) -> None:
             async with database.transaction() as tx:
                 wanted = [item.id for item in await quarantine.items(tx)] if number == "all" else [int(number)]
                 released = [found for one in wanted if (found := await quarantine.release(tx, one)) is not None]
+                await audit.add(tx, [_line(service, queue, key) for queue, key in released])
         for queue, key in released:
             out.print(printable(f"released: {queue} {key} is tried again"), markup=False)
         if not released and number != "all":
@@ -62,3 +65,8 @@ def release(id: str, data: Data = Path(".data")) -> None:
         return DONE
 
     raise typer.Exit(asyncio.run(body()))
+
+
+def _line(service: str, queue: str, key: str) -> AuditV1:
+    detail = {"service": service, "queue": queue, "key": key}
+    return audit.line(audit.COMMAND, datetime.now(UTC), at_the_command_line(), "quarantine released", detail)

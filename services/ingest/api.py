@@ -27,16 +27,16 @@ from shared import metrics
 from shared.asked import Asked
 from shared.clock import Clock
 from shared.directory.access import Access, Caller
-from shared.directory.fields import Duration
+from shared.directory.fields import Duration, Slug
 from shared.directory.model import Key
-from shared.errors import FieldError, Problem, invalid_fields
+from shared.errors import FieldError, Problem, invalid_fields, not_found
 from shared.events import FeedbackReceivedV1, RespondentErasedV1
 from shared.ids import uuid7
 from shared.kafka import cloud_event
 from shared.logs import Log, new_traceparent, parse_traceparent, tracing
 from shared.security import Signer
 from shared.topics import ERASED, FEEDBACK
-from shared.web import BODY_LIMIT, caller_with, json_response, new_router
+from shared.web import BODY_LIMIT, address_of, caller_with, id_in_path, json_response, new_router
 
 log = Log("ingest")
 
@@ -114,13 +114,33 @@ def build_router(access: Access, publishing: Publishing, clock: Clock, signer: S
         caller: Caller = caller_with(access, "admin", limited=True),
     ) -> Response:
         """Erase a person everywhere: what they said until now, also where it arrives later."""
-        caller.customer(query.customer)
+        return await _erase(caller, query.customer, respondent, None)
+
+    @router.delete("/v1/feedback/{answer}", status_code=202)
+    async def erase_answer(  # pyright: ignore[reportUnusedFunction]
+        answer: str,
+        query: Annotated[ErasureQuery, Query()],
+        caller: Caller = caller_with(access, "admin", limited=True),
+    ) -> Response:
+        """Erase what somebody wrote with one answer, everywhere, and how to reach them, also where it arrives later."""
+        return await _erase(caller, query.customer, "", id_in_path("answer", answer))
+
+    async def _erase(caller: Caller, customer: str, respondent: str, answer: UUID | None) -> Response:
+        # Not only of the directory: who left it has left answers.
+        if not caller.may_see(customer):
+            raise not_found("customer", customer)
         erasure = RespondentErasedV1(
-            erasure=uuid7(), customer=query.customer, respondent=respondent, before=clock.now()
+            erasure=uuid7(),
+            customer=customer,
+            respondent=respondent,
+            before=clock.now(),
+            by=caller.actor.id,
+            address=caller.address,
+            answer=answer,
         )
         id_, at = str(erasure.erasure), erasure.before
         with tracing(new_traceparent(erasure.erasure.hex)):
-            message = cloud_event(FEEDBACK, ERASED, key=query.customer, id=id_, at=at, message=erasure)
+            message = cloud_event(FEEDBACK, ERASED, key=customer, id=id_, at=at, message=erasure)
         await publishing.send(message)
         log.info("erasure accepted", erasure=erasure.erasure)
         return json_response({"erasure": erasure.erasure}, 202)
@@ -138,9 +158,9 @@ class TokenAsked(Asked):
 
 
 class ErasureQuery(Asked):
-    """Whose respondent."""
+    """Whose respondent, or answer."""
 
-    customer: str
+    customer: Slug
 
 
 class FeedbackEndpoint:
@@ -180,7 +200,7 @@ class FeedbackEndpoint:
             else:
                 key = self._key(scope, headers)
                 cors = _allowed_origin(key, headers)
-                buckets = self._limits.of(key, (scope["client"] or (None,))[0])
+                buckets = self._limits.of(key, address_of(scope))
                 self._buckets.take(buckets, 0, self._clock.now())  # before the body is read
                 body = await _body(receive, headers)
                 answer = await self._take(body, key, headers, buckets)
@@ -201,11 +221,12 @@ class FeedbackEndpoint:
                 raise invalid_fields(*(FieldError(name[:63], "unknown parameter") for name in sorted(unknown)))
             given = asked.get("key", [])
             if authorization is None and given:
-                key = self._access.known_key(given[0])
+                key = self._access.known_key(given[0], address_of(scope))
                 if key.kind != "publishable":
                     raise Problem(403, "forbidden", "Only a publishable key may stand in the address")
                 return key
-        key = self._access.find_key(None if authorization is None else authorization.decode("latin-1"))
+        text = None if authorization is None else authorization.decode("latin-1")
+        key = self._access.find_key(text, address_of(scope))
         if key.kind == "secret" and not {"feedback", "admin"} & set(key.scopes):
             raise Problem(403, "forbidden", "The key has not that right", "This needs scope 'feedback'.")
         return key

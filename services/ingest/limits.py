@@ -5,7 +5,6 @@ Several processes of ingest each allow as much, so that the limits are approxima
 
 from __future__ import annotations
 
-import ipaddress
 import math
 from collections import OrderedDict
 from datetime import datetime
@@ -14,7 +13,7 @@ from typing import Literal, NamedTuple
 from shared import metrics
 from shared.directory.model import Key, KeyLimits
 from shared.errors import Problem
-from shared.proxies import parsed_address
+from shared.proxies import network_of
 
 By = Literal["key", "respondent", "address"]
 
@@ -22,8 +21,6 @@ _MOST = 100_000
 """Speakers that are remembered of each kind; beyond it those forgotten first have waited longest."""
 _MOST_ITEMS = 1_000
 """Of one request, that may be more than a bucket holds."""
-_NETWORK_OF = 64
-"""Bits of an IPv6 address that one customer of a provider has at least."""
 
 
 class Bucket(NamedTuple):
@@ -98,11 +95,3 @@ class Limits(NamedTuple):
     def of_respondent(self, customer: str, respondent: str) -> list[Bucket]:
         """Return the bucket of somebody with a respondent token."""
         return [Bucket("respondent", f"{customer}/{respondent}", self.respondent)]
-
-
-def network_of(address: str | None) -> str | None:
-    """Return what counts as one address: of IPv6 the network that a household has."""
-    parsed = None if address is None else parsed_address(address.partition("%")[0])
-    if isinstance(parsed, ipaddress.IPv6Address):
-        return str(ipaddress.ip_network((parsed, _NETWORK_OF), strict=False))
-    return None if parsed is None else str(parsed)

@@ -23,6 +23,7 @@ from services.notify.store.contacts import Key
 from services.notify.store.deliveries import Delivery
 from services.notify.store.notices import Told
 from shared import metrics
+from shared.audit import Actor
 from shared.clock import Clock
 from shared.db import Connection, Database
 from shared.directory.follower import Follower
@@ -80,7 +81,7 @@ class Answers:
         self._signer = signer
         self._link = timedelta(days=link_days)
 
-    async def take(self, page: UUID, person: str, *, by: str, delivery: UUID | None = None) -> Page:
+    async def take(self, page: UUID, person: str, *, by: Actor, delivery: UUID | None = None) -> Page:
         """Acknowledge a page; `delivery`: what the person answers to. Every door comes here.
 
         Raises the 404, 409 when it is over, and 422 for whom the directory does not have (any more).
@@ -94,7 +95,7 @@ class Answers:
                 return await self._take(page, person, by=by, delivery=delivery)
         return await self._take(page, person, by=by, delivery=delivery)
 
-    async def _take(self, page: UUID, person: str, *, by: str, delivery: UUID | None) -> Page:
+    async def _take(self, page: UUID, person: str, *, by: Actor, delivery: UUID | None) -> Page:
         async with self._database.transaction() as tx:
             now = self._clock.now()
             asked = await pages.with_followers_locked(tx, page)
@@ -115,7 +116,7 @@ class Answers:
     async def take_and_say(self, page: UUID, person: str, delivery: UUID | None) -> str:
         """Acknowledge a page by the person that it was sent to; return in a sentence what came of it."""
         try:
-            taken = await self.take(page, person, by=person, delivery=delivery)
+            taken = await self.take(page, person, by=Actor(person), delivery=delivery)
         except Problem as refused:
             return refused.detail or refused.title
         revision = self._directory.current
@@ -133,7 +134,7 @@ class Answers:
             lines = [audit.line(now, person, "contact verified", person=person, channel=key[1]) for key in keys]
             await audit.add(tx, lines)
 
-    async def escalate(self, page: UUID, *, by: str) -> Page:
+    async def escalate(self, page: UUID, *, by: Actor) -> Page:
         """Page the next person at once. Raises the 404, and 409 when it is over."""
         async with self._database.transaction() as tx:
             now = self._clock.now()

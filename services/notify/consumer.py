@@ -1,4 +1,4 @@
-"""tickets.v1 -> pages, digests and letters; alerts.v1 -> good experiences and daily scores."""
+"""tickets.v1 -> pages, digests and letters; alerts.v1 -> good experiences and daily scores; audit.v1 -> the audit."""
 
 from __future__ import annotations
 
@@ -26,17 +26,29 @@ from services.notify.domain.page import (
     without,
 )
 from services.notify.ledger import Happened, save
-from services.notify.store import letters, notices, pages, proactive
+from services.notify.store import audit, letters, notices, pages, proactive
 from services.notify.store.notices import Line
 from shared import metrics, outbox
+from shared.audit import UNKNOWN, Actor
 from shared.clock import Clock
 from shared.comparison import compare
 from shared.consume import AfterCommit, Memoryless, Record
 from shared.db import Connection
 from shared.directory.follower import Follower
 from shared.directory.model import Directory, severity_rank
+from shared.erasure import names
 from shared.errors import Invalid, Transient
-from shared.events import AlertV1, ErasedV1, FollowUpDueV1, RespondentErasedV1, ScoreDailyV1, StillOpenV1, TicketV1
+from shared.events import (
+    AlertV1,
+    AuditV1,
+    ErasedV1,
+    EvidenceV1,
+    FollowUpDueV1,
+    RespondentErasedV1,
+    ScoreDailyV1,
+    StillOpenV1,
+    TicketV1,
+)
 from shared.kafka import cloud_event
 from shared.logs import Log, tracing
 from shared.topics import ERASED, PAGES
@@ -139,16 +151,17 @@ class TicketHandler(Memoryless):
         ]
 
     async def _erase(self, tx: Connection, record: Record[RespondentErasedV1]) -> None:
-        """Forget a person in pages, digests and letters, and pass the word on."""
+        """Forget a person, or an answer, in pages, digests and letters, and pass the word on."""
         wanted, now = record.message, self._clock.now()
         removed = 0
-        for page in await pages.naming(tx, wanted.customer, wanted.respondent):
-            scrubbed = without(page, wanted.respondent, wanted.before)
+        written = names(wanted)
+        for page in await pages.that_say(tx, wanted.customer, written or [str(wanted.answer)]):
+            scrubbed = without(page, wanted)
             if scrubbed is not page:
                 await pages.scrub(tx, scrubbed)
                 removed += 1
-        removed += await letters.erase(tx, wanted.customer, wanted.respondent)
-        removed += await notices.erase(tx, wanted.customer, wanted.respondent)
+        removed += await letters.erase(tx, wanted.customer, written)
+        removed += await notices.erase(tx, wanted.customer, written, wanted.answer)
         left = "what was mailed or sent before is with those who got it" if removed else ""
         passed_on = replace(wanted, done=[*wanted.done, ErasedV1(service="notify", removed=removed, left=left)])
         id_ = f"{wanted.erasure}:notify"
@@ -156,6 +169,11 @@ class TicketHandler(Memoryless):
             event = cloud_event(PAGES, ERASED, key=wanted.customer, id=id_, at=now, message=passed_on)
             log.info("respondent erased", erasure=wanted.erasure, removed=removed)
         await outbox.add(tx, [event])
+        asked = Actor(wanted.by or UNKNOWN, wanted.address)
+        told = audit.line(
+            wanted.before, asked, "erasure", id=wanted.erasure, customer=wanted.customer, erasure=str(wanted.erasure)
+        )
+        await audit.add(tx, [told])
 
     def _current(self) -> Directory:
         revision = self._directory.current
@@ -199,9 +217,14 @@ def _told_later(record: Record[TicketV1], directory: Directory, before: pages.Se
     if person is None:
         return []
     id_ = uuid5(ticket.id, f"{kind} {ticket.version}")
-    respondent = next((answer.respondent for answer in ticket.evidence if answer.comment), None)
+    respondent, answer = _whose_words(ticket.evidence)
     at = due_at(person, ticket.severity, now)
-    return [Line(id_, person.id, kind, ticket.customer, at, entry, respondent, role="responsible")]
+    return [Line(id_, person.id, kind, ticket.customer, at, entry, respondent, "responsible", answer)]
+
+
+def _whose_words(evidence: Sequence[EvidenceV1]) -> tuple[str | None, UUID | None]:
+    """Return the respondent and the id of the answer whose comment a digest shows."""
+    return next(((answer.respondent, answer.id) for answer in evidence if answer.comment), (None, None))
 
 
 class AlertHandler(Memoryless):
@@ -223,12 +246,21 @@ class AlertHandler(Memoryless):
             messages = [record.message for record in some]
             if kind is RespondentErasedV1:
                 for message in cast("list[RespondentErasedV1]", messages):
-                    await notices.erase(tx, message.customer, message.respondent)
+                    await notices.erase(tx, message.customer, names(message), message.answer)
             elif kind is ScoreDailyV1:
                 await proactive.remember_scores(tx, cast("list[ScoreDailyV1]", messages))
             else:
                 alerts = cast("list[AlertV1]", messages)
                 await notices.add_lines(tx, _good_news(alerts, revision.directory, now))
+        return None
+
+
+class AuditHandler(Memoryless):
+    """Keeps what every service tells of who changed what."""
+
+    async def handle(self, tx: Connection, records: Sequence[Record[AuditV1]]) -> AfterCommit | None:
+        """Keep lines; one that comes again stays as it is."""
+        await audit.add(tx, [audit.told(record.message) for record in records])
         return None
 
 
@@ -238,7 +270,7 @@ def _good_news(alerts: Sequence[AlertV1], directory: Directory, now: datetime) -
         customer = directory.customers.get(alert.customer)
         if customer is None or alert.severity != "info" or alert.state != "open":
             continue
-        respondent = next((answer.respondent for answer in alert.evidence if answer.comment), None)
+        respondent, answer = _whose_words(alert.evidence)
         lines += [
             Line(
                 uuid5(alert.id, person.id),
@@ -248,7 +280,8 @@ def _good_news(alerts: Sequence[AlertV1], directory: Directory, now: datetime) -
                 due_at(person, "info", now),
                 of_good_news(alert, customer),
                 respondent,
-                role="team",
+                "team",
+                answer,
             )
             for person in team(directory, customer)
         ]

@@ -16,6 +16,7 @@ from services.notify.store import audit, deliveries, pages
 from services.notify.store.deliveries import Beside, Delivery
 from services.notify.store.pages import Kept
 from shared import outbox
+from shared.audit import Actor
 from shared.db import Connection
 from shared.kafka import Outgoing, cloud_event
 from shared.logs import Log, tracing
@@ -36,7 +37,7 @@ class Happened:
 
     outcome: Outcome
     traceparent: str | None
-    actor: str = audit.SYSTEM
+    actor: Actor = audit.SYSTEM
 
 
 async def save(tx: Connection, happened: Sequence[Happened], now: datetime) -> None:
@@ -59,7 +60,7 @@ async def save(tx: Connection, happened: Sequence[Happened], now: datetime) -> N
     await outbox.add(tx, told)
 
 
-def _line(now: datetime, actor: str, what: str, page: Page, outcome: Outcome) -> audit.Line:
+def _line(now: datetime, actor: Actor, what: str, page: Page, outcome: Outcome) -> audit.Line:
     until = page.due_at.isoformat() if page.held is not None and page.due_at is not None else None
     return audit.line(
         now,
@@ -75,7 +76,7 @@ def _line(now: datetime, actor: str, what: str, page: Page, outcome: Outcome) ->
 
 
 async def take(
-    tx: Connection, asked: Sequence[Kept], person: str | None, now: datetime, *, actor: str
+    tx: Connection, asked: Sequence[Kept], person: str | None, now: datetime, *, actor: Actor
 ) -> list[Happened]:
     """Acknowledge a page, and those that it was sent for after it, all locked; empty when it was over before."""
     happened: list[Happened] = []

@@ -10,7 +10,7 @@ from services.notify.answers import Answers
 from services.notify.api import build_router
 from services.notify.channels.email import Mailer
 from services.notify.channels.registry import build_channels
-from services.notify.consumer import AlertHandler, TicketHandler
+from services.notify.consumer import AlertHandler, AuditHandler, TicketHandler
 from services.notify.escalator import Escalator
 from services.notify.letters import Letters
 from services.notify.rounds.auditor import EVERY as AUDIT_SECONDS
@@ -35,7 +35,7 @@ from shared.parts import Parts, database_ready, outbound, signer
 from shared.progress import Worker
 from shared.quarantine import Quarantine
 from shared.service import Service, opened
-from shared.topics import ALERTS, TICKETS
+from shared.topics import ALERTS, AUDIT, TICKETS
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 _FIGURES_SECONDS = 5
@@ -79,6 +79,7 @@ def build(settings: NotifySettings, parts: Parts, public_url: Callable[[], str])
     tickets = Consumer(parts.kafka, database, TICKETS, handler)
     auditor = Auditor(database, directory, clock, client, repair=escalator.loop.once, missing=tickets.ready)
     alerts = Consumer(parts.kafka, database, ALERTS, AlertHandler(directory, clock))
+    audited = Consumer(parts.kafka, database, AUDIT, AuditHandler())
 
     async def figures() -> None:
         async with database.transaction() as tx:
@@ -113,6 +114,7 @@ def build(settings: NotifySettings, parts: Parts, public_url: Callable[[], str])
         workers=[
             tickets.worker,
             alerts.worker,
+            audited.worker,
             Relay(database, producer).worker,
             looking(database, clock, settings.compare_seconds).worker,
             *(one.loop.worker for one in (escalator, letters, digests, check_ins, heartbeats, revisions)),
@@ -123,6 +125,6 @@ def build(settings: NotifySettings, parts: Parts, public_url: Callable[[], str])
             Periodic("notify", "figures", _FIGURES_SECONDS, figures).worker,
             Periodic("notify", "quarantine", _QUARANTINE_SECONDS, quarantine.measure).worker,
         ],
-        checks={"tickets.v1": tickets.ready, "alerts.v1": alerts.ready},
+        checks={"tickets.v1": tickets.ready, "alerts.v1": alerts.ready, "audit.v1": audited.ready},
         notes=quarantine.notes,
     )

@@ -45,8 +45,8 @@ from shared.db import Connection
 from shared.directory.follower import Follower, Revision
 from shared.directory.model import REVOTE_AFTER
 from shared.directory.rules.base import OnWindow
+from shared.erasure import known_by, names, said_before
 from shared.events import AlertV1, ErasedV1, FeedbackReceivedV1, Kind, RespondentErasedV1, ScoreDailyV1
-from shared.ids import uuid7
 from shared.kafka import Outgoing, cloud_event
 from shared.logs import Log, tracing
 from shared.quarantine import judging
@@ -296,23 +296,25 @@ class FeedbackHandler:
     # ---- forget
 
     async def _erase(self, tx: Connection, record: Record[RespondentErasedV1]) -> None:
-        """Forget a person's answers up to a moment, also in what alerts show, and pass the word on."""
+        """Forget a person's answers up to a moment, or one, also in what alerts show, and pass the word on."""
         wanted, now = record.message, self._clock.now()
         states = await self._states_of(tx, {wanted.customer: record.partition}, now)
-        number = states[wanted.customer].number
-        removed = await people.erase(
-            tx,
-            number,
-            wanted.respondent,
-            # The same for all answers of the person, so that it still counts once; nobody can tell whom it stands for.
-            pseudonym=f"erased-{uuid7()}" if self._erasing.keeps_counts else None,
-            before=wanted.before,
-            digest=self._erasing.digests(wanted.respondent)[0],
-        )
-        shown = await people.alerts_that_name(tx, wanted.customer, wanted.respondent)
-        await people.scrub(tx, [without(alert, wanted.respondent, wanted.before) for alert in shown])
+        number, keeps = states[wanted.customer].number, self._erasing.keeps_counts
+        if wanted.answer is None:
+            wanted = replace(wanted, spellings=await people.spellings(tx, number, wanted.respondent))
+            said = names(wanted)
+            digest = self._erasing.digests(wanted.respondent)[0]
+            removed = await people.erase(tx, number, said, before=wanted.before, digest=digest, keeps_counts=keeps)
+            left = "scores, without the person" if keeps else ""
+        else:
+            said = [str(wanted.answer)]
+            removed, named = await people.erase_answer(
+                tx, number, wanted.answer, before=wanted.before, keeps_counts=keeps
+            )
+            left = "the score, and the respondent's name" if named else "the score" if keeps and removed else ""
+        shown = await people.alerts_that_say(tx, wanted.customer, said)
+        await people.scrub(tx, [without(alert, wanted) for alert in shown])
         del self._states[wanted.customer]  # its windows and answers may have changed
-        left = "scores, without the person" if self._erasing.keeps_counts else ""
         line = ErasedV1(service="scoring", removed=removed, left=left)
         passed_on = replace(wanted, done=[*wanted.done, line])
         id_ = f"{wanted.erasure}:scoring"
@@ -325,17 +327,20 @@ class FeedbackHandler:
         self, tx: Connection, records: Sequence[Record[FeedbackReceivedV1]], states: Mapping[str, CustomerState]
     ) -> set[tuple[UUID, int]]:
         """Return those of some answers that come late, of who was to be forgotten, each with its customer's number."""
-        asked = [
-            (states[answer.customer].number, digest, answer)
-            for answer in (record.message for record in records)
-            if answer.respondent is not None and states[answer.customer].forgets
-            for digest in self._erasing.digests(answer.respondent)
-        ]
-        befores = await people.tombstones(tx, [(number, digest) for number, digest, _ in asked])
+        asked: list[tuple[int, str, FeedbackReceivedV1]] = []
+        for answer in (record.message for record in records):
+            state = states[answer.customer]
+            if not state.forgets:
+                continue
+            asked.append((state.number, known_by(answer.id), answer))
+            if answer.respondent is not None:
+                asked += [(state.number, digest, answer) for digest in self._erasing.digests(answer.respondent)]
+        befores = await people.tombstones(tx, [(number, known) for number, known, _ in asked])
         return {
             (answer.id, number)
-            for number, digest, answer in asked
-            if (before := befores.get((number, digest))) is not None and answer.occurred_at < before
+            for number, known, answer in asked
+            if (before := befores.get((number, known))) is not None
+            and (known == known_by(answer.id) or said_before(answer.occurred_at, answer.received_at, before))
         }
 
     # ---- what is too old

@@ -34,7 +34,7 @@ from shared.comparison import compare
 from shared.consume import AfterCommit, Memoryless, Record
 from shared.db import Connection
 from shared.directory.follower import Follower
-from shared.erasure import nameless
+from shared.erasure import is_erased, known_by, nameless, names, said_before
 from shared.events import (
     AlertV1,
     ErasedV1,
@@ -144,18 +144,22 @@ class AlertHandler(Memoryless):
 
     async def _without_the_erased(self, tx: Connection, alerts: Sequence[AlertV1]) -> list[AlertV1]:
         """Return alerts without the words of those who are to be forgotten, where they come late."""
+        said = {(a.customer, one.id) for a in alerts for one in a.evidence if one.comment or one.contact}
         named = {(alert.customer, one.respondent) for alert in alerts for one in alert.evidence if one.respondent}
         digests = {person: self._digests(person[1]) for person in named}
         asked = [(customer, digest) for (customer, _), known_as in digests.items() for digest in known_as]
+        asked += [(customer, known_by(answer)) for customer, answer in said]
         tombstones = await people.tombstones(tx, asked)
         if not tombstones:
             return list(alerts)
 
         def shown(customer: str, answer: EvidenceV1) -> EvidenceV1:
+            if (customer, known_by(answer.id)) in tombstones:
+                return nameless(answer)
             if not answer.respondent:
                 return answer
             befores = (tombstones.get((customer, digest)) for digest in digests[customer, answer.respondent])
-            if any(before is not None and answer.occurred_at < before for before in befores):
+            if any(b is not None and said_before(answer.occurred_at, answer.received_at, b) for b in befores):
                 return nameless(answer)
             return answer
 
@@ -179,32 +183,38 @@ class AlertHandler(Memoryless):
     # ---- erasure
 
     async def _erase(self, tx: Connection, record: Record[RespondentErasedV1]) -> None:
-        """Forget a person in tickets and in what desks have of them, and pass the word on."""
+        """Forget a person, or an answer, in tickets and in what desks have of them, and pass the word on."""
         wanted, now = record.message, self._clock.now()
         known = await people.one(tx, wanted.erasure)
         if known is not None and any(line.service == "ticketing" for line in known.done):
             return  # a repeat
-        await people.tombstone(tx, wanted.customer, self._digests(wanted.respondent)[0], wanted.before)
-        found = await tickets.of_respondent(tx, wanted.customer, wanted.respondent)
-        changed = [(ticket, without(ticket, wanted.respondent, wanted.before)) for ticket in found]
+        written = names(wanted)
+        if wanted.answer is None:
+            known_as = self._digests(wanted.respondent)[0]
+            found = await tickets.of_respondent(tx, wanted.customer, written)
+        else:
+            known_as = known_by(wanted.answer)
+            found = await tickets.that_show(tx, wanted.customer, wanted.answer)
+        await people.tombstone(tx, wanted.customer, known_as, wanted.before)
+        changed = [(ticket, without(ticket, wanted)) for ticket in found]
+        what = "respondent erased" if wanted.answer is None else "answer erased"
         outcomes = [
-            Outcome(
-                replace(after, version=after.version + 1),
-                "ticket.updated",
-                (entry(after.id, now, SYSTEM, "respondent erased"),),
-            )
+            Outcome(replace(after, version=after.version + 1), "ticket.updated", (entry(after.id, now, SYSTEM, what),))
             for before, after in changed
             if after is not before
         ]
         await self._ledger.save(tx, [Happened(outcome, record.traceparent) for outcome in outcomes], now)
         # Also of those that no longer show the person, but did when they were told.
         ids = [after.id for _, after in changed]
-        addresses = {a.contact for ticket in found for a in ticket.evidence if a.respondent == wanted.respondent}
+        addresses = {a.contact for ticket in found for a in ticket.evidence if is_erased(a, wanted)}
         await tickets.blank(tx, ids, sorted(address for address in addresses if address is not None))
         newest = {ticket.id: ticket for ticket in (*found, *(outcome.ticket for outcome in outcomes))}
         await hooks.erase(tx, list(newest.values()))
-        named = [a.id for _, after in changed for a in after.evidence if a.respondent == wanted.respondent]
-        await tickets.unname(tx, wanted.customer, wanted.respondent, named)
+        if wanted.answer is None:
+            later = [a.id for _, after in changed for a in after.evidence if a.respondent in written]
+            await tickets.unname(tx, wanted.customer, written, later)
+        else:
+            await tickets.unname_answer(tx, wanted.customer, wanted.answer)
         await _keep(tx, wanted, wanted.done, now)
         rewritten = await desks.erase(tx, wanted.erasure, ids, now)
         left = f"desk {', '.join(rewritten)}: the text is replaced; its own history may keep it" if rewritten else ""

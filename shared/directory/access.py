@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from shared import metrics
+from shared.audit import Actor
 from shared.clock import Clock
 from shared.directory.follower import Follower, Revision
 from shared.directory.model import Customer, Directory, Key, Scope
 from shared.errors import FieldError, Problem, invalid_fields, not_found
+from shared.refusals import Reason, Refusals
 from shared.security import key_hash
 
 _NOT_GOOD = "The key is unknown, was revoked, or is not good now."
@@ -32,6 +34,13 @@ class Caller:
 
     key: Key
     directory: Directory
+    address: str | None = None
+    """From where it calls, where that is known."""
+
+    @property
+    def actor(self) -> Actor:
+        """Who it is for the audit."""
+        return Actor(f"key:{self.key.id}", self.address)
 
     def may_see(self, customer: str) -> bool:
         """Tell whether the key is good for this customer."""
@@ -65,17 +74,17 @@ class Caller:
             raise invalid_fields(FieldError("touchpoint", f"{customer.id} has no touchpoint {touchpoint[:63]!r}"))
 
 
-def _refused(reason: str, detail: str) -> Problem:
-    metrics.REFUSED_KEYS.labels(reason).inc()
+def _unauthorized(detail: str) -> Problem:
     return Problem(401, "unauthorized", "A valid key is needed", detail, headers={"WWW-Authenticate": "Bearer"})
 
 
 class Access:
     """Lets callers in, by the newest directory."""
 
-    def __init__(self, follower: Follower, clock: Clock) -> None:
+    def __init__(self, follower: Follower, clock: Clock, refusals: Refusals) -> None:
         self._follower = follower
         self._clock = clock
+        self._refusals = refusals
 
     @property
     def revision(self) -> Revision:
@@ -85,32 +94,41 @@ class Access:
             raise Problem(503, "no-directory", "Not ready", _NO_DIRECTORY, headers={"Retry-After": "5"})
         return revision
 
-    def find_key(self, authorization: str | None) -> Key:
-        """Return the key of an `Authorization: Bearer KEY` header. Raises the 401."""
+    def find_key(self, authorization: str | None, address: str | None) -> Key:
+        """Return the key of an `Authorization: Bearer KEY` header that came from an address. Raises the 401."""
         scheme, _, text = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not text.strip():
-            raise _refused("missing", "Send the key as 'Authorization: Bearer KEY'.")
-        return self.known_key(text.strip())
+            metrics.REFUSED_KEYS.labels("missing").inc()
+            raise _unauthorized("Send the key as 'Authorization: Bearer KEY'.")
+        return self.known_key(text.strip(), address)
 
-    def known_key(self, text: str) -> Key:
+    def known_key(self, text: str, address: str | None) -> Key:
         """Return the key with this text. Raises the 401."""
         # Looked up by the hash of a random key: the time it takes tells nothing about the key.
         key = self.revision.keys.get(key_hash(text))
-        if key is None or key.revoked:
-            raise _refused("unknown" if key is None else "revoked", _NOT_GOOD)
-        if key.expires is not None and key.expires <= self._clock.now():
-            raise _refused("expired", _NOT_GOOD)
-        if key.not_before is not None and key.not_before > self._clock.now():
-            raise _refused("not_yet", _NOT_GOOD)
+        reason = self._why_not(key)
+        if key is None or reason is not None:
+            self._refusals.count(reason or "unknown", None if key is None else key.id, address)
+            raise _unauthorized(_NOT_GOOD)
         return key
 
-    def require(self, authorization: str | None, scope: Scope) -> Caller:
+    def _why_not(self, key: Key | None) -> Reason | None:
+        if key is None:
+            return "unknown"
+        if key.revoked:
+            return "revoked"
+        now = self._clock.now()
+        if key.expires is not None and key.expires <= now:
+            return "expired"
+        return "not_yet" if key.not_before is not None and key.not_before > now else None
+
+    def require(self, authorization: str | None, scope: Scope, address: str | None) -> Caller:
         """Return the caller whose key has this scope (`admin` has all). Raises the 401 or 403."""
         revision = self.revision
-        key = self.find_key(authorization)
+        key = self.find_key(authorization, address)
         if key.kind != "secret" or not {scope, "admin"} & set(key.scopes):
-            metrics.REFUSED_KEYS.labels("scope").inc()
+            self._refusals.count("scope", key.id, address)
             raise Problem(
                 403, "forbidden", "The key has not that right", f"This needs a secret key with scope {scope!r}."
             )
-        return Caller(key, revision.directory)
+        return Caller(key, revision.directory, address)

@@ -40,6 +40,7 @@ PUBLIC = {
 """Whoever adds a route that needs no key says so here."""
 SCOPE_OF = {
     "/v1/feedback": "feedback",
+    "/v1/feedback/{answer}": "admin",
     "/v1/respondents": "feedback",
     "/v1/respondents/{respondent}": "admin",
     "/v1/erasures/{erasure}": "admin",

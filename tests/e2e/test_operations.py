@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import socket
+from typing import Any
+
 import pytest
 from aiokafka.admin import NewTopic
 
+from services.commands import user
 from shared import provisioning
 from shared.kafka import Kafka
 from shared.topics import ALERTS, DIRECTORY, FEEDBACK, TOPICS
@@ -52,6 +56,8 @@ async def test_what_was_set_aside_is_listed_and_released(fiilis: House) -> None:
     assert (released.code, released.out) == (0, "released: deliveries d-1 is tried again\n")
     assert (await run(fiilis, "quarantine", "release", id_)).code == 1
     assert (await run(fiilis, "quarantine", "list")).out == "0 set aside\n"
+    line = await _audited(fiilis, "quarantine released")
+    assert line["detail"] == {"service": "notify", "queue": "deliveries", "key": "d-1"}
 
 
 async def test_lost_offsets_are_shown_and_accepted(fiilis: House) -> None:
@@ -78,6 +84,21 @@ async def test_lost_offsets_are_shown_and_accepted(fiilis: House) -> None:
         return (await fiilis.get("/v1/customers/acme/scores"))["mood"]["responses"] == 2
 
     await until(counted)
+    line = await _audited(fiilis, "lost offsets accepted", count=8)
+    assert (line["detail"]["topic"], line["detail"]["lost"]) == (FEEDBACK.name, "other log")
+
+
+async def _audited(fiilis: House, what: str, count: int = 1) -> dict[str, Any]:
+    """Return the newest line that a command has left, with who ran it on which host."""
+
+    async def told() -> list[dict[str, Any]] | None:
+        lines = await fiilis.items("/v1/audit", what=what, who=f"command:{user()}")
+        return lines if len(lines) >= count else None
+
+    lines = await until(told) or []
+    assert len(lines) == count
+    assert {(line["service"], line["address"]) for line in lines} == {("command", socket.gethostname())}
+    return lines[0]
 
 
 async def test_what_the_next_stage_does_not_know_is_told_again(fiilis: House) -> None:

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from aiokafka import TopicPartition
 
+from shared.audit import Actor
 from shared.dead_letters import DeadLetter, DeadLetters
 from shared.kafka import Kafka, Outgoing, Producer, event_headers
 from shared.provisioning import ensure_topics
@@ -24,7 +25,7 @@ async def letters(kafka: Kafka, *arguments: str) -> Done:
 
 
 async def replayed(kafka: Kafka) -> int:
-    return await DeadLetters(kafka, FEEDBACK).replay(lambda *_: None)
+    return await DeadLetters(kafka, FEEDBACK).replay(lambda *_: None, Actor("command:tests"))
 
 
 async def listed(kafka: Kafka, *, again: bool = False) -> list[DeadLetter]:
@@ -129,7 +130,10 @@ async def test_what_somebody_else_wrote_is_shown_as_it_is(kafka: Kafka) -> None:
 @pytest.mark.parametrize("action", ["list", "replay"])
 async def test_a_topic_that_is_none(kafka: Kafka, action: str) -> None:
     done = await letters(kafka, action, "feedback")
-    assert (done.code, done.err) == (2, "'feedback': must be one of feedback.v1, alerts.v1, tickets.v1, pages.v1\n")
+    assert (done.code, done.err) == (
+        2,
+        "'feedback': must be one of feedback.v1, alerts.v1, tickets.v1, pages.v1, audit.v1\n",
+    )
 
 
 async def test_nothing_was_refused(kafka: Kafka) -> None:

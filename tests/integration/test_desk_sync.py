@@ -28,7 +28,7 @@ from shared.db import Database
 from shared.directory.follower import Follower, revision_of
 from shared.directory.model import Customer, Desk, Directory, Escalation, Person, Sla, Step
 from shared.errors import Transient
-from shared.events import DeskV1, TicketV1
+from shared.events import DeskV1, RespondentErasedV1, TicketV1
 from shared.http import Answer, Guard, Outbound
 from shared.ids import uuid7
 from shared.kafka import Kafka
@@ -663,8 +663,9 @@ async def test_an_erased_person_disappears_from_the_desk(
         assert "Only r-17 knows this" in at.desk.tickets[reference].says()
         now, erasure = at.clock.now() + timedelta(minutes=1), uuid7()
         async with at.database.transaction() as tx:
-            (current,) = await tickets.of_respondent(tx, "acme", "r-17")
-            scrubbed = replace(without(current, "r-17", now), version=current.version + 1)
+            asked = RespondentErasedV1(erasure=erasure, customer="acme", respondent="r-17", before=now)
+            (current,) = await tickets.of_respondent(tx, "acme", ["r-17"])
+            scrubbed = replace(without(current, asked), version=current.version + 1)
             await at.ledger.save(tx, [Happened(Outcome(scrubbed, "ticket.updated", ()), None)], now)
             wanted = people.Erasure(id=erasure, customer="acme", before=now, done=[], updated_at=now)
             await people.save(tx, wanted)

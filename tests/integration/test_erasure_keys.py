@@ -13,6 +13,7 @@ from services.scoring.store import people
 from shared.db import Database
 from shared.erasure_keys import ErasureKeys
 from shared.errors import Misconfigured
+from shared.security import digest_of
 from tests.support.build import NOW
 
 Of = Callable[[Any], Awaitable[Database]]
@@ -58,6 +59,18 @@ async def test_what_was_erased_before_there_were_keys(of: Of) -> None:
     await erase(database, before)
     for secrets in ((NEW, OLD), (NEW,)):
         assert await known(database, await loaded(database, *secrets), "r-17"), secrets
+
+
+async def test_a_person_is_known_however_they_are_written(of: Of) -> None:
+    """Also one who was erased when a digest was made of the name as it was written."""
+    database = await of("scoring")
+    keys = await loaded(database, NEW, OLD)
+    await erase(database, keys.digests("\u00c4nn@Example.test ")[0])
+    for written in ("\u00e4nn@example.test", " A\u0308NN@EXAMPLE.TEST"):
+        assert await known(database, keys, written), written
+    await erase(database, digest_of(keys._keys[0], "R-17 "))
+    assert await known(database, keys, "R-17 ")
+    assert not await known(database, keys, "r-17")
 
 
 async def test_a_process_with_the_former_list_takes_nothing_away(of: Of) -> None:

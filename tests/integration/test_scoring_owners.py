@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import msgspec
 import pytest
@@ -339,6 +340,49 @@ async def test_an_erasure_reaches_what_others_remember(at: Place, keeps_counts: 
     rows = await at.fetch("SELECT respondent FROM answer ORDER BY respondent")
     assert [row for row in rows if not row[0].startswith("erased-")] == left
     assert len(rows) == (3 if keeps_counts else 2)
+    assert _views(await owner.state()) == _views(await at.owner(5).state())
+
+
+@pytest.mark.parametrize("keeps_counts", [True, False])
+async def test_one_answer_is_erased(at: Place, keeps_counts: bool) -> None:
+    """Nobody knows whose it is: its id does. Sent again, or come late, it stays forgotten; the others stay."""
+    owner = at.owner(OURS, keeps_counts=keeps_counts)
+    said, late, other = (build.answer(2, comment=f"My number is {n}", contact="a@example.test") for n in range(3))
+    await owner.tell(said, other)
+    for answer in (said.id, late.id):
+        before = at.clock.at + timedelta(minutes=1)
+        await owner.tell(
+            RespondentErasedV1(erasure=uuid7(), customer="acme", respondent="", before=before, answer=answer)
+        )
+    await owner.tell(replace(said, received_at=at.clock.at + timedelta(days=1)), late)
+    rows = await at.fetch("SELECT id, comment, contact FROM answer ORDER BY id")
+    assert {(UUID(int=id_.int), *rest) for id_, *rest in rows} == {
+        (other.id, other.comment, other.contact),
+        *([(said.id, None, None)] if keeps_counts else []),
+    }
+    assert _views(await owner.state()) == _views(await at.owner(5).state())
+
+
+async def test_a_person_is_erased_however_they_are_written(at: Place) -> None:
+    """As a form, a mail and another computer write them; also an answer that is dated ahead, as a clock may be."""
+    owner = at.owner(OURS)
+    now = at.clock.at
+    ahead = {"occurred_at": now + timedelta(minutes=4), "received_at": now}
+    await owner.tell(
+        build.answer(0, respondent="\u00c4nn@Example.test"),
+        build.answer(0, respondent="a\u0308nn@example.test ", **ahead),
+        build.answer(9, respondent="anna@example.test"),
+    )
+    asked = RespondentErasedV1(
+        erasure=uuid7(), customer="acme", respondent="\u00e4nn@example.test", before=now + timedelta(minutes=1)
+    )
+    await owner.tell(asked)
+    rows = await at.fetch("SELECT respondent FROM answer WHERE respondent NOT LIKE 'erased-%'")
+    assert [row[0] for row in rows] == ["anna@example.test"]
+    (told,) = await at.fetch("SELECT value FROM outbox")
+    passed_on = msgspec.json.decode(told[0], type=RespondentErasedV1)
+    assert passed_on.done[0].removed == 2
+    assert set(passed_on.spellings) == {"\u00c4nn@Example.test", "a\u0308nn@example.test "}
     assert _views(await owner.state()) == _views(await at.owner(5).state())
 
 

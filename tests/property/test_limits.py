@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.ingest.limits import Bucket, Buckets, Limits, network_of
+from services.ingest.limits import Bucket, Buckets, Limits
 from shared.directory.model import Key, KeyLimits
 from shared.errors import Problem
+from shared.proxies import network_of
 from tests.support.build import NOW
 
 SMALL = KeyLimits(per_minute=60, burst=5)

@@ -14,7 +14,7 @@ from shared.directory.access import Access, Caller
 from shared.directory.model import Key
 from shared.errors import Problem
 from shared.pages import PAGE_HEADERS, accepted_language, templates
-from shared.web import new_router, serve_style, unless_known
+from shared.web import address_of, new_router, serve_style, unless_known
 
 _templates = templates(__file__)
 _SCRIPT_HEADERS = {
@@ -59,6 +59,7 @@ def build_router(access: Access) -> APIRouter:
 
     @router.get("/kiosk/{key}")
     async def kiosk(  # pyright: ignore[reportUnusedFunction]
+        request: Request,
         key: str,
         query: Annotated[KioskQuery, Query()],
         accept_language: Annotated[str | None, Header()] = None,
@@ -67,7 +68,7 @@ def build_router(access: Access) -> APIRouter:
         directory = access.revision.directory
         asked = query.language or accepted_language(accept_language, WORDS) or directory.language
         code = asked if asked in WORDS else "en"
-        words, known = WORDS[code], _publishable(access, key)
+        words, known = WORDS[code], _publishable(access, key, address_of(request.scope))
         if known is not None:
             caller = Caller(known, directory)
             caller.check_touchpoint(caller.customer(known.customers[0]), query.touchpoint)
@@ -85,9 +86,9 @@ def build_router(access: Access) -> APIRouter:
     return router
 
 
-def _publishable(access: Access, text: str) -> Key | None:
+def _publishable(access: Access, text: str, address: str | None) -> Key | None:
     try:
-        key = access.known_key(text)
+        key = access.known_key(text, address)
     except Problem:
         return None
     return key if key.kind == "publishable" and key.customers[0] in access.revision.directory.customers else None

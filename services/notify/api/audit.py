@@ -1,13 +1,16 @@
-"""The audit: who was paged, who answered, who changed the rota and from what to what."""
+"""The audit: who was paged, who answered, and who changed what in any of the services, from where."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
+from msgspec.structs import replace
 from pydantic import Field
 
 from services.notify.store import audit
+from shared.asked import Moment
 from shared.db import Database
 from shared.directory.access import Access, Caller
 from shared.lists import Page, page_of
@@ -18,7 +21,14 @@ class AuditQuery(Page):
     """What can be asked of the list."""
 
     customer: str | None = None
+    who: str | None = Field(default=None, max_length=200)
     what: str | None = Field(default=None, max_length=63)
+    since: Moment | None = Field(default=None, alias="from")
+
+
+def shown(lines: Sequence[audit.Line], caller: Caller) -> list[audit.Line]:
+    """Return lines as a caller may see them: from where somebody came is nothing for keys of a customer."""
+    return [line if caller.customers is None else replace(line, address=None) for line in lines]
 
 
 def build_router(database: Database, access: Access) -> APIRouter:
@@ -31,7 +41,16 @@ def build_router(database: Database, access: Access) -> APIRouter:
         """List what happened, newest first."""
         customers, after = caller.limited_to(query.customer), query.after()
         async with database.transaction() as tx:
-            found = await audit.listed(tx, customers=customers, what=query.what, after=after, limit=query.limit + 1)
-        return json_response(page_of(found, query.limit, lambda one: (one.at, one.id)))
+            found = await audit.listed(
+                tx,
+                customers=customers,
+                what=query.what,
+                who=query.who,
+                since=query.since,
+                after=after,
+                limit=query.limit + 1,
+            )
+        listed = page_of(found, query.limit, lambda one: (one.at, one.id))
+        return json_response({**listed, "items": shown(listed["items"], caller)})
 
     return router

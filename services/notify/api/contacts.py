@@ -118,4 +118,4 @@ def _shown(person: Person, place: int, known: contacts.Known | None) -> dict[str
 
 
 def _line(caller: Caller, now: datetime, what: str, key: Key) -> audit.Line:
-    return audit.line(now, f"key:{caller.key.id}", what, person=key[0], channel=key[1])
+    return audit.line(now, caller.actor, what, person=key[0], channel=key[1])

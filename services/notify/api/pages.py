@@ -7,16 +7,18 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import msgspec
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 
 from services.notify import __file__ as _ROOM
 from services.notify.answers import Answers, NotInDirectory
+from services.notify.api.audit import shown
 from services.notify.domain.page import Page as PageFacts
 from services.notify.domain.page import message
 from services.notify.store import audit, deliveries
 from services.notify.store import pages as store
 from shared.asked import Asked
+from shared.audit import Actor
 from shared.clock import Clock
 from shared.db import Database
 from shared.directory.access import Access, Caller
@@ -25,7 +27,7 @@ from shared.http import shown_url
 from shared.lists import Page, page_of
 from shared.pages import PAGE_HEADERS, templates
 from shared.security import BadToken, ExpiredToken, Signer
-from shared.web import caller_with, id_in_path, json_response, new_router, serve_style
+from shared.web import address_of, caller_with, id_in_path, json_response, new_router, serve_style
 
 _templates = templates(_ROOM)
 
@@ -74,7 +76,7 @@ def build_router(
         async with database.snapshot() as tx:
             found = caller.visible("page", page, await store.one(tx, id_in_path("page", page)))
             attempts = [_masked(one, caller) for one in await deliveries.attempts(tx, found.id)]
-            timeline = await audit.of_page(tx, found.id)
+            timeline = shown(await audit.of_page(tx, found.id), caller)
         return json_response({**_shown(found), "attempts": attempts, "timeline": timeline})
 
     async def seen_by(page: str, caller: Caller) -> PageFacts:
@@ -85,13 +87,13 @@ def build_router(
     async def acknowledge(page: str, by: Acknowledgement, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Stop paging: this person answers."""
         found = await seen_by(page, caller)
-        return json_response(_shown(await answers.take(found.id, by.person, by=f"key:{caller.key.id}")))
+        return json_response(_shown(await answers.take(found.id, by.person, by=caller.actor)))
 
     @router.post("/v1/pages/{page}/escalate", status_code=202)
     async def go_on(page: str, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Page the next person at once."""
         found = await seen_by(page, caller)
-        escalated = await answers.escalate(found.id, by=f"key:{caller.key.id}")
+        escalated = await answers.escalate(found.id, by=caller.actor)
         escalate()
         return json_response(_shown(escalated), 202)
 
@@ -108,7 +110,7 @@ def build_router(
         return _page_shown(page) if facts["person"] in access.revision.directory.people else _has_left()
 
     @router.post("/a/{token}")
-    async def answer(token: str) -> Response:  # pyright: ignore[reportUnusedFunction]
+    async def answer(token: str, request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Acknowledge: the person of the link answers."""
         facts, problem = await _facts(token)
         if problem is not None:
@@ -118,7 +120,7 @@ def build_router(
             page = await answers.take(
                 UUID(facts["page"]),
                 facts["person"],
-                by=facts["person"],
+                by=Actor(facts["person"], address_of(request.scope)),
                 delivery=None if delivery is None else UUID(delivery),
             )
         except NotInDirectory:

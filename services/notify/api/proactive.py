@@ -87,7 +87,7 @@ def build_router(database: Database, access: Access, clock: Clock) -> APIRouter:
             note=told.note,
             goals=told.goals,
             made_at=now,
-            made_by=f"key:{caller.key.id}",
+            made_by=caller.actor.id,
         )
         async with database.transaction() as tx:
             await store.add(tx, made)
@@ -97,7 +97,7 @@ def build_router(database: Database, access: Access, clock: Clock) -> APIRouter:
                 tx,
                 [
                     audit.line(
-                        now, made.made_by, "check-in held", customer=customer.id, held_at=told.held_at.isoformat()
+                        now, caller.actor, "check-in held", customer=customer.id, held_at=told.held_at.isoformat()
                     )
                 ],
             )

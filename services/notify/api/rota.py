@@ -19,6 +19,7 @@ from services.notify.ledger import Happened, save
 from services.notify.store import audit, deliveries, pages
 from services.notify.store import rota as store
 from shared.asked import Asked, Moment
+from shared.audit import Actor
 from shared.clock import Clock
 from shared.db import Database
 from shared.directory.access import Access, Caller
@@ -102,7 +103,7 @@ def build_router(
     async def _make(caller: Caller, made: Sequence[Override]) -> Sequence[Override]:
         async with database.transaction() as tx:
             for one in made:
-                await store.add_override(tx, one, f"key:{caller.key.id}")
+                await store.add_override(tx, one, caller.actor.id)
             await audit.add(tx, [_line(caller, one.made_at, "override made", one) for one in made])
         return made
 
@@ -149,11 +150,11 @@ def build_router(
             start,
             until,
             now,
-            f"key:{caller.key.id}",
+            caller.actor.id,
         )
         async with database.transaction() as tx:
             await store.add_silence(tx, made)
-            await audit.add(tx, [_silence_line(now, made.made_by, "silence made", made)])
+            await audit.add(tx, [_silence_line(now, caller.actor, "silence made", made)])
         return json_response(_silence(made), 201)
 
     @router.get("/silences")
@@ -176,15 +177,12 @@ def build_router(
             ended = await store.end_silence(tx, id_, now)
             if ended is None:
                 raise Problem(409, "over", "The silence is over", "It has ended before.")
-            actor = f"key:{caller.key.id}"
-            await audit.add(tx, [_silence_line(now, actor, "silence ended", ended)])
+            await audit.add(tx, [_silence_line(now, caller.actor, "silence ended", ended)])
             # Those that another silence holds too are held again when they are looked at.
-            held = [
-                Happened(
-                    Outcome(msgspec.structs.replace(kept.page, due_at=now, held=None), None), kept.traceparent, actor
-                )
-                for kept in await pages.held_locked(tx, ended.customer)
-            ]
+            held: list[Happened] = []
+            for kept in await pages.held_locked(tx, ended.customer):
+                outcome = Outcome(msgspec.structs.replace(kept.page, due_at=now, held=None), None)
+                held.append(Happened(outcome, kept.traceparent, caller.actor))
             await save(tx, held, now)
             await deliveries.release(tx, ended.customer, now)
         escalate()
@@ -257,7 +255,7 @@ def _silence(one: Silence) -> dict[str, object]:
 def _line(caller: Caller, now: datetime, what: str, one: Override) -> audit.Line:
     return audit.line(
         now,
-        f"key:{caller.key.id}",
+        caller.actor,
         what,
         override=str(one.id),
         schedule=one.schedule,
@@ -268,10 +266,10 @@ def _line(caller: Caller, now: datetime, what: str, one: Override) -> audit.Line
     )
 
 
-def _silence_line(now: datetime, actor: str, what: str, one: Silence) -> audit.Line:
+def _silence_line(now: datetime, by: Actor, what: str, one: Silence) -> audit.Line:
     return audit.line(
         now,
-        actor,
+        by,
         what,
         customer=one.customer,
         silence=str(one.id),

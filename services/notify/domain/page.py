@@ -13,7 +13,7 @@ import msgspec
 from services.notify.domain.chain import Turn, chain
 from shared import erasure
 from shared.directory.model import Customer, Directory, severity_rank
-from shared.events import EvidenceV1, PageState, PageV1, Severity, TicketState, TicketV1
+from shared.events import EvidenceV1, PageState, PageV1, RespondentErasedV1, Severity, TicketState, TicketV1
 from shared.ids import uuid7_at
 
 PAGED: frozenset[Severity] = frozenset({"critical", "high"})
@@ -415,9 +415,9 @@ def wants_page(ticket: TicketV1) -> bool:
     return ticket.state == "open" and ticket.severity in PAGED
 
 
-def without(page: Page, respondent: str, before: datetime) -> Page:
-    """Return a page that no longer says who gave an answer before a moment, nor what they wrote."""
-    evidence = erasure.without(page.evidence, respondent, before)
+def without(page: Page, wanted: RespondentErasedV1) -> Page:
+    """Return a page that no longer says who gave an answer that is to be forgotten, nor what they wrote."""
+    evidence = erasure.without(page.evidence, wanted)
     return page if evidence == page.evidence else msgspec.structs.replace(page, evidence=evidence)
 
 

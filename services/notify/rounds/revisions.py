@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
 
 from services.notify.store import audit, pages, rota
 from shared.clock import Clock
 from shared.db import Connection, Database
-from shared.directory.difference import difference
+from shared.directory.difference import Change, difference
 from shared.directory.follower import Follower, Revision
 from shared.directory.model import Directory
 from shared.due import DueLoop
@@ -20,7 +21,7 @@ _RESPONSIBLE = ("people", "schedules", "escalations", "customers", "team")
 """Sections that say who is paged."""
 _AT_ONCE = 5_000
 _MOST = 200
-"""Changes of one revision that are told one by one."""
+"""Changes of one revision that are told one by one, of each kind."""
 
 _QUEUE = "revisions"
 """Where a revision is set aside that cannot be kept, or planned by."""
@@ -70,7 +71,7 @@ class Revisions:
         return 1
 
     async def _keep(self, revision: Revision) -> None:
-        """Keep a revision once, and write down what it changes for those who are paged."""
+        """Keep a revision once, and write down what it changes."""
         at = revision.applied_at or self._clock.now()
         log, number = revision.log, revision.number
         async with self._database.transaction() as tx:
@@ -114,23 +115,28 @@ def _storable(author: str) -> str:
 
 def _lines(before: bytes | None, revision: Revision, at: datetime) -> list[audit.Line]:
     known = None if before is None else rota.directory_of(before)
-    changes = [change for change in difference(known, revision.directory) if change.path.split(".")[0] in _RESPONSIBLE]
-    told = [
-        audit.line(
-            at,
-            _storable(revision.author),
-            "rota changed",
-            customer=_customer(change.path),
-            revision=revision.number,
-            path=change.path,
-            before=change.before,
-            after=change.after,
-        )
-        for change in changes[:_MOST]
-    ]
-    if len(changes) > _MOST:
-        more = len(changes) - _MOST
-        told.append(audit.line(at, _storable(revision.author), "rota changed", revision=revision.number, more=more))
+    changes: defaultdict[str, list[Change]] = defaultdict(list)
+    for change in difference(known, revision.directory):
+        responsible = change.path.split(".")[0] in _RESPONSIBLE
+        changes["rota changed" if responsible else "configuration changed"].append(change)
+    author = _storable(revision.author)
+    told: list[audit.Line] = []
+    for what, some in changes.items():
+        told += [
+            audit.line(
+                at,
+                author,
+                what,
+                customer=_customer(change.path),
+                revision=revision.number,
+                path=change.path,
+                before=change.before,
+                after=change.after,
+            )
+            for change in some[:_MOST]
+        ]
+        if len(some) > _MOST:
+            told.append(audit.line(at, author, what, revision=revision.number, more=len(some) - _MOST))
     return told
 
 

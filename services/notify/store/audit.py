@@ -9,24 +9,30 @@ from uuid import UUID
 
 import msgspec
 
+from shared.audit import Actor
 from shared.cursor import Place
 from shared.db import Connection
+from shared.events import AuditV1
 from shared.ids import uuid7
 
-SYSTEM = "fiilis"
+SYSTEM = Actor("fiilis")
+_OURS = "notify"
 
 _ADD = """
-INSERT INTO audit (id, at, actor, what, page, customer, detail)
-SELECT * FROM unnest($1::uuid[], $2::timestamptz[], $3::text[], $4::text[], $5::uuid[], $6::text[], $7::text[])
-"""
-_OF_PAGE = (
-    "SELECT id, at, actor, what, page, customer, detail FROM audit WHERE page = $1 ORDER BY at DESC, id DESC LIMIT 1000"
+INSERT INTO audit (id, at, service, actor, address, what, page, customer, detail)
+SELECT * FROM unnest(
+    $1::uuid[], $2::timestamptz[], $3::text[], $4::text[], $5::text[], $6::text[], $7::uuid[], $8::text[], $9::text[]
 )
-_LIST = """
-SELECT id, at, actor, what, page, customer, detail FROM audit
+ON CONFLICT (id) DO NOTHING
+"""
+_COLUMNS = "id, at, service, actor, address, what, page, customer, detail"
+_OF_PAGE = f"SELECT {_COLUMNS} FROM audit WHERE page = $1 ORDER BY at DESC, id DESC LIMIT 1000"
+_LIST = f"""
+SELECT {_COLUMNS} FROM audit
 WHERE ($1::text[] IS NULL OR customer = ANY($1)) AND ($2::text IS NULL OR what = $2)
-    AND ($3::timestamptz IS NULL OR (at, id) < ($3, $4::uuid))
-ORDER BY at DESC, id DESC LIMIT $5
+    AND ($3::text IS NULL OR actor = $3) AND ($4::timestamptz IS NULL OR at >= $4)
+    AND ($5::timestamptz IS NULL OR (at, id) < ($5, $6::uuid))
+ORDER BY at DESC, id DESC LIMIT $7
 """
 _FORGET = "DELETE FROM audit WHERE id IN (SELECT id FROM audit WHERE at < $1 ORDER BY at LIMIT $2)"
 
@@ -36,8 +42,12 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
 
     id: UUID
     at: datetime
+    service: str
+    """Where it happened."""
     actor: str
-    """A person, `key:ID`, a channel, or `fiilis`."""
+    """A person, `key:ID`, `command:USER`, a channel, `fiilis`, or `unknown`."""
+    address: str | None
+    """From where, if somebody came from somewhere."""
     what: str
     page: UUID | None = None
     customer: str | None = None
@@ -45,21 +55,55 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def line(
-    at: datetime, actor: str, what: str, *, page: UUID | None = None, customer: str | None = None, **detail: Any
+    at: datetime,
+    by: Actor | str,
+    what: str,
+    *,
+    id: UUID | None = None,
+    page: UUID | None = None,
+    customer: str | None = None,
+    **detail: Any,
 ) -> Line:
-    """Return a line; what is None of `detail` is left out."""
+    """Return a line of notify; what is None of `detail` is left out. `id`: where the same may be told twice."""
     told = {key: value for key, value in detail.items() if value is not None}
-    return Line(id=uuid7(), at=at, actor=actor, what=what, page=page, customer=customer, detail=told)
+    actor = Actor(by) if isinstance(by, str) else by
+    return Line(
+        id=id or uuid7(),
+        at=at,
+        service=_OURS,
+        actor=actor.id,
+        address=actor.address,
+        what=what,
+        page=page,
+        customer=customer,
+        detail=told,
+    )
+
+
+def told(line: AuditV1) -> Line:
+    """Return a line that another service tells, as it can be stored."""
+    return Line(
+        id=line.id,
+        at=line.at,
+        service=line.service,
+        actor=line.actor,
+        address=line.address,
+        what=line.what,
+        customer=line.customer,
+        detail=line.detail,
+    )
 
 
 async def add(tx: Connection, lines: Sequence[Line]) -> None:
-    """Append lines."""
+    """Append lines; one that is there already stays as it is."""
     if lines:
         await tx.execute(
             _ADD,
             [one.id for one in lines],
             [one.at for one in lines],
+            [one.service for one in lines],
             [one.actor for one in lines],
+            [one.address for one in lines],
             [one.what for one in lines],
             [one.page for one in lines],
             [one.customer for one in lines],
@@ -73,11 +117,18 @@ async def of_page(tx: Connection, page: UUID) -> list[Line]:
 
 
 async def listed(
-    tx: Connection, *, customers: Sequence[str] | None, what: str | None, after: Place | None, limit: int
+    tx: Connection,
+    *,
+    customers: Sequence[str] | None,
+    what: str | None = None,
+    who: str | None = None,
+    since: datetime | None = None,
+    after: Place | None,
+    limit: int,
 ) -> list[Line]:
     """Return lines, newest first."""
     at, id_ = after or (None, None)
-    return [_line(row) for row in await tx.fetch(_LIST, customers, what, at, id_, limit)]
+    return [_line(row) for row in await tx.fetch(_LIST, customers, what, who, since, at, id_, limit)]
 
 
 async def forget(tx: Connection, before: datetime, limit: int) -> None:
@@ -86,11 +137,13 @@ async def forget(tx: Connection, before: datetime, limit: int) -> None:
 
 
 def _line(row: Any) -> Line:
-    id_, at, actor, what, page, customer, detail = row
+    id_, at, service, actor, address, what, page, customer, detail = row
     return Line(
         id=UUID(int=id_.int),
         at=at,
+        service=service,
         actor=actor,
+        address=address,
         what=what,
         page=None if page is None else UUID(int=page.int),
         customer=customer,

@@ -36,7 +36,7 @@ _FINISH_LETTER = """
 UPDATE letter SET state = $2, due_at = $3, detail = $4, finished_at = $5 WHERE id = $1 AND state = 'pending'
 """
 _FORGET_LETTERS = "DELETE FROM letter WHERE finished_at < $1"
-_ERASE_LETTERS = "DELETE FROM letter WHERE customer = $1 AND respondent = $2"
+_ERASE_LETTERS = "DELETE FROM letter WHERE customer = $1 AND respondent = ANY($2::text[])"
 
 _encode = msgspec.json.Encoder().encode
 
@@ -94,6 +94,6 @@ async def forget(tx: Connection, before: datetime) -> None:
     await tx.execute(_FORGET_LETTERS, before)
 
 
-async def erase(tx: Connection, customer: str, respondent: str) -> int:
-    """Delete the letters to a respondent; return how many."""
-    return int((await tx.execute(_ERASE_LETTERS, customer, respondent)).split()[-1])
+async def erase(tx: Connection, customer: str, names: Sequence[str]) -> int:
+    """Delete the letters to a respondent, in every way that they are written; return how many."""
+    return int((await tx.execute(_ERASE_LETTERS, customer, names)).split()[-1])

@@ -28,9 +28,9 @@ _SOME = "SELECT id, person, kind, made_at, body FROM notice WHERE id = ANY($1::u
 _CLAIM = "SELECT pg_try_advisory_xact_lock($1)"
 _FORGET = "DELETE FROM notice WHERE made_at < $1"
 _ADD_ENTRIES = """
-INSERT INTO digest_entry (id, person, kind, customer, respondent, due_at, body, role)
+INSERT INTO digest_entry (id, person, kind, customer, respondent, due_at, body, role, answer)
 SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::text[],
-    $8::text[])
+    $8::text[], $9::uuid[])
 ON CONFLICT (id) DO NOTHING
 """
 # With those that are due, what would follow within the bundle's time: one message instead of two.
@@ -44,10 +44,10 @@ WITH people AS (
 )
 DELETE FROM digest_entry USING taken WHERE digest_entry.id = taken.id
 RETURNING digest_entry.id, digest_entry.person, digest_entry.kind, digest_entry.customer, digest_entry.respondent,
-    digest_entry.due_at, digest_entry.body, digest_entry.role
+    digest_entry.due_at, digest_entry.body, digest_entry.role, digest_entry.answer
 """
 _DROP = "DELETE FROM digest_entry WHERE kind = $1"
-_ERASE = "DELETE FROM digest_entry WHERE customer = $1 AND respondent = $2"
+_ERASE = "DELETE FROM digest_entry WHERE customer = $1 AND (respondent = ANY($2::text[]) OR answer = $3)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,8 @@ class Line:
     respondent: str | None = None
     role: Role | None = None
     """As what the person is told."""
+    answer: UUID | None = None
+    """Whose words the line has; the respondent is theirs."""
 
 
 async def add(tx: Connection, told: Sequence[Told], now: datetime) -> None:
@@ -124,6 +126,7 @@ async def add_lines(tx: Connection, lines: Sequence[Line]) -> None:
             [one.due_at for one in lines],
             [msgspec.json.encode(one.entry).decode() for one in lines],
             [one.role for one in lines],
+            [one.answer for one in lines],
         )
 
 
@@ -142,12 +145,16 @@ async def take_lines(tx: Connection, now: datetime, until: datetime, people: int
     return found
 
 
-async def erase(tx: Connection, customer: str, respondent: str) -> int:
-    """Delete the lines of what a respondent said; return how many."""
-    return int((await tx.execute(_ERASE, customer, respondent)).split()[-1])
+async def erase(tx: Connection, customer: str, names: Sequence[str], answer: UUID | None) -> int:
+    """Delete the lines of what a respondent said, in every way that they are written, or of an answer; return how many.
+
+    A line of which nobody knows the answer, from before it was kept, is gone with the next digest.
+    """
+    return int((await tx.execute(_ERASE, customer, names, answer)).split()[-1])
 
 
 def _line(row: Any) -> Line:
-    id_, person, kind, customer, respondent, due_at, body, role = row
+    id_, person, kind, customer, respondent, due_at, body, role, answer = row
     entry = msgspec.json.decode(body, type=Entry)
-    return Line(UUID(int=id_.int), person, kind, customer, due_at, entry, respondent, role)
+    told_of = None if answer is None else UUID(int=answer.int)
+    return Line(UUID(int=id_.int), person, kind, customer, due_at, entry, respondent, role, told_of)

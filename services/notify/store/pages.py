@@ -75,9 +75,11 @@ WHERE customer = ANY($1::text[]) AND opened_at > $2 AND lead IS NULL AND state I
 ORDER BY customer, opened_at DESC
 """
 _OVERDUE = f"SELECT count(*) FROM page WHERE due_at < $1 AND {not_held(QUEUE, 'page.id')}"
-_NAMING = (
-    "SELECT body, traceparent FROM page WHERE customer = $1 AND position($2 IN body) > 0 ORDER BY id FOR NO KEY UPDATE"
-)
+_THAT_SAY = """
+SELECT body, traceparent FROM page
+WHERE customer = $1 AND EXISTS (SELECT FROM unnest($2::text[]) AS asked(said) WHERE position(said IN body) > 0)
+ORDER BY id FOR NO KEY UPDATE
+"""
 _FORGET = """
 DELETE FROM page
 WHERE id IN (SELECT id FROM page WHERE opened_at < $1 AND state = 'resolved' ORDER BY opened_at LIMIT $2)
@@ -290,10 +292,10 @@ async def forget(tx: Connection, before: datetime, limit: int) -> None:
     await tx.execute(_FORGET_SEEN, before, limit)
 
 
-async def naming(tx: Connection, customer: str, respondent: str) -> list[Page]:
-    """Return a customer's pages that hold a respondent's name, locked."""
-    asked = _encode(respondent).decode()  # as the page has it: quoted and escaped
-    return [_decode(row[0]) for row in await tx.fetch(_NAMING, customer, asked)]
+async def that_say(tx: Connection, customer: str, texts: Sequence[str]) -> list[Page]:
+    """Return a customer's pages that hold one of some texts, such as a respondent or an answer's id, locked."""
+    asked = [_encode(one).decode() for one in texts]  # as the page has it: quoted and escaped
+    return [_decode(row[0]) for row in await tx.fetch(_THAT_SAY, customer, asked)]
 
 
 async def scrub(tx: Connection, page: Page) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 
 import msgspec
 from msgspec.structs import replace
@@ -15,7 +14,7 @@ from shared import erasure
 from shared.directory.model import Customer
 from shared.directory.rules.base import SUM
 from shared.directory.rules.figures import RELIABLE_RESPONSES, Mood, Nps, mood_of, nps_of
-from shared.events import AlertScoresV1, AlertV1, Audience, EvidenceV1, Kind
+from shared.events import AlertScoresV1, AlertV1, Audience, EvidenceV1, Kind, RespondentErasedV1
 
 Counts = Mapping[Series, Sequence[float]]
 Touchpoints = Sequence[str | None] | None
@@ -242,6 +241,6 @@ def alert_message(decision: Decision, evidence: list[EvidenceV1], scores: AlertS
     )
 
 
-def without(alert: AlertV1, respondent: str, before: datetime) -> AlertV1:
+def without(alert: AlertV1, wanted: RespondentErasedV1) -> AlertV1:
     """Return an alert that no longer says who gave an answer, nor what they wrote."""
-    return replace(alert, evidence=erasure.without(alert.evidence, respondent, before))
+    return replace(alert, evidence=erasure.without(alert.evidence, wanted))

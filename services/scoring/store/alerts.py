@@ -26,7 +26,7 @@ FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::time
 JOIN customer ON customer.name = asked.customer
 CROSS JOIN LATERAL (
     SELECT answer.id, series.kind, answer.score, answer.occurred_at, series.trust, answer.comment,
-        answer.respondent, answer.channel, answer.language, answer.contact
+        answer.respondent, answer.channel, answer.language, answer.contact, answer.received_at
     FROM series JOIN answer ON answer.customer = series.customer AND answer.series = series.number
     WHERE series.customer = customer.number AND series.audience = asked.audience AND series.kind = asked.kind
         AND series.metric IS NOT DISTINCT FROM asked.metric
@@ -39,7 +39,7 @@ ORDER BY asked.place, said.occurred_at DESC, said.id DESC
 """
 _EVIDENCE_ONE = """
 SELECT asked.place::int, answer.id, series.kind, answer.score, answer.occurred_at, series.trust, answer.comment,
-    answer.respondent, answer.channel, answer.language, answer.contact
+    answer.respondent, answer.channel, answer.language, answer.contact, answer.received_at
 FROM unnest($1::text[], $2::uuid[]) WITH ORDINALITY AS asked(customer, answer, place)
 JOIN customer ON customer.name = asked.customer
 JOIN answer ON answer.id = asked.answer AND answer.customer = customer.number
@@ -133,6 +133,7 @@ def _shown(row: Any) -> EvidenceV1:
         channel=row["channel"],
         language=row["language"],
         contact=row["contact"],
+        received_at=row["received_at"],
     )
 
 

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query, Response
 
 from services.ticketing.ledger import Ledger
 from services.ticketing.store import hooks
+from shared import audit
 from shared.clock import Clock
 from shared.db import Database
 from shared.directory.access import Access, Caller
@@ -46,6 +47,11 @@ def build_router(database: Database, access: Access, clock: Clock, ledger: Ledge
             await hooks.enable(tx, found.url)
             await hooks.replay(tx, found.id, clock.now())
             again = await hooks.one(tx, found.id)
+            detail = {"delivery": str(found.id), "url": shown_url(found.url)}
+            told = audit.line(
+                "ticketing", clock.now(), caller.actor, "webhook replayed", detail, customer=found.customer
+            )
+            await audit.add(tx, [told])
         ledger.wake()
         assert again is not None
         return json_response(_shown(again), 202)

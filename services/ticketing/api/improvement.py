@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from typing import Annotated, Literal
 from uuid import UUID
 
@@ -13,12 +13,14 @@ from pydantic import Field
 from services.ticketing.domain.action import Action, figure
 from services.ticketing.domain.service import service_of
 from services.ticketing.store import actions, people, tickets
+from shared import audit
 from shared.asked import Asked
 from shared.clock import Clock
 from shared.db import Database
 from shared.directory.access import Access, Caller
 from shared.directory.fields import duration_seconds
 from shared.errors import FieldError, Problem, invalid_fields
+from shared.events import AuditV1
 from shared.ids import uuid7
 from shared.lists import Page, page_of
 from shared.web import caller_with, id_in_path, json_response, new_router
@@ -117,6 +119,7 @@ def build_router(database: Database, access: Access, clock: Clock) -> APIRouter:
                 before=None if point is None else figure(point, new.metric),
             )
             await actions.save(tx, [action])
+            await audit.add(tx, [_audited(caller, action.opened_at, "action opened", None, action)])
         return json_response(action, 201)
 
     @router.patch("/actions/{action}")
@@ -141,6 +144,7 @@ def build_router(database: Database, access: Access, clock: Clock) -> APIRouter:
             if changed != current:
                 changed = msgspec.structs.replace(changed, version=current.version + 1)
                 await actions.save(tx, [changed])
+                await audit.add(tx, [_audited(caller, clock.now(), "action changed", current, changed)])
         return json_response(changed)
 
     @router.get("/erasures/{erasure}")
@@ -152,6 +156,13 @@ def build_router(database: Database, access: Access, clock: Clock) -> APIRouter:
         return json_response(msgspec.structs.replace(found, done=[*found.done, *lines]))
 
     return router
+
+
+def _audited(caller: Caller, now: datetime, what: audit.What, before: Action | None, action: Action) -> AuditV1:
+    """Return the line of a change."""
+    changed = audit.changes(before, action, "state", "owner", "due_on", "metric")
+    detail = {"action": str(action.id), "version": action.version, **changed}
+    return audit.line("ticketing", now, caller.actor, what, detail, customer=action.customer)
 
 
 def _check_owner(owner: str, caller: Caller) -> None:

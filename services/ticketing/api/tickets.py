@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Response
@@ -14,12 +15,13 @@ from services.ticketing.domain.ticket import Missing, NotAllowed, Outcome, Patch
 from services.ticketing.ledger import Happened, Ledger, measure_breaches
 from services.ticketing.store import desks
 from services.ticketing.store import tickets as store
+from shared import audit
 from shared.asked import Asked
 from shared.clock import Clock
 from shared.db import Connection, Database
 from shared.directory.access import Access, Caller
 from shared.errors import FieldError, Problem, invalid_fields
-from shared.events import ClockState, Severity, TicketState, TicketV1
+from shared.events import AuditV1, ClockState, Severity, TicketState, TicketV1
 from shared.lists import Page, page_of
 from shared.logs import new_traceparent
 from shared.web import caller_with, id_in_path, json_response, new_router
@@ -103,10 +105,11 @@ def build_router(database: Database, access: Access, clock: Clock, ledger: Ledge
                 title=new.title,
                 severity=new.severity,
                 architect=customer.architect,
-                actor=f"key:{caller.key.id}",
+                actor=caller.actor.id,
                 now=clock.now(),
             )
             outcome = await _save(tx, None, outcome)
+            await audit.add(tx, [_audited(caller, clock.now(), "ticket opened", None, outcome.ticket)])
         ledger.wake()
         return _shown(outcome.ticket, 201)
 
@@ -134,6 +137,7 @@ def build_router(database: Database, access: Access, clock: Clock, ledger: Ledge
                 if outcome is None:
                     return _shown((await _with_desks(tx, [current], caller))[0])
                 outcome = await _save(tx, current, outcome)
+                await audit.add(tx, [_audited(caller, clock.now(), "ticket changed", current, outcome.ticket)])
                 shown = (await _with_desks(tx, [outcome.ticket], caller))[0]
         except store.AlreadyOpen:
             raise Problem(
@@ -147,7 +151,7 @@ def build_router(database: Database, access: Access, clock: Clock, ledger: Ledge
         """Append a comment to the timeline."""
         async with database.transaction() as tx:
             current = caller.visible("ticket", ticket, await store.one_locked(tx, id_in_path("ticket", ticket)))
-            line = entry(current.id, clock.now(), f"key:{caller.key.id}", "comment", text=new.text)
+            line = entry(current.id, clock.now(), caller.actor.id, "comment", text=new.text)
             await store.append(tx, [line])
             await desks.nudge(tx, current.id, clock.now())
         ledger.wake()
@@ -188,6 +192,13 @@ async def _with_desks(tx: Connection, found: Sequence[TicketV1], caller: Caller)
     ]
 
 
+def _audited(caller: Caller, now: datetime, what: audit.What, before: TicketV1 | None, ticket: TicketV1) -> AuditV1:
+    """Return the line of a change; what a person wrote is in the timeline."""
+    changed = audit.changes(before, ticket, "state", "assignee", "severity")
+    detail = {"ticket": str(ticket.id), "number": ticket.number, "version": ticket.version, **changed}
+    return audit.line("ticketing", now, caller.actor, what, detail, customer=ticket.customer)
+
+
 def _shown(ticket: TicketV1, status: int = 200) -> Response:
     return json_response(ticket, status, {"ETag": f'"{ticket.version}"'})
 
@@ -211,7 +222,7 @@ def _changed(ticket: TicketV1, patch: TicketPatch, caller: Caller, clock: Clock)
             ticket,
             wanted,
             root_causes=caller.directory.root_causes,
-            actor=f"key:{caller.key.id}",
+            actor=caller.actor.id,
             now=clock.now(),
         )
     except NotAllowed as no:

@@ -1,18 +1,16 @@
-"""A ticket without a person who is to be forgotten."""
+"""A ticket without a person, or an answer, that is to be forgotten."""
 
 from __future__ import annotations
-
-from datetime import datetime
 
 import msgspec
 
 from shared import erasure
-from shared.events import TicketV1
+from shared.events import RespondentErasedV1, TicketV1
 
 
-def without(ticket: TicketV1, respondent: str, before: datetime) -> TicketV1:
-    """Return the ticket without a respondent's words, name and address in answers given before a moment."""
-    evidence = erasure.without(ticket.evidence, respondent, before)
+def without(ticket: TicketV1, wanted: RespondentErasedV1) -> TicketV1:
+    """Return the ticket without the words, names and addresses of answers that are to be forgotten."""
+    evidence = erasure.without(ticket.evidence, wanted)
     contact = next((answer.contact for answer in evidence if answer.contact is not None), None)
     context = msgspec.structs.replace(ticket.context, contact=contact)
     changed = msgspec.structs.replace(ticket, evidence=evidence, context=context)

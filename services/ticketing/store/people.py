@@ -42,13 +42,13 @@ class Erasure(msgspec.Struct, frozen=True, kw_only=True):
     updated_at: datetime
 
 
-async def tombstone(tx: Connection, customer: str, digest: str, before: datetime) -> None:
-    """Keep whom to forget, so that what comes late is forgotten too."""
-    await tx.execute(_TOMBSTONE, customer, digest, before)
+async def tombstone(tx: Connection, customer: str, known_as: str, before: datetime) -> None:
+    """Keep who, or which answer, is to be forgotten, so that what comes late is forgotten too."""
+    await tx.execute(_TOMBSTONE, customer, known_as, before)
 
 
 async def tombstones(tx: Connection, asked: Sequence[tuple[str, str]]) -> dict[tuple[str, str], datetime]:
-    """Return until when the answers of these are to be forgotten, by customer and digest; most are not."""
+    """Return until when these are to be forgotten, by customer and by digest or answer; most are not."""
     if not asked:
         return {}
     rows = await tx.fetch(_TOMBSTONES, [customer for customer, _ in asked], [digest for _, digest in asked])

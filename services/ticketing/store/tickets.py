@@ -117,13 +117,19 @@ WHERE shown_answer.answer = $1 AND shown_answer.customer = $2
 ORDER BY ticket.opened_at DESC LIMIT 1
 """
 _OF_RESPONDENT = """
-SELECT body FROM ticket WHERE id IN (SELECT ticket FROM shown_answer WHERE customer = $1 AND respondent = $2)
+SELECT body FROM ticket
+WHERE id IN (SELECT ticket FROM shown_answer WHERE customer = $1 AND respondent = ANY($2::text[]))
+ORDER BY id FOR UPDATE
+"""
+_THAT_SHOW = """
+SELECT body FROM ticket WHERE id IN (SELECT ticket FROM shown_answer WHERE customer = $1 AND answer = $2)
 ORDER BY id FOR UPDATE
 """
 _UNNAME = """
 UPDATE shown_answer SET respondent = NULL, contact = NULL
-WHERE customer = $1 AND respondent = $2 AND answer <> ALL($3::uuid[])
+WHERE customer = $1 AND respondent = ANY($2::text[]) AND answer <> ALL($3::uuid[])
 """
+_UNNAME_ANSWER = "UPDATE shown_answer SET respondent = NULL, contact = NULL WHERE customer = $1 AND answer = $2"
 _BLANK = """
 UPDATE timeline SET detail = '{"text": null, "author": null}'
 WHERE ticket = ANY($1::uuid[]) AND what = 'desk comment' AND detail::jsonb ->> 'author' = ANY($2::text[])
@@ -371,14 +377,24 @@ async def to_tell(tx: Connection, now: datetime, limit: int) -> list[TicketV1]:
     return found
 
 
-async def of_respondent(tx: Connection, customer: str, respondent: str) -> list[TicketV1]:
-    """Return the tickets that show answers of a person, locked."""
-    return [_decode(row[0]) for row in await tx.fetch(_OF_RESPONDENT, customer, respondent)]
+async def of_respondent(tx: Connection, customer: str, names: Sequence[str]) -> list[TicketV1]:
+    """Return the tickets that show answers of a person, locked. `names`: every way in which they are written."""
+    return [_decode(row[0]) for row in await tx.fetch(_OF_RESPONDENT, customer, names)]
 
 
-async def unname(tx: Connection, customer: str, respondent: str, but: Sequence[UUID]) -> None:
+async def that_show(tx: Connection, customer: str, answer: UUID) -> list[TicketV1]:
+    """Return the tickets that show an answer, or have shown it, locked."""
+    return [_decode(row[0]) for row in await tx.fetch(_THAT_SHOW, customer, answer)]
+
+
+async def unname(tx: Connection, customer: str, names: Sequence[str], but: Sequence[UUID]) -> None:
     """Forget whose answers a customer's tickets show or have shown, but for some that were not erased."""
-    await tx.execute(_UNNAME, customer, respondent, but)
+    await tx.execute(_UNNAME, customer, names, but)
+
+
+async def unname_answer(tx: Connection, customer: str, answer: UUID) -> None:
+    """Forget whose answer it is."""
+    await tx.execute(_UNNAME_ANSWER, customer, answer)
 
 
 async def blank(tx: Connection, tickets: Sequence[UUID], authors: Sequence[str]) -> None:
