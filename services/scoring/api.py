@@ -46,6 +46,12 @@ _EXPORTED = 2_000
 """Answers read at a time for an export: what one of them holds in memory."""
 
 
+class Csv(StreamingResponse):
+    """As RFC 4180 has it."""
+
+    media_type = "text/csv"
+
+
 class CustomersQuery(Page):
     """What can be asked of the list."""
 
@@ -247,7 +253,7 @@ def build_router(database: Database, access: Access, clock: Clock) -> APIRouter:
                 found = await reads.feedback(tx, _asked(state.number, query), after=after, limit=query.limit + 1)
         return json_response(page_of(found, query.limit, lambda answer: (answer.occurred_at, answer.id)))
 
-    @router.get("/customers/{customer}/export.csv")
+    @router.get("/customers/{customer}/export.csv", response_class=Csv)
     async def export(customer: str, query: Annotated[ExportQuery, Query()], caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Stream a customer's answers as CSV, newest first."""
         known = caller.customer(customer)
@@ -267,7 +273,7 @@ def build_router(database: Database, access: Access, clock: Clock) -> APIRouter:
                 after = found[-1].occurred_at, found[-1].id
 
         disposition = f'attachment; filename="{customer}.csv"'
-        return StreamingResponse(lines(), media_type="text/csv", headers={"Content-Disposition": disposition})
+        return Csv(lines(), headers={"Content-Disposition": disposition})
 
     @router.get("/customers/{customer}/rules")
     async def rules(customer: str, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]

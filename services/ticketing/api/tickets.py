@@ -17,6 +17,7 @@ from services.ticketing.store import tickets as store
 from shared.asked import Asked
 from shared.clock import Clock
 from shared.db import Connection, Database
+from shared.described import problems
 from shared.directory.access import Access, Caller
 from shared.errors import FieldError, Problem, invalid_fields
 from shared.events import ClockState, Severity, TicketState, TicketV1
@@ -117,7 +118,7 @@ def build_router(database: Database, access: Access, clock: Clock, ledger: Ledge
             found = caller.visible("ticket", ticket, await store.one(tx, id_in_path("ticket", ticket)))
             return _shown((await _with_desks(tx, [found], caller))[0])
 
-    @router.patch("/{ticket}")
+    @router.patch("/{ticket}", responses=problems(409))
     async def patch(  # pyright: ignore[reportUnusedFunction]
         ticket: str, patch: TicketPatch, if_match: Annotated[str | None, Header()] = None, caller: Caller = reader
     ) -> Response:
