@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -89,7 +90,8 @@ def build_router(database: Database, access: Access, clock: Clock, ledger: Ledge
                 limit=query.limit + 1,
             )
             found = await _with_desks(tx, found, caller)
-        return json_response(page_of(found, query.limit, lambda ticket: (ticket.opened_at, ticket.id)))
+        listed = page_of(found, query.limit, lambda ticket: (ticket.opened_at, ticket.id))
+        return await asyncio.to_thread(json_response, listed)
 
     @router.post("", status_code=201)
     async def create(new: NewTicket, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
