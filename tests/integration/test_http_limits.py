@@ -142,7 +142,8 @@ async def test_what_was_not_sent_is_not_taken_for_the_body(address: str) -> None
 async def test_an_answer_is_not_written_into_another() -> None:
     """What cannot be read behind a request whose answer is under way, or has begun, ends the connection after it."""
     made, waiting, go_on = fake()
-    whole, chunked = b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n", b" HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    whole = b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n"
+    chunked = b" HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
     following = (
         b"\x16\x03\x01\x02\r\n",
         b"POST /read" + chunked + b"zz\r\n",
@@ -273,7 +274,7 @@ async def test_connections_are_bounded(address: str) -> None:
 
 
 async def test_one_address_cannot_hold_all_connections(address: str) -> None:
-    """Of who holds most, what has not asked yet gives way to somebody else; those refused linger no longer than that."""
+    """Of who holds most, what has not asked yet gives way to somebody else; the refused linger no longer than that."""
     host, port = address.removeprefix("http://").split(":")
     held = [socket.create_connection((host, int(port))) for _ in range(QUICK.connections)]
     for one in held:
