@@ -295,7 +295,7 @@ def test_headers_and_forms(text: str, body: bytes) -> None:
         web._refuse_fields(text.encode("utf-8", "surrogatepass"))  # pyright: ignore[reportPrivateUsage]
 
 
-@settings(FEW, suppress_health_check=list(HealthCheck))
+@settings(FEW, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(st.lists(texts, min_size=4, max_size=4), st.sampled_from(("unix", "%Y-%m-%d", "%d.%m.%Y %H:%M %z", "%j", "%s")))
 def test_rows_of_a_file(cells: list[str], format: str) -> None:
     """Each is an answer, or a line that says what is wrong with it; the rest of the file goes on."""
