@@ -8,20 +8,11 @@ from typing import Any
 
 import pytest
 
-from services.run import NAMES, Address, ServiceName, build
-from shared.clock import SystemClock
-from shared.parts import parts
-from shared.service import Settings
-from shared.web import build_app
+from services.run import NAMES, ServiceName
 from tests.contract.test_keys import PUBLIC, scope_of
+from tests.support.documents import document
 
 EACH = pytest.mark.parametrize("names", [*((name,) for name in NAMES), NAMES], ids="+".join)
-NOWHERE = Settings(kafka="127.0.0.1:1", database_url="postgresql://u@127.0.0.1:1/x", secret="of-a-test " * 4)
-
-
-async def document(names: tuple[ServiceName, ...]) -> dict[str, Any]:
-    made, address = parts(NOWHERE, SystemClock(), names), Address("")
-    return build_app([build(name, NOWHERE, made, address) for name in names], ops_elsewhere=False).openapi()
 
 
 def operations(told: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
