@@ -41,8 +41,8 @@ else
 	wait $$pid || code=1; cat $(VENV)/lane.log; rm -rf $$lane; exit $$code
 endif
 
-chaos: $(STAMP) ## the long form of the tests that kill processes
-	@FIILIS_CHAOS=full $(BIN)/python -m pytest tests/chaos $(ARGS)
+chaos: $(STAMP) ## the long form of the tests that kill processes, and of those that send whatever the interface takes
+	@FIILIS_CHAOS=full $(BIN)/python -m pytest tests/chaos tests/contract/test_every_door.py $(ARGS)
 
 rt: $(STAMP) ## test the Request Tracker desk against the real one (Debian: request-tracker5 rt5-standalone rt5-db-sqlite)
 	@FIILIS_REAL_RT=required $(BIN)/python -m pytest tests/real/test_request_tracker.py $(ARGS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, cast
 
@@ -24,28 +24,29 @@ Moment = Annotated[AwareDatetime, AfterValidator(_of_this_era)]
 
 
 class Asked(BaseModel):
-    """Fields that a request may have; any other is an error, and so is text that PostgreSQL cannot hold."""
+    """Fields that a request may have; any other is an error, and so is text that nothing can hold."""
 
     model_config = ConfigDict(extra="forbid")
 
     @field_validator("*", mode="before")
     @classmethod
     def _can_be_kept(cls, value: object) -> object:
-        if _has_nul(value):
-            raise PydanticCustomError("nul", "has a NUL character")
+        for text in _texts(value):
+            if "\0" in text:
+                raise PydanticCustomError("nul", "has a NUL character")
+            if not text.isascii() and any("\ud800" <= one <= "\udfff" for one in text):
+                raise PydanticCustomError("surrogate", "has half of a surrogate pair")
         return value
 
 
-def _has_nul(value: object) -> bool:
+def _texts(value: object) -> Iterator[str]:
     waiting = [value]
     while waiting:
         one = waiting.pop()
         if isinstance(one, str):
-            if "\0" in one:
-                return True
+            yield one
         elif isinstance(one, Mapping):
             named = cast("Mapping[Any, Any]", one)
             waiting += [*named.keys(), *named.values()]
         elif isinstance(one, list):
             waiting += cast("list[Any]", one)
-    return False

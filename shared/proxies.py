@@ -60,9 +60,7 @@ class Proxies:
     def _tell(self, address: str) -> None:
         if not self._told:
             self._told = True
-            log.warning(
-                "a proxy is not named, so that no address is limited: set FIILIS_TRUSTED_PROXIES", proxy=address
-            )
+            log.warning("a proxy is not in FIILIS_TRUSTED_PROXIES: no address is limited", proxy=address)
 
     def _caller(self, chain: Sequence[str]) -> _Address | None:
         """Return who calls, of the addresses that proxies name, the farthest first; None where nobody can tell."""

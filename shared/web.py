@@ -5,20 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 from uuid import UUID
 
 import msgspec
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, PlainTextResponse
 from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shared import reference
+from shared.described import Facts, Responses, completed, key_needed, refusals
 from shared.directory.access import Access, Caller
 from shared.directory.model import Scope as KeyScope
 from shared.errors import FieldError, Problem, Transient, invalid_fields, not_found
@@ -78,12 +81,33 @@ def address_of(scope: Scope) -> str | None:
 
 
 class KeyedRoute(APIRoute):
-    """A route that looks at the key before it reads anything of the body."""
+    """A route that looks at the key before it reads anything of the body, and is described as it refuses."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        scope = next((door.scope for door in self._doors()), None)
+        extra: dict[str, Any] = self.openapi_extra or {}
+        dependant = self.dependant
+        facts = Facts(
+            scope=scope,
+            fields=frozenset(_names([*dependant.query_params, *dependant.body_params])),
+            named=bool(dependant.path_params),
+            body=self.body_field is not None or "requestBody" in extra,
+            decoded=self.body_field is not None,
+            versioned=any(one.alias == "if-match" for one in dependant.header_params),
+            page=isinstance(self.response_class, type) and issubclass(self.response_class, HTMLResponse),
+        )
+        self.responses: Responses = {**refusals(facts), **self.responses}
+        if scope is not None:
+            self.openapi_extra = {**extra, "security": key_needed(scope)}
+
+    def _doors(self) -> list[_Door]:
+        return [d.call for d in self.dependant.dependencies if isinstance(d.call, _Door)]
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return what answers a request."""
         handle = super().get_route_handler()
-        doors = [d.call for d in self.dependant.dependencies if isinstance(d.call, _Door)]
+        doors = self._doors()
 
         async def keyed(request: Request) -> Response:
             for door in doors:
@@ -93,17 +117,27 @@ class KeyedRoute(APIRoute):
         return keyed if doors else handle
 
 
+def _names(params: Sequence[Any]) -> Iterator[str]:
+    """Yield what can be said: fields of a model, where it stands for all of a query or a body."""
+    for param in params:
+        kind: Any = param.field_info.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from (one.alias or name for name, one in kind.model_fields.items())
+        else:
+            yield param.alias
+
+
 class _Door:
     """The dependency that lets in keys with a scope."""
 
     def __init__(self, access: Access, scope: KeyScope, *, limited: bool) -> None:
         self._access = access
-        self._scope: KeyScope = scope
+        self.scope: KeyScope = scope
         self._limited = limited
 
     def admit(self, authorization: str | None, address: str | None) -> Caller:
         """Return the caller. Raises the 401 or 403."""
-        caller = self._access.require(authorization, self._scope, address)
+        caller = self._access.require(authorization, self.scope, address)
         if caller.customers is not None and not self._limited:
             detail = "The key is limited to some customers, and this is about all of them."
             raise Problem(403, "forbidden", "The key has not that right", detail)
@@ -182,7 +216,7 @@ def build_app(services: Sequence[Faced], *, ops_elsewhere: bool) -> FastAPI:
     def openapi() -> dict[str, Any]:
         schema = framework()
         schema["paths"] |= described
-        return _with_problems(schema)
+        return completed(schema)
 
     app.openapi = openapi
     app.add_exception_handler(Problem, _on_problem)
@@ -194,42 +228,13 @@ def build_app(services: Sequence[Faced], *, ops_elsewhere: bool) -> FastAPI:
     return app
 
 
-_PROBLEM_SCHEMA: Mapping[str, Any] = {
-    "type": "object",
-    "description": "RFC 9457; `code` is a stable slug.",
-    "required": ["type", "title", "status", "detail", "code"],
-    "properties": {
-        **{name: {"type": "string"} for name in ("type", "title", "detail", "code")},
-        "status": {"type": "integer"},
-        "errors": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["path", "detail"],
-                "properties": {"path": {"type": "string"}, "detail": {"type": "string"}},
-            },
-        },
-    },
+_WAITING: Responses = {
+    503: {"description": "Waiting: what is missing", "content": {"application/json": {"schema": {}}}}
 }
 
 
-def _with_problems(schema: dict[str, Any]) -> dict[str, Any]:
-    """Describe errors as they are told, not as the framework would tell them."""
-    schemas: dict[str, Any] = schema.setdefault("components", {}).setdefault("schemas", {})
-    for name in ("HTTPValidationError", "ValidationError"):
-        schemas.pop(name, None)
-    schemas["Problem"] = _PROBLEM_SCHEMA
-    content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    for item in schema["paths"].values():
-        for operation in item.values():
-            for status, response in operation.get("responses", {}).items():
-                if not status.startswith("2"):
-                    response["content"] = content
-    return schema
-
-
 def _health(services: Sequence[Faced]) -> APIRouter:
-    router = APIRouter(tags=["health"])
+    router = new_router(tags=["health"])
 
     @router.head("/healthz", include_in_schema=False)
     @router.get("/healthz")
@@ -238,7 +243,7 @@ def _health(services: Sequence[Faced]) -> APIRouter:
         return {"status": "ok"}
 
     @router.head("/readyz", include_in_schema=False)
-    @router.get("/readyz")
+    @router.get("/readyz", responses=_WAITING)
     async def readyz(door: str | None = None) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Tell whether the process can do its work; if not, what is missing. `?door`: whether it can answer requests.
 
@@ -254,9 +259,9 @@ def _health(services: Sequence[Faced]) -> APIRouter:
 
 
 def _ops() -> APIRouter:
-    router = APIRouter(tags=["health"])
+    router = new_router(tags=["health"])
 
-    @router.get("/metrics")
+    @router.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:  # pyright: ignore[reportUnusedFunction]
         """Return the figures for Prometheus."""
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

@@ -26,6 +26,7 @@ from services.ingest.publishing import Publishing
 from shared import metrics
 from shared.asked import Asked
 from shared.clock import Clock
+from shared.described import key_needed, problems
 from shared.directory.access import Access, Caller
 from shared.directory.fields import Duration, Slug
 from shared.directory.model import Key
@@ -54,6 +55,29 @@ _encoder = msgspec.json.Encoder()
 _REJECTED = metrics.FEEDBACK.labels("unknown", "rejected")
 
 
+_RESULTS = {
+    "type": "object",
+    "required": ["accepted", "rejected", "results"],
+    "properties": {
+        "accepted": {"type": "integer"},
+        "rejected": {"type": "integer"},
+        "results": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["id", "status"],
+                "properties": {
+                    "id": {"type": ["string", "null"]},
+                    "status": {"enum": ["accepted", "rejected"]},
+                    "status_url": {"type": "string"},
+                    "error": {"$ref": "#/components/schemas/Problem"},
+                },
+            },
+        },
+    },
+}
+
+
 @dataclass(frozen=True, slots=True)
 class _Answer:
     status: int
@@ -65,7 +89,8 @@ class _Answer:
 def described() -> dict[str, Any]:
     """Return the OpenAPI path item of POST /v1/feedback."""
     _, parts = msgspec.json.schema_components([Posted])
-    posted = parts["Posted"]
+    # JSON Schema's patterns are JavaScript's, where $ is the very end and \\Z a letter.
+    posted = msgspec.json.decode(msgspec.json.encode(parts["Posted"]).replace(rb"\\Z", b"$"))
     return {
         "post": {
             "tags": ["ingest"],
@@ -73,17 +98,14 @@ def described() -> dict[str, Any]:
             "requestBody": {
                 "required": True,
                 "content": {
-                    "application/json": {
-                        "schema": {"oneOf": [posted, {"type": "array", "maxItems": ITEMS, "items": posted}]}
-                    }
+                    media: {"schema": {"oneOf": [posted, {"type": "array", "maxItems": ITEMS, "items": posted}]}}
+                    for media in sorted(one.decode() for one in _TYPES)
                 },
             },
+            "security": key_needed("feedback", in_address=True),
             "responses": {
-                "202": {"description": "Accepted and durable"},
-                "413": {"description": "Larger than a request may be, or than Kafka takes"},
-                "422": {"description": "Invalid; the fields are named"},
-                "429": {"description": "Too many from one key, respondent or address; Retry-After says when"},
-                "503": {"description": "Not durable; send it again with the same id"},
+                "202": {"description": "Accepted and durable", "content": {"application/json": {"schema": _RESULTS}}},
+                **{str(status): told for status, told in problems(400, 401, 403, 413, 415, 422, 429, 503).items()},
             },
         }
     }

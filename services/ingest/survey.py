@@ -9,10 +9,12 @@ from urllib.parse import parse_qs
 from uuid import UUID
 
 from fastapi import APIRouter, Header, Request, Response
+from fastapi.responses import HTMLResponse
 
 from services.ingest.publishing import Publishing
 from services.ingest.words import MOUTHS, WORDS
 from shared.clock import Clock
+from shared.described import problems, raw_body
 from shared.directory.access import Access
 from shared.directory.model import Directory
 from shared.errors import Problem
@@ -35,13 +37,18 @@ def build_router(
     router = new_router(tags=["ingest"])
     serve_style(router, "/s")
 
-    @router.get("/s/{token}")
+    @router.get("/s/{token}", response_class=HTMLResponse, responses=problems(410, page=True))
     async def show(token: str, accept_language: Annotated[str | None, Header()] = None) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Show the question."""
         facts, refused = _facts(token, accept_language)
         return refused or _page(access.revision.directory, facts, accept_language)
 
-    @router.post("/s/{token}")
+    @router.post(
+        "/s/{token}",
+        response_class=HTMLResponse,
+        responses=problems(410, page=True),
+        openapi_extra=raw_body("application/x-www-form-urlencoded"),
+    )
     async def record(token: str, request: Request, accept_language: Annotated[str | None, Header()] = None) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Record the answer."""
         facts, refused = _facts(token, accept_language)
@@ -62,7 +69,9 @@ def build_router(
         try:
             await publishing.publish_one(answer, None)
         except Problem as problem:
-            return Response(problem.title, problem.status, {**PAGE_HEADERS, **problem.headers}, media_type="text/plain")
+            told = _said(directory, _code(accept_language, facts), problem.status, problem.title)
+            told.headers.update(problem.headers)
+            return told
         return _told(directory, accept_language, facts, 200, "thanks", status_url(answer))
 
     def _facts(token: str, accepted: str | None) -> tuple[dict[str, Any], Response | None]:
@@ -127,12 +136,15 @@ def _told(
     status_url: str | None = None,
 ) -> Response:
     code = _code(accepted, facts)
-    words = WORDS[code]
+    return _said(directory, code, status, getattr(WORDS[code], what), status_url)
+
+
+def _said(directory: Directory, code: str, status: int, text: str, status_url: str | None = None) -> Response:
     body = _templates.get_template("survey.html").render(
         language=code,
-        words=words,
+        words=WORDS[code],
         company=directory.company,
-        told=getattr(words, what),
+        told=text,
         status_url=status_url,
     )
     return Response(body, status, PAGE_HEADERS, media_type="text/html")

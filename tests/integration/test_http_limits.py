@@ -142,10 +142,8 @@ async def test_what_was_not_sent_is_not_taken_for_the_body(address: str) -> None
 async def test_an_answer_is_not_written_into_another() -> None:
     """What cannot be read behind a request whose answer is under way, or has begun, ends the connection after it."""
     made, waiting, go_on = fake()
-    whole, chunked = (
-        b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n",
-        b" HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n",
-    )
+    whole = b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n"
+    chunked = b" HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
     following = (
         b"\x16\x03\x01\x02\r\n",
         b"POST /read" + chunked + b"zz\r\n",

@@ -34,30 +34,8 @@ from tests.support.desks.servicenow import fake_servicenow
 from tests.support.desks.webhook import fake_webhook
 from tests.support.desks.zammad import fake_zammad
 from tests.support.desks.zendesk import fake_zendesk
+from tests.support.hostile import ABSURD
 
-ABSURD: tuple[Any, ...] = (
-    None,
-    True,
-    -1,
-    0,
-    1e300,
-    2**63,
-    10**400,
-    "",
-    "\0",
-    "a\0b",
-    "a\u2028b\u202ec",
-    "x" * 100_000,
-    "9" * 400,
-    "0001-01-01T00:00:00+14:00",
-    "0001-01-01 00:00:00",
-    "9999-12-31T23:59:59.999999-14:00",
-    [],
-    [None],
-    [[[[1]]]],
-    {},
-    {"": None},
-)
 PROVIDERS = providers(Signer(["a-test-secret"]))
 NAMES = ("ok", "ts", "error", "errors", "sid", "id", "message_id", "dedup_key", "code", "message")
 DESKS: Mapping[str, Callable[[], FakeDesk]] = {

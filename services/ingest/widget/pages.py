@@ -7,9 +7,11 @@ from functools import cache
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.responses import HTMLResponse
 
 from services.ingest.words import MOUTHS, WORDS
 from shared.asked import Asked
+from shared.described import problems
 from shared.directory.access import Access, Caller
 from shared.directory.model import Key
 from shared.errors import Problem
@@ -39,6 +41,12 @@ def _script() -> tuple[bytes, str]:
     return body, f'"{hashlib.sha256(body).hexdigest()[:32]}"'
 
 
+class Script(Response):
+    """What browsers run."""
+
+    media_type = "text/javascript"
+
+
 class KioskQuery(Asked):
     """Where a kiosk stands."""
 
@@ -51,13 +59,13 @@ def build_router(access: Access) -> APIRouter:
     router = new_router(tags=["ingest"])
     serve_style(router, "/kiosk")
 
-    @router.get("/widget.js")
+    @router.get("/widget.js", response_class=Script, responses=problems(304))
     async def script(request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Return the survey widget: a page embeds it with `data-key`."""
         body, version = _script()
         return unless_known(request, body, {**_SCRIPT_HEADERS, "ETag": version}, "text/javascript")
 
-    @router.get("/kiosk/{key}")
+    @router.get("/kiosk/{key}", response_class=HTMLResponse)
     async def kiosk(  # pyright: ignore[reportUnusedFunction]
         request: Request,
         key: str,

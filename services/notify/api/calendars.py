@@ -7,8 +7,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from hashlib import sha256
+from typing import Annotated
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from services.notify.calendar_feed import feed_of_many
 from services.notify.domain.rota import LONGEST, Era, Override, calendar_shifts
@@ -16,6 +17,7 @@ from services.notify.history import History
 from services.notify.store import rota as store
 from shared.clock import Clock
 from shared.db import Database
+from shared.described import problems
 from shared.directory.access import Access, Caller
 from shared.directory.follower import Revision
 from shared.errors import Problem, not_found
@@ -30,8 +32,15 @@ _LINK = timedelta(days=730)
 _KEPT = 100
 """Calendars that are kept in memory."""
 
+_Token = Annotated[str, Query(description="Of the calendar's address")]
 Kept = tuple[str, bytes]
 """The ETag and the calendar."""
+
+
+class Calendar(Response):
+    """As RFC 5545 has it."""
+
+    media_type = "text/calendar"
 
 
 def build_router(
@@ -61,18 +70,18 @@ def build_router(
             raise not_found("person", person)
         return json_response({"person": person, "calendar": _address("people", person)})
 
-    @router.get("/schedules/{name}.ics")
-    async def schedule_feed(name: str, request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
+    @router.get("/schedules/{name}.ics", response_class=Calendar, responses=problems(304, 401))
+    async def schedule_feed(name: str, request: Request, token: _Token = "") -> Response:  # pyright: ignore[reportUnusedFunction]
         """Return a schedule as a calendar, by the token of its address; 304 where it is the one that is known."""
-        revision = _admitted(request, "schedules", name)
+        revision = _admitted(token, "schedules", name)
         if name not in revision.directory.schedules:
             raise not_found("schedule", name)
         return _answered(request, await _feed(name, [name], None, revision))
 
-    @router.get("/people/{person}.ics")
-    async def person_feed(person: str, request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
+    @router.get("/people/{person}.ics", response_class=Calendar, responses=problems(304, 401))
+    async def person_feed(person: str, request: Request, token: _Token = "") -> Response:  # pyright: ignore[reportUnusedFunction]
         """Return a person's shifts in every schedule as a calendar, by the token of its address."""
-        revision = _admitted(request, "people", person)
+        revision = _admitted(token, "people", person)
         return _answered(request, await _feed(person, list(revision.directory.schedules), person, revision))
 
     async def _feed(name: str, schedules: Sequence[str], person: str | None, revision: Revision) -> Kept:
@@ -100,9 +109,9 @@ def build_router(
         token = signer.sign("calendar", {"kind": kind, "name": name}, expires=clock.now() + _LINK)
         return f"{public_url()}/v1/{kind}/{name}.ics?token={token}"
 
-    def _admitted(request: Request, kind: str, name: str) -> Revision:
+    def _admitted(token: str, kind: str, name: str) -> Revision:
         try:
-            facts = signer.verify("calendar", request.query_params.get("token", ""), now=clock.now())
+            facts = signer.verify("calendar", token, now=clock.now())
         except (BadToken, ExpiredToken):
             facts = {}
         if (facts.get("kind"), facts.get("name")) != (kind, name):

@@ -24,6 +24,7 @@ from services.notify.channels.slack import ACTION, escaped
 from services.notify.store import deliveries
 from shared.clock import Clock
 from shared.db import Database
+from shared.described import Responses, problems, raw_body
 from shared.directory.access import Access
 from shared.directory.model import Gateway
 from shared.errors import FieldError, Problem, invalid_fields, not_found
@@ -39,7 +40,15 @@ _LIMIT = 64 * 1024
 _UPDATE_SECONDS = 5.0
 _REACHED = frozenset({"delivered", "read", "completed"})
 _FAILED = frozenset({"undelivered", "failed", "busy", "no-answer", "canceled"})
+_JSON, _FORM = "application/json", "application/x-www-form-urlencoded"
+_TWIML: Responses = {200: {"content": {"text/xml": {"schema": {"type": "string"}}}}}
 _Told = TypeVar("_Told")
+
+
+class Twiml(Response):
+    """What Twilio says next."""
+
+    media_type = "text/xml"
 
 
 class Status(msgspec.Struct, frozen=True):
@@ -99,7 +108,7 @@ def build_router(
     """Return what is served of callbacks. `escalate`, `sent`: called when a page, or a message, may be due."""
     router = new_router(prefix="/v1/callbacks")
 
-    @router.post("/slack")
+    @router.post("/slack", responses=problems(401, 403, 404), openapi_extra=raw_body(_FORM))
     async def slack(request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Take a press of a button in Slack: its value is the token of the acknowledge link."""
         app = access.revision.directory.slack
@@ -139,7 +148,7 @@ def build_router(
         if not 200 <= answer.status < 300:
             log.warning("slack message not replaced", why=f"HTTP {answer.status}")
 
-    @router.post("/sms")
+    @router.post("/sms", responses={**problems(401, 403, 404), **_TWIML}, openapi_extra=raw_body(_JSON, _FORM))
     async def sms(request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Take an SMS: the code of a page, a word that takes the only one, STOP or START."""
         gateway = access.revision.directory.sms
@@ -154,7 +163,7 @@ def build_router(
         form = _signed_form(gateway, request, body)
         return _twiml(answering(await answers.take_sms(_number(form.get("From", "")), form.get("Body", ""))))
 
-    @router.post("/{token}/receipt")
+    @router.post("/{token}/receipt", responses=problems(401, 403, 410), openapi_extra=raw_body(_JSON, _FORM))
     async def receipt(token: str, request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Take what became of a message or a call; what says neither yes nor no changes nothing."""
         called = await _called(token)
@@ -180,7 +189,12 @@ def build_router(
             sent()
             escalate()
 
-    @router.post("/{token}/key")
+    @router.post(
+        "/{token}/key",
+        response_class=Twiml,
+        responses=problems(401, 403, 410),
+        openapi_extra=raw_body(_FORM),
+    )
     async def key(token: str, request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Take a key that was pressed in a call."""
         called = await _called(token)
@@ -193,7 +207,7 @@ def build_router(
             return _twiml(asking("That was another key.", _address(request)))
         return _twiml(saying(await answers.take_and_say(called.page, called.person, called.delivery)))
 
-    @router.post("/{token}/press")
+    @router.post("/{token}/press", responses=problems(410), openapi_extra=raw_body(_JSON))
     async def press(token: str, request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Take a press of a button in Mattermost."""
         called = await _called(token)
@@ -278,4 +292,4 @@ def _number(text: str) -> str:
 
 
 def _twiml(xml: str) -> Response:
-    return Response(xml, media_type="text/xml")
+    return Twiml(xml)

@@ -20,6 +20,7 @@ from services.notify.store.contacts import Key
 from shared.asked import Asked
 from shared.clock import Clock
 from shared.db import Database
+from shared.described import problems
 from shared.directory.access import Access, Caller
 from shared.directory.model import Person
 from shared.errors import FieldError, Problem, invalid_fields, not_found
@@ -49,7 +50,7 @@ def build_router(database: Database, access: Access, clock: Clock, sent: Callabl
         items = [_shown(found, place, known.get(_key(found, place))) for place in range(len(found.contacts))]
         return json_response({"items": items, "next": None})
 
-    @router.post("/{person}/contacts/{place}/verification", status_code=202)
+    @router.post("/{person}/contacts/{place}/verification", status_code=202, responses=problems(409, 429))
     async def ask(person: str, place: int, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Send a code to a contact; an earlier one is not good any more."""
         found = _person(caller, person)

@@ -8,6 +8,7 @@ from uuid import UUID
 
 import msgspec
 from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import HTMLResponse
 from pydantic import Field
 
 from services.notify import __file__ as _ROOM
@@ -21,6 +22,7 @@ from shared.asked import Asked
 from shared.audit import Actor
 from shared.clock import Clock
 from shared.db import Database
+from shared.described import problems
 from shared.directory.access import Access, Caller
 from shared.errors import Problem
 from shared.http import shown_url
@@ -83,13 +85,13 @@ def build_router(
         async with database.transaction() as tx:
             return caller.visible("page", page, await store.one(tx, id_in_path("page", page)))
 
-    @router.post("/v1/pages/{page}/acknowledge")
+    @router.post("/v1/pages/{page}/acknowledge", responses=problems(409))
     async def acknowledge(page: str, by: Acknowledgement, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Stop paging: this person answers."""
         found = await seen_by(page, caller)
         return json_response(_shown(await answers.take(found.id, by.person, by=caller.actor)))
 
-    @router.post("/v1/pages/{page}/escalate", status_code=202)
+    @router.post("/v1/pages/{page}/escalate", status_code=202, responses=problems(409))
     async def go_on(page: str, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Page the next person at once."""
         found = await seen_by(page, caller)
@@ -97,7 +99,7 @@ def build_router(
         escalate()
         return json_response(_shown(escalated), 202)
 
-    @router.get("/a/{token}")
+    @router.get("/a/{token}", response_class=HTMLResponse, responses=problems(403, 410, page=True))
     async def show(token: str) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Show a page and a button; never acknowledges (mail scanners follow links)."""
         facts, problem = await _facts(token)
@@ -109,7 +111,7 @@ def build_router(
             return _not_there()
         return _page_shown(page) if facts["person"] in access.revision.directory.people else _has_left()
 
-    @router.post("/a/{token}")
+    @router.post("/a/{token}", response_class=HTMLResponse, responses=problems(403, 409, 410, page=True))
     async def answer(token: str, request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Acknowledge: the person of the link answers."""
         facts, problem = await _facts(token)

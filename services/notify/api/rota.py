@@ -22,6 +22,7 @@ from shared.asked import Asked, Moment
 from shared.audit import Actor
 from shared.clock import Clock
 from shared.db import Database
+from shared.described import problems
 from shared.directory.access import Access, Caller
 from shared.errors import FieldError, Problem, invalid_fields, not_found
 from shared.ids import uuid7
@@ -166,7 +167,7 @@ def build_router(
         listed = page_of(found, query.limit, lambda one: (one.start, one.id))
         return json_response({**listed, "items": [_silence(one) for one in listed["items"]]})
 
-    @router.delete("/silences/{silence}")
+    @router.delete("/silences/{silence}", responses=problems(409))
     async def end_silence(silence: str, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
         """End a silence now: what it holds is paged."""
         now, id_ = clock.now(), id_in_path("silence", silence)

@@ -12,6 +12,7 @@ from services.ticketing.store import desks
 from services.ticketing.synchronizer import Synchronizer
 from shared.clock import Clock
 from shared.db import Database
+from shared.described import problems, raw_body
 from shared.directory.access import Access, Caller
 from shared.errors import FieldError, Problem, invalid_fields
 from shared.logs import Log
@@ -42,7 +43,7 @@ def build_router(database: Database, access: Access, clock: Clock, synchronizer:
         ]
         return json_response({"items": shown, "next": None})
 
-    @router.post("/{desk}/events", status_code=202)
+    @router.post("/{desk}/events", status_code=202, responses=problems(401), openapi_extra=raw_body("application/json"))
     async def heard(desk: str, request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Take a desk's word that a ticket changed; what it is now, the desk is asked, if it can be."""
         settings = access.revision.directory.desks.get(desk)

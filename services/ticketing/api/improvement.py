@@ -17,6 +17,7 @@ from shared import audit
 from shared.asked import Asked
 from shared.clock import Clock
 from shared.db import Database
+from shared.described import problems
 from shared.directory.access import Access, Caller
 from shared.directory.fields import duration_seconds
 from shared.errors import FieldError, Problem, invalid_fields
@@ -122,7 +123,7 @@ def build_router(database: Database, access: Access, clock: Clock) -> APIRouter:
             await audit.add(tx, [_audited(caller, action.opened_at, "action opened", None, action)])
         return json_response(action, 201)
 
-    @router.patch("/actions/{action}")
+    @router.patch("/actions/{action}", responses=problems(409))
     async def change(action: str, patch: ActionPatch, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Change a step: done, dropped, another owner or day."""
         if patch.owner is not None:

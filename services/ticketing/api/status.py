@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Header, Response
+from fastapi.responses import HTMLResponse
 
 from services.ticketing.domain.status import steps
 from services.ticketing.domain.words import LANGUAGES
@@ -14,6 +15,7 @@ from services.ticketing.pages import page, refusal
 from services.ticketing.store import tickets
 from shared.clock import Clock
 from shared.db import Database
+from shared.described import problems
 from shared.directory.access import Access
 from shared.directory.model import Directory
 from shared.events import TicketV1
@@ -27,7 +29,7 @@ def build_router(database: Database, access: Access, clock: Clock, signer: Signe
     router = new_router()
     serve_style(router, "/t")
 
-    @router.get("/t/{token}")
+    @router.get("/t/{token}", response_class=HTMLResponse, responses=problems(410, page=True))
     async def status(token: str, accept_language: Annotated[str | None, Header()] = None) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Show how far an answer, or a ticket, is."""
         wanted = accepted_language(accept_language, LANGUAGES)

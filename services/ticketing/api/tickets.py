@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Sequence
 from datetime import datetime
@@ -19,6 +20,7 @@ from shared import audit
 from shared.asked import Asked
 from shared.clock import Clock
 from shared.db import Connection, Database
+from shared.described import problems
 from shared.directory.access import Access, Caller
 from shared.errors import FieldError, Problem, invalid_fields
 from shared.events import AuditV1, ClockState, Severity, TicketState, TicketV1
@@ -90,7 +92,8 @@ def build_router(database: Database, access: Access, clock: Clock, ledger: Ledge
                 limit=query.limit + 1,
             )
             found = await _with_desks(tx, found, caller)
-        return json_response(page_of(found, query.limit, lambda ticket: (ticket.opened_at, ticket.id)))
+        listed = page_of(found, query.limit, lambda ticket: (ticket.opened_at, ticket.id))
+        return await asyncio.to_thread(json_response, listed)
 
     @router.post("", status_code=201)
     async def create(new: NewTicket, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
@@ -120,7 +123,7 @@ def build_router(database: Database, access: Access, clock: Clock, ledger: Ledge
             found = caller.visible("ticket", ticket, await store.one(tx, id_in_path("ticket", ticket)))
             return _shown((await _with_desks(tx, [found], caller))[0])
 
-    @router.patch("/{ticket}")
+    @router.patch("/{ticket}", responses=problems(409))
     async def patch(  # pyright: ignore[reportUnusedFunction]
         ticket: str, patch: TicketPatch, if_match: Annotated[str | None, Header()] = None, caller: Caller = reader
     ) -> Response:

@@ -166,6 +166,14 @@ class Told:
     resolution: str | None = None
     remarks: Sequence[Remark] = ()
 
+    def __post_init__(self) -> None:
+        """Bound what the desk says, as of one that is asked."""
+        object.__setattr__(self, "at", _believed(self.at))
+        if self.assignee is not None:
+            object.__setattr__(self, "assignee", line(self.assignee, _WHO))
+        if self.resolution is not None:
+            object.__setattr__(self, "resolution", _prose(self.resolution)[:_RESOLUTION])
+
 
 class Desk(Protocol):
     """A driver for one desk. Every method raises Failed; those that take a reference also raise Gone."""

@@ -1,0 +1,19 @@
+"""The OpenAPI document of services, without any server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from services.run import Address, ServiceName, build
+from shared.clock import SystemClock
+from shared.parts import parts
+from shared.service import Settings
+from shared.web import build_app
+
+NOWHERE = Settings(kafka="127.0.0.1:1", database_url="postgresql://u@127.0.0.1:1/x", secret="of-a-test " * 4)
+
+
+async def document(names: tuple[ServiceName, ...]) -> dict[str, Any]:
+    """Return it."""
+    made, address = parts(NOWHERE, SystemClock(), names), Address("")
+    return build_app([build(name, NOWHERE, made, address) for name in names], ops_elsewhere=False).openapi()
