@@ -23,6 +23,8 @@ _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _HEADERS = {b"forwarded", b"x-forwarded-for"}
 _MOST = 20
 """Addresses of one request that are looked at."""
+_NETWORK_OF = 64
+"""Bits of an IPv6 address that one customer of a provider has at least."""
 
 
 class Proxies:
@@ -98,6 +100,14 @@ def parsed_address(address: str) -> _Address | None:
     if isinstance(parsed, ipaddress.IPv6Address):
         return None if parsed.scope_id else parsed.ipv4_mapped or parsed
     return parsed
+
+
+def network_of(address: str | None) -> str | None:
+    """Return what counts as one address: of IPv6 the network that a household has."""
+    parsed = None if address is None else parsed_address(address.partition("%")[0])
+    if isinstance(parsed, ipaddress.IPv6Address):
+        return str(ipaddress.ip_network((parsed, _NETWORK_OF), strict=False))
+    return None if parsed is None else str(parsed)
 
 
 def _chains(scope: MutableMapping[str, Any]) -> list[list[str]]:
