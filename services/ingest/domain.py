@@ -84,11 +84,13 @@ def split(body: bytes) -> Sequence[bytes | msgspec.Raw]:
 def _items_of(text: str) -> Iterator[str]:
     """Yield the items of an array as they are written. Raises ValueError."""
     sign, at = _sign(text, 0)
-    while sign in "[,":
+    before = "["
+    while sign == before:
         _, end = _LENIENT.raw_decode(text, at)
         yield text[at:end]
         sign, at = _sign(text, end)
-    if at != len(text):
+        before = ","
+    if (before, sign) != (",", "]") or at != len(text):
         raise ValueError
 
 

@@ -56,7 +56,7 @@ class Buckets:
                 full = self._full_at[by][who] = at + room
             wait = full + max(count, 1) * seconds - at - room if count <= limits.burst else full - at
             if wait > 1e-6:
-                metrics.RATE_LIMITED.labels(by).inc(count)
+                metrics.RATE_LIMITED.labels(by).inc(max(count, 1))
                 raise _too_many(by, limits, wait, left=math.floor((room - (full - at)) / seconds + 1e-6))
             full_at.append(full + count * seconds)
         for (by, who, _), after in zip(buckets, full_at, strict=True):
