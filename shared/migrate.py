@@ -105,17 +105,22 @@ async def _apply(database: Database, migrations: Path | None, url: str | None, s
     applied: list[str] = []
     try:
         with transient_errors():
-            async with engine.begin() as connection:
-                await connection.run_sync(_migrate, database.schema, migrations, applied, say)
-                if role is not None:
-                    await connection.run_sync(_grant, database.schema, role)
+            async with engine.connect() as connection:
+                more = True
+                while more:
+                    # Each step by itself: what one locks is not held while the next reads a whole table.
+                    async with connection.begin():
+                        more = await connection.run_sync(_migrate, database.schema, migrations, applied, say)
+                        if role is not None:
+                            await connection.run_sync(_grant, database.schema, role)
     finally:
         await engine.dispose()
     return applied
 
 
-def _migrate(connection: sa.Connection, schema: str, migrations: Path | None, applied: list[str], say: Say) -> None:
-    # Serialises every migration of the installation; released with the transaction.
+def _migrate(connection: sa.Connection, schema: str, migrations: Path | None, applied: list[str], say: Say) -> bool:
+    """Apply the next step that is missing; tell whether there was one."""
+    # Serialises the steps of the installation; released with the transaction.
     connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtext('fiilis.migrate'))"))
     if connection.execute(sa.text("SELECT to_regnamespace(:schema)"), {"schema": f'"{schema}"'}).scalar() is None:
         connection.execute(sa.text(f'CREATE SCHEMA "{schema}"'))
@@ -123,7 +128,7 @@ def _migrate(connection: sa.Connection, schema: str, migrations: Path | None, ap
         begun = time.monotonic()
 
         def upgrade(revision: Any, _: Any, script: ScriptDirectory = script) -> Any:
-            return _steps(script, revision, schema)
+            return _steps(script, revision, schema)[:1]
 
         def told(step: Any, **_: Any) -> None:
             nonlocal begun
@@ -140,8 +145,12 @@ def _migrate(connection: sa.Connection, schema: str, migrations: Path | None, ap
                 "on_version_apply": (told,),
             },
         )
+        before = len(applied)
         with Operations.context(context):
             context.run_migrations()
+        if len(applied) > before:
+            return True
+    return False
 
 
 async def _role(database: Database) -> str:

@@ -20,10 +20,13 @@ from shared.logs import Log
 from shared.progress import Progress, Worker
 from shared.quarantine import Quarantine, not_held
 from shared.retry import Backoff
+from shared.topics import AUDIT
 
 log = Log("shared.outbox")
 
 _BATCH = 500
+_AUDIT_AGAIN = 60.0
+"""Seconds after which lines of the audit are tried again."""
 _POLL_SECONDS = 1.0
 # The relay asks at least once a second, so a session that is silent for longer belongs to a stopped process: PostgreSQL
 # ends it and with it the lock, and another process takes over.
@@ -37,7 +40,8 @@ _NOTIFY = "SELECT pg_notify('fiilis_outbox_' || current_schema(), '')"
 _LOCK = "SELECT pg_try_advisory_lock(hashtext('fiilis.outbox'), hashtext(current_schema()))"
 _QUEUE = "outbox"
 _NEXT = f"""
-SELECT id, topic, key, value, headers, created_at FROM outbox WHERE {not_held(_QUEUE, "outbox.id")} ORDER BY id LIMIT $1
+SELECT id, topic, key, value, headers, created_at FROM outbox
+WHERE {not_held(_QUEUE, "outbox.id")} AND (topic = '{AUDIT.name}') = $2 ORDER BY id LIMIT $1
 """
 _DELETE = "DELETE FROM outbox WHERE id = ANY($1::bigint[])"
 _COUNTED = 10_000
@@ -76,6 +80,8 @@ class Relay:
         self._wake = asyncio.Event()
         self._failures = 0
         """In a row."""
+        self._audit_at = 0.0
+        """When to send lines of the audit again, in the loop's time."""
         self._quarantine = Quarantine(database)
         self.progress = Progress(database.schema, "outbox")
         self._records = metrics.OUTBOX_RECORDS.labels(database.schema)
@@ -109,7 +115,7 @@ class Relay:
         await connection.add_listener(f"fiilis_outbox_{self._database.schema}", self._woken)
         while True:
             self._wake.clear()
-            rows = await connection.fetch(_NEXT, _BATCH)
+            rows = await connection.fetch(_NEXT, _BATCH, False)
             if rows:
                 if self._failures:
                     await self._measure(connection)  # a broker that refuses at once leaves no time for it below
@@ -118,6 +124,7 @@ class Relay:
                 self.progress.made()
                 if len(rows) == _BATCH:
                     continue
+            await self._relay_audit(connection)
             await self._measure(connection)
             self.progress.made()
             try:
@@ -125,6 +132,19 @@ class Relay:
                     await self._wake.wait()
             except TimeoutError:
                 continue
+
+    async def _relay_audit(self, connection: Connection) -> None:
+        """Send lines of the audit apart: where their topic is away, tickets and pages do not wait behind them."""
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._audit_at:
+            return
+        rows = await connection.fetch(_NEXT, _BATCH, True)
+        if rows:
+            try:
+                await self._send(rows, connection)
+            except Transient as error:
+                self._audit_at = loop.time() + _AUDIT_AGAIN
+                log.warning("the audit waits", service=self._database.schema, why=str(error))
 
     async def _send(self, rows: Sequence[Any], connection: Connection) -> None:
         sending = asyncio.ensure_future(self._producer.send_all([_outgoing(row) for row in rows]))

@@ -37,6 +37,8 @@ _LINGER_SECONDS = 10.0
 _WRITE_SECONDS = 60.0
 _FILES = 500
 """Open files of a process besides its clients' connections; those of the port for operations are among them."""
+_PIPELINED = 16
+"""Requests of one connection that may wait for the answer to one before them."""
 _SWEEP_TICKS = 10
 """uvicorn ticks ten times a second."""
 
@@ -120,27 +122,26 @@ class _Protocol(HttpToolsProtocol):
         self._lingered = 0
         self._stuck_since: float | None = None
         """Since when the client has not read what we write."""
+        self._closing_since: float | None = None
+        """Since when it is to close, and has still something to write."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Take a connection; where there are too many, in the place of one that is missed least."""
         super().connection_made(transport)
         if len(self.connections) <= self._limits.connections:
             return
-        others = [cast("_Protocol", one) for one in self.connections if one is not self]
-        least = self._least_missed([one for one in others if not one.transport.is_closing()])
+        least = self._least_missed([cast("_Protocol", one) for one in self.connections if one is not self])
         if least is None:
             self._refuse(_FULL)
-        elif least._phase is _Phase.IDLE:
-            least.transport.close()
         else:
             least.transport.abort()
 
     def _least_missed(self, others: list[_Protocol]) -> _Protocol | None:
-        """Return what to end: what was refused already, what is idle, or of who has most what has not asked yet."""
-        for phase in (_Phase.LINGER, _Phase.IDLE):
-            found = [one for one in others if one._phase is phase]
-            if found:
-                return min(found, key=lambda one: one._since)
+        """Return what to end: what was done with, what is idle, or of who has most what has not asked yet."""
+        done = [one for one in others if one.transport.is_closing() or one._phase is _Phase.LINGER]
+        found = done or [one for one in others if one._phase is _Phase.IDLE]
+        if found:
+            return min(found, key=lambda one: one._since)
         held = Counter(one.address for one in others)
         address, most = held.most_common(1)[0]
         slow = [one for one in others if one.address == address and one._phase in (_Phase.HEAD, _Phase.BODY)]
@@ -195,6 +196,8 @@ class _Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if sum(len(name) + len(value) + 4 for name, value in self.headers) > self._limits.header_bytes:
             raise _Refused(_LARGE_HEAD)
+        if len(self.pipeline) >= _PIPELINED:
+            raise _Refused(_FULL)
         self._enter(_Phase.BODY)
         self._head_bytes = 0
         super().on_headers_complete()
@@ -211,6 +214,8 @@ class _Protocol(HttpToolsProtocol):
         if following is not None:
             self._running = following
             self._since = self.loop.time()  # nobody waited for its body before
+            if self.pipeline:
+                self.flow.pause_reading()  # what is read is parsed whole: many requests for each answer
         elif self._phase is _Phase.DONE:
             self._enter(_Phase.IDLE)
 
@@ -233,6 +238,11 @@ class _Protocol(HttpToolsProtocol):
         limits, took = self._limits, now - self._since
         if self._stuck_since is not None and now - self._stuck_since > _WRITE_SECONDS:
             self.transport.abort()
+            return
+        if self.transport.is_closing():
+            self._closing_since = now if self._closing_since is None else self._closing_since
+            if now - self._closing_since > _LINGER_SECONDS:
+                self.transport.abort()  # a client that reads a little now and then keeps no place
             return
         match self._phase:
             case _Phase.HEAD if took > limits.header_seconds and not self._answers_another():
@@ -265,10 +275,12 @@ class _Protocol(HttpToolsProtocol):
         running = self._running
         if running is not None and self._answering():
             if self._answers_another() or running.response_started:
-                # An answer is not written into another: that one ends, and the connection with it.
-                self.pipeline.clear()
-                running.keep_alive = running.more_body = False
-                running.message_event.set()
+                # An answer is not written into another: what is whole is answered, and then the connection ends.
+                if self._phase is _Phase.BODY and self.pipeline:
+                    self.pipeline.popleft()
+                last = self.pipeline[0][0] if self.pipeline else running
+                last.keep_alive = last.more_body = False
+                last.message_event.set()
                 self._enter(_Phase.LINGER)
                 return
             running.disconnected = True  # whoever reads the body hears of it

@@ -196,6 +196,7 @@ class FeedbackEndpoint:
         signer: Signer | None,
         status_url: StatusUrl,
         limits: Limits,
+        buckets: Buckets,
     ) -> None:
         """`status_url` returns where the respondent of an answer sees what happens to it, if anywhere."""
         self._access = access
@@ -204,7 +205,7 @@ class FeedbackEndpoint:
         self._signer = signer
         self._status_url = status_url
         self._limits = limits
-        self._buckets = Buckets()
+        self._buckets = buckets
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 from services.ingest import survey
 from services.ingest.api import FeedbackEndpoint, build_router, described
+from services.ingest.limits import Buckets
 from services.ingest.publishing import Publishing
 from services.ingest.settings import IngestSettings
 from services.ingest.spool import Spool
@@ -38,6 +39,7 @@ def build(settings: IngestSettings, parts: Parts, public_url: Callable[[], str])
     )
     publishing = Publishing(publisher, spool)
     signs = Signer(settings.secrets) if settings.secrets else None
+    buckets = Buckets()
     router = build_router(parts.access, publishing, parts.clock, signs)
 
     def status_url(answer: FeedbackReceivedV1) -> str | None:
@@ -61,13 +63,15 @@ def build(settings: IngestSettings, parts: Parts, public_url: Callable[[], str])
 
     router.include_router(pages.build_router(parts.access))
     if signs is not None:
-        router.include_router(survey.build_router(parts.access, publishing, parts.clock, signs, status_url))
+        router.include_router(
+            survey.build_router(parts.access, publishing, parts.clock, signs, status_url, settings.speakers, buckets)
+        )
     return Service(
         name="ingest",
         router=router,
         hot={
             "/v1/feedback": FeedbackEndpoint(
-                parts.access, publishing, parts.clock, signs, status_url, settings.speakers
+                parts.access, publishing, parts.clock, signs, status_url, settings.speakers, buckets
             )
         },
         described={"/v1/feedback": described()},

@@ -11,6 +11,7 @@ from uuid import UUID
 from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import HTMLResponse
 
+from services.ingest.limits import Buckets, Limits
 from services.ingest.publishing import Publishing
 from services.ingest.words import MOUTHS, WORDS
 from shared.clock import Clock
@@ -31,7 +32,13 @@ _COMMENT = 4_000
 
 
 def build_router(
-    access: Access, publishing: Publishing, clock: Clock, signer: Signer, status_url: StatusUrl
+    access: Access,
+    publishing: Publishing,
+    clock: Clock,
+    signer: Signer,
+    status_url: StatusUrl,
+    limits: Limits,
+    buckets: Buckets,
 ) -> APIRouter:
     """Return what respondents are served."""
     router = new_router(tags=["ingest"])
@@ -46,7 +53,7 @@ def build_router(
     @router.post(
         "/s/{token}",
         response_class=HTMLResponse,
-        responses=problems(410, page=True),
+        responses=problems(410, 429, page=True),
         openapi_extra=raw_body("application/x-www-form-urlencoded"),
     )
     async def record(token: str, request: Request, accept_language: Annotated[str | None, Header()] = None) -> Response:  # pyright: ignore[reportUnusedFunction]
@@ -67,6 +74,8 @@ def build_router(
         if answer.customer not in directory.customers:
             return _told(directory, accept_language, facts, 404, "unknown")
         try:
+            if answer.respondent is not None:
+                buckets.take(limits.of_respondent(answer.customer, answer.respondent), 1, clock.now())
             await publishing.publish_one(answer, None)
         except Problem as problem:
             told = _said(directory, _code(accept_language, facts), problem.status, problem.title)
@@ -102,6 +111,7 @@ def _answer(facts: dict[str, Any], score: int, comment: str | None, language: st
         channel="email",
         language=language,
         follow_up=facts.get("follow_up"),
+        by_token=True,
     )
 
 

@@ -8,7 +8,7 @@ remember, before it writes anything else. Where somebody else was first, memory 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import chain, groupby
@@ -45,7 +45,7 @@ from shared.db import Connection
 from shared.directory.follower import Follower, Revision
 from shared.directory.model import REVOTE_AFTER
 from shared.directory.rules.base import OnWindow
-from shared.erasure import known_by, names, said_before
+from shared.erasure import known_by, names, normalised, said_before
 from shared.events import AlertV1, ErasedV1, FeedbackReceivedV1, Kind, RespondentErasedV1, ScoreDailyV1
 from shared.kafka import Outgoing, cloud_event
 from shared.logs import Log, tracing
@@ -107,8 +107,10 @@ class FeedbackHandler:
         then: list[AfterCommit | None] = []
         for type_, some in groupby(records, attrgetter("type")):
             if type_ == ERASED:
-                for record in cast("Iterable[Record[RespondentErasedV1]]", some):
-                    await self._erase(tx, record)
+                erased = cast("list[Record[RespondentErasedV1]]", list(some))
+                written = await self._spellings(tx, erased)
+                for record in erased:
+                    await self._erase(tx, record, written)
             else:
                 then.append(await self._count(tx, cast("list[Record[FeedbackReceivedV1]]", list(some))))
         return _all(then)
@@ -295,13 +297,30 @@ class FeedbackHandler:
 
     # ---- forget
 
-    async def _erase(self, tx: Connection, record: Record[RespondentErasedV1]) -> None:
+    async def _spellings(
+        self, tx: Connection, records: Sequence[Record[RespondentErasedV1]]
+    ) -> Mapping[tuple[int, str], Sequence[str]]:
+        """Return how those are written who are to be forgotten, by customer's number and normalised name."""
+        people_of = [record for record in records if record.message.answer is None]
+        if not people_of:
+            return {}
+        partitions = {record.message.customer: record.partition for record in people_of}
+        states = await self._states_of(tx, partitions, self._clock.now())
+        asked = [(states[r.message.customer].number, r.message.respondent) for r in people_of]
+        return await people.spellings(tx, asked)
+
+    async def _erase(
+        self,
+        tx: Connection,
+        record: Record[RespondentErasedV1],
+        written: Mapping[tuple[int, str], Sequence[str]],
+    ) -> None:
         """Forget a person's answers up to a moment, or one, also in what alerts show, and pass the word on."""
         wanted, now = record.message, self._clock.now()
         states = await self._states_of(tx, {wanted.customer: record.partition}, now)
         number, keeps = states[wanted.customer].number, self._erasing.keeps_counts
         if wanted.answer is None:
-            wanted = replace(wanted, spellings=await people.spellings(tx, number, wanted.respondent))
+            wanted = replace(wanted, spellings=list(written.get((number, normalised(wanted.respondent)), ())))
             said = names(wanted)
             digest = self._erasing.digests(wanted.respondent)[0]
             removed = await people.erase(tx, number, said, before=wanted.before, digest=digest, keeps_counts=keeps)

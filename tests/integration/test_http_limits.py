@@ -185,6 +185,26 @@ async def test_pipelined_requests_have_a_deadline_each() -> None:
         assert (await two).count(b"HTTP/1.1 200") == 2
 
 
+async def test_requests_that_wait_for_an_answer_are_bounded() -> None:
+    """Thousands fit into what is read at once: those that may wait are answered, and then the connection ends."""
+    made, waiting, go_on = fake()
+    whole = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    async with ready(made, QUICK) as address:
+        host, port = address.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(whole.replace(b"healthz", b"wait"))
+        await until_true(lambda: len(waiting) == 1)
+        writer.write(whole * 10_000)
+        await asyncio.sleep(0.5)
+        go_on.set()
+        answers = b""
+        with contextlib.suppress(ConnectionResetError):  # what was not read any more is thrown away
+            while part := await asyncio.wait_for(reader.read(65_536), 10):
+                answers += part
+        assert 1 <= answers.count(b"HTTP/1.1 200") <= 1 + 16
+        writer.close()
+
+
 async def test_who_answers_a_pipelined_request_is_not_idle() -> None:
     made, waiting, go_on = fake()
     whole = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"

@@ -392,7 +392,13 @@ def test_a_person_with_a_token_wakes_nobody_twice_by_the_same(
 
 def test_a_company_may_say_the_same_twice() -> None:
     """By its own key it speaks for whom it knows; a browser that says it again is no news even where anybody wakes."""
-    for fields, wakes in (({"respondent": "r-1"}, True), ({"device": "browser-1"}, False), ({}, True)):
+    tablet = {"device": "tablet-1"}
+    for fields, wakes in (
+        ({"respondent": "r-1"}, True),
+        (tablet, True),
+        ({**tablet, "trust": "anonymous"}, False),
+        ({}, True),
+    ):
         watched = Watched([rule(MoodAtMost(1), trust="any")])
         for minute in range(2):
             now = NOW + timedelta(minutes=minute)

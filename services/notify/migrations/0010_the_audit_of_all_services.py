@@ -8,7 +8,6 @@ down_revision = "0009"
 UPGRADE = """
 ALTER TABLE audit ADD COLUMN service text NOT NULL DEFAULT 'notify';
 ALTER TABLE audit ADD COLUMN address text;
-CREATE INDEX audit_by_actor ON audit (actor, at DESC, id DESC);
 COMMENT ON TABLE audit IS 'Who changed what, in every service, and who was refused; only ever appended.';
 COMMENT ON COLUMN audit.address IS 'From where: an address, of refused keys its network, of commands the host.';
 

@@ -183,11 +183,13 @@ def is_repeated(rule: Rule, new: Arrival, previous: Said) -> bool:
     Periods are counted from 1970 on: whoever goes on for days is heard again in each.
     """
     answer = new.answer
+    if (previous.received_at - previous.occurred_at).total_seconds() > rule.max_age:
+        return False  # it came too late to open anything
     if answer.by_token:
         period = max(_SAID_AGAIN, rule.cooldown)
         soon = int(previous.occurred_at.timestamp() // period) == int(new.at // period)
     else:
-        soon = answer.respondent is None and answer.device is not None
+        soon = answer.trust == "anonymous" and answer.device is not None
     return soon and cast("OnAnswer", rule.when).fires(msgspec.structs.replace(answer, score=previous.score))
 
 

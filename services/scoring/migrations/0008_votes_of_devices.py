@@ -8,7 +8,6 @@ down_revision = "0007"
 UPGRADE = """
 ALTER TABLE answer ADD COLUMN vote text;
 COMMENT ON COLUMN answer.vote IS 'Without a respondent: the device and its period. NULL: it counts by itself.';
-CREATE INDEX answer_of_vote ON answer (customer, series, vote, occurred_at) WHERE vote IS NOT NULL;
 """
 
 

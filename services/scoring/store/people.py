@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from unicodedata import normalize
 from uuid import UUID
 
 from services.scoring.store import answers
@@ -14,7 +15,12 @@ from shared.erasure import known_by, normalised
 from shared.events import AlertV1
 from shared.ids import uuid7
 
-_RESPONDENTS = "SELECT DISTINCT respondent FROM answer WHERE customer = $1 AND respondent IS NOT NULL"
+# Finds more than are meant, such as where only an accent's case differs: which are, is asked of those alone.
+_ALIKE = """
+SELECT DISTINCT customer, respondent FROM answer
+WHERE customer = ANY($1::int[]) AND respondent IS NOT NULL
+    AND replace(lower(normalize(btrim(respondent), NFC)), 'ß', 'ss') = ANY($2::text[])
+"""
 _ERASE = """
 UPDATE answer SET respondent = known.pseudonym, comment = NULL, contact = NULL, context = NULL
 FROM unnest($2::text[], $3::text[]) AS known(name, pseudonym)
@@ -24,8 +30,11 @@ _ERASE_WHOLLY = """
 DELETE FROM answer WHERE customer = $1 AND respondent = ANY($2::text[]) AND least(occurred_at, received_at) < $3
 """
 _ERASE_ANSWER = """
-UPDATE answer SET comment = NULL, contact = NULL, context = NULL WHERE id = $2 AND customer = $1 RETURNING respondent
+UPDATE answer SET comment = NULL, contact = NULL, context = NULL
+WHERE id = $2 AND customer = $1 RETURNING respondent, series, vote
 """
+# The whole of it, so that it still counts once; nobody can tell whose browser it was.
+_UNKNOWN_VOTE = "UPDATE answer SET vote = $4 WHERE customer = $1 AND series = $2 AND vote = $3"
 _ERASE_ANSWER_WHOLLY = "DELETE FROM answer WHERE id = $2 AND customer = $1"
 _TOMBSTONE = """
 INSERT INTO erased (customer, respondent, before) VALUES ($1, $2, $3)
@@ -44,10 +53,19 @@ _SCRUB = (
 )
 
 
-async def spellings(tx: Connection, customer: int, respondent: str) -> list[str]:
-    """Return every way in which a person is written in a customer's answers."""
-    wanted = normalised(respondent)
-    return sorted(row[0] for row in await tx.fetch(_RESPONDENTS, customer) if normalised(row[0]) == wanted)
+async def spellings(tx: Connection, people: Sequence[tuple[int, str]]) -> dict[tuple[int, str], list[str]]:
+    """Return every way in which people are written in their customer's answers, by customer and normalised name.
+
+    One look at each customer's answers, however many people they are.
+    """
+    wanted = {(customer, normalised(name)) for customer, name in people}
+    alike = {form.replace("ß", "ss") for _, name in wanted for form in (name, name.lower())}
+    alike |= {normalize("NFC", name.strip().lower()).replace("ß", "ss") for _, name in people}
+    found: dict[tuple[int, str], list[str]] = {}
+    for customer, written in await tx.fetch(_ALIKE, sorted({c for c, _ in wanted}), sorted(alike)):
+        if (customer, normalised(written)) in wanted:
+            found.setdefault((customer, normalised(written)), []).append(written)
+    return {person: sorted(written) for person, written in found.items()}
 
 
 async def erase(
@@ -80,6 +98,9 @@ async def erase_answer(
     await tx.execute(_TOMBSTONE, customer, known_by(answer), before)
     if keeps_counts:
         erased = await tx.fetch(_ERASE_ANSWER, customer, answer)
+        for _, series, vote in erased:
+            if vote is not None:
+                await tx.execute(_UNKNOWN_VOTE, customer, series, vote, f"erased-{uuid7()}@{vote.rpartition('@')[2]}")
         return len(erased), any(row[0] is not None for row in erased)
     done = await tx.execute(_ERASE_ANSWER_WHOLLY, customer, answer)
     await rebuild(tx, customer)

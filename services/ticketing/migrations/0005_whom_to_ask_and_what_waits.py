@@ -9,12 +9,8 @@ UPGRADE = """
 ALTER TABLE shown_answer ADD COLUMN occurred_at timestamptz;
 ALTER TABLE shown_answer ADD COLUMN contact text;
 ALTER TABLE shown_answer ADD COLUMN language text;
-COMMENT ON COLUMN shown_answer.occurred_at IS 'Null: not shown any more. Who knows an answer''s id need not know this.';
+COMMENT ON COLUMN shown_answer.occurred_at IS 'Null before; who knows an answer''s id need not know this.';
 COMMENT ON COLUMN shown_answer.contact IS 'E-mail of the respondent, for the follow-up.';
-UPDATE shown_answer SET occurred_at = (answer.told ->> 'occurred_at')::timestamptz, contact = answer.told ->> 'contact',
-    language = answer.told ->> 'language'
-FROM ticket, jsonb_array_elements(ticket.body::jsonb -> 'evidence') AS answer(told)
-WHERE shown_answer.ticket = ticket.id AND shown_answer.answer = (answer.told ->> 'id')::uuid;
 CREATE INDEX shown_answer_to_ask ON shown_answer (ticket, occurred_at DESC) WHERE respondent IS NOT NULL;
 
 ALTER TABLE ticket ADD COLUMN evidence_told_at timestamptz;
