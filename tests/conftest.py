@@ -91,9 +91,15 @@ async def empty_database_url(servers: Servers) -> AsyncIterator[str]:
 
 
 @pytest.fixture
-def kafka(servers: Servers) -> Kafka:
+async def kafka(servers: Servers) -> AsyncIterator[Kafka]:
     """The cluster, with topics of the test's own."""
-    return Kafka(servers.kafka.bootstrap, f"t{os.getpid()}-{next(_numbers)}.")
+    made = Kafka(servers.kafka.bootstrap, f"t{os.getpid()}-{next(_numbers)}.")
+    yield made
+    # Of a thousand tests they would be ninety thousand partitions, of which a small broker thinks all the time.
+    async with made.admin() as admin:
+        ours = [name for name in await admin.list_topics() if name.startswith(made.prefix)]
+        if ours:
+            await admin.delete_topics(ours)
 
 
 @pytest.fixture
