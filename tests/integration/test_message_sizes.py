@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,7 +21,7 @@ from shared.migrate import migrate
 from shared.outbox import Relay
 from shared.provisioning import ensure_topics, mend
 from shared.quarantine import Held, items, release
-from shared.topics import ALERTS, FEEDBACK, Topic
+from shared.topics import ALERTS, AUDIT, FEEDBACK, Topic
 from tests.support.house import House
 from tests.support.wait import until
 
@@ -263,3 +264,24 @@ async def test_an_answer_that_kafka_does_not_take_is_refused(small: House) -> No
 
     await until(counted)
     assert await small.sql("SELECT FROM ingest.outbox UNION ALL SELECT FROM ingest.quarantine") == []
+
+
+@pytest.mark.timeout(90)
+async def test_the_audit_holds_nothing_up(kafka: Kafka, producer: Producer, database: Database) -> None:
+    """Where its topic is away, what stands behind a batch of its lines is sent all the same; they wait."""
+    await leave(database, [replace(outgoing(n), topic=AUDIT.name) for n in range(600)])
+    await leave(database, [outgoing(1000)])
+    relaying = asyncio.create_task(Relay(database, producer).run())
+
+    async def sent(number: int) -> bool:
+        assert not relaying.done(), relaying.exception()
+        return any(number in numbers for numbers in (await arrived(kafka)).values())
+
+    try:
+        await until(lambda: sent(1000), seconds=20)
+        await leave(database, [outgoing(1001)])
+        await until(lambda: sent(1001), seconds=30)
+        assert len(await waiting(database)) == 600
+    finally:
+        relaying.cancel()
+        await asyncio.gather(relaying, return_exceptions=True)
