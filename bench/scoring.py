@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import uvloop
@@ -48,10 +48,21 @@ PEERS = Path(__file__).parents[1] / ".venv-peers"
 NPS, NPS_WEIGHTS = range(11), (1, 1, 1, 1, 1, 2, 3, 8, 12, 14, 12)
 
 
+Public = Literal["verified", "anonymous", "of a browser"]
+"""Whose answers those are that name nobody."""
+
+
 def answer(
-    customer: str, chance: random.Random, now: datetime, *, mood: bool | None = None, touchpoint: str | None = None
+    customer: str,
+    chance: random.Random,
+    now: datetime,
+    *,
+    mood: bool | None = None,
+    touchpoint: str | None = None,
+    public: Public = "verified",
 ) -> FeedbackReceivedV1:
     """Return a believable answer of the last minutes."""
+    named = chance.random() < RESPONDENT_SHARE
     at = now - timedelta(seconds=chance.random() * 600)
     mood = chance.random() < 0.4 if mood is None else mood
     scores, weights = (MOODS, MOOD_WEIGHTS) if mood else (NPS, NPS_WEIGHTS)
@@ -62,27 +73,28 @@ def answer(
         score=chance.choices(scores, weights)[0],
         occurred_at=at,
         received_at=now,
-        trust="verified",
+        trust="verified" if named or public == "verified" else "anonymous",
         touchpoint=touchpoint or chance.choice(TOUCHPOINTS),
-        respondent=f"r-{chance.randrange(10_000)}" if chance.random() < RESPONDENT_SHARE else None,
+        respondent=f"r-{chance.randrange(10_000)}" if named else None,
+        device=f"browser-{chance.randrange(10_000)}" if public == "of a browser" and not named else None,
         comment="It took too long to get an answer" if chance.random() < 0.1 else None,
         channel="email",
         language="en",
     )
 
 
-async def preload(kafka: Kafka, customers: int, answers: int) -> None:
+async def preload(kafka: Kafka, customers: int, answers: int, public: Public = "verified") -> None:
     """Fill feedback.v1: the first answers of each customer, then `answers` of any."""
     producer = Producer(kafka)
     publisher = Publisher([producer], FEEDBACK, wait=60, limit=100_000)
     await publisher.prepare()
     chance, now, waiting = random.Random(7), datetime.now(UTC), []
     first = (
-        answer(f"c{n}", chance, now, mood=mood, touchpoint=touchpoint)
+        answer(f"c{n}", chance, now, mood=mood, touchpoint=touchpoint, public=public)
         for touchpoint, mood in FIRST
         for n in range(customers)
     )
-    then = (answer(f"c{chance.randrange(customers)}", chance, now) for _ in range(answers))
+    then = (answer(f"c{chance.randrange(customers)}", chance, now, public=public) for _ in range(answers))
     for one in chain(first, then):
         headers = event_headers("feedback.received", str(one.id), "bench", now.isoformat(), new_traceparent(one.id.hex))
         waiting.append(publisher.publish(one.customer.encode(), msgspec.json.encode(one), headers))
@@ -124,6 +136,7 @@ class Case:
     """A year of buckets is there already, one each six hours."""
     processes: int = 1
     """That share the partitions."""
+    public: Public = "verified"
 
 
 DEFAULT = tuple(built_in_rules())
@@ -132,6 +145,8 @@ CASES = [
     *(Case(f"{n:,} customers, mood-one and nps-low alone", n, DEFAULT[:2]) for n in (1_000, 50_000)),
     *(Case(f"{n:,} customers, no rules: the answers are stored and counted alone", n, ()) for n in (1_000, 100_000)),
     Case("1,000 customers, two processes", 1_000, DEFAULT, processes=2),
+    Case("1,000 customers, half of the answers anonymous: judged twice", 1_000, DEFAULT, public="anonymous"),
+    Case("1,000 customers, half of a browser each: votes", 1_000, DEFAULT, public="of a browser"),
 ]
 WINDOWS = [
     Case(f"1,000 customers, a year's history, window of {days} d", 1_000, (*_but_nps_low(days),), history=True)
@@ -167,7 +182,7 @@ async def measure(at: Place, case: Case, answers: int) -> dict[str, Any]:
     before = len(FIRST) * case.customers
     ours = room(at.kafka, at.database_url, case)
     await ours.open()
-    await preload(ours.kafka, case.customers, answers)
+    await preload(ours.kafka, case.customers, answers, case.public)
     if case.history:
         async with ours.admin.transaction(within=600) as tx:
             await tx.execute(HISTORY, case.customers)
