@@ -10,6 +10,7 @@ from uuid import UUID
 from msgspec.structs import replace
 
 from shared.events import EvidenceV1, RespondentErasedV1
+from shared.topics import ERASED, ERASED_ANSWER
 
 
 def normalised(respondent: str) -> str:
@@ -21,6 +22,11 @@ def normalised(respondent: str) -> str:
 def names(wanted: RespondentErasedV1) -> list[str]:
     """Return every way in which the person was written; of one answer none."""
     return [] if wanted.answer is not None else list(dict.fromkeys((wanted.respondent, *wanted.spellings)))
+
+
+def type_of(wanted: RespondentErasedV1) -> str:
+    """Return the type of the message that passes an erasure on."""
+    return ERASED if wanted.answer is None else ERASED_ANSWER
 
 
 def known_by(answer: UUID) -> str:

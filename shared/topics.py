@@ -56,11 +56,14 @@ class Topic:
 
 ERASED = "respondent.erased"
 """Goes the way of the answers, through every service."""
+ERASED_ANSWER = "answer.erased"
+"""The same of one answer: a reader who knows only people must not take it for nobody's erasure."""
+ERASURES = frozenset({ERASED, ERASED_ANSWER})
 FEEDBACK = Topic(
     "feedback.v1",
     "ingest",
     ("scoring",),
-    {"feedback.received": FeedbackReceivedV1, ERASED: RespondentErasedV1},
+    {"feedback.received": FeedbackReceivedV1, ERASED: RespondentErasedV1, ERASED_ANSWER: RespondentErasedV1},
     7 * DAY_MS,
 )
 ALERTS = Topic(
@@ -74,6 +77,7 @@ ALERTS = Topic(
         "alerts.open": StillOpenV1,
         "score.daily": ScoreDailyV1,
         ERASED: RespondentErasedV1,
+        ERASED_ANSWER: RespondentErasedV1,
     },
     30 * DAY_MS,
 )
@@ -89,6 +93,7 @@ TICKETS = Topic(
         "tickets.open": StillOpenV1,
         "follow-up.due": FollowUpDueV1,
         ERASED: RespondentErasedV1,
+        ERASED_ANSWER: RespondentErasedV1,
     },
     30 * DAY_MS,
 )
@@ -104,6 +109,7 @@ PAGES = Topic(
         "page.exhausted": PageV1,
         "page.resolved": PageV1,
         ERASED: RespondentErasedV1,
+        ERASED_ANSWER: RespondentErasedV1,
     },
     30 * DAY_MS,
 )

@@ -30,13 +30,14 @@ from shared.described import key_needed, problems
 from shared.directory.access import Access, Caller
 from shared.directory.fields import Duration, Slug
 from shared.directory.model import Key
+from shared.erasure import type_of
 from shared.errors import FieldError, Problem, invalid_fields, not_found
 from shared.events import FeedbackReceivedV1, RespondentErasedV1
 from shared.ids import uuid7
 from shared.kafka import cloud_event
 from shared.logs import Log, new_traceparent, parse_traceparent, tracing
 from shared.security import Signer
-from shared.topics import ERASED, FEEDBACK
+from shared.topics import FEEDBACK
 from shared.web import BODY_LIMIT, address_of, caller_with, id_in_path, json_response, new_router
 
 log = Log("ingest")
@@ -162,7 +163,7 @@ def build_router(access: Access, publishing: Publishing, clock: Clock, signer: S
         )
         id_, at = str(erasure.erasure), erasure.before
         with tracing(new_traceparent(erasure.erasure.hex)):
-            message = cloud_event(FEEDBACK, ERASED, key=customer, id=id_, at=at, message=erasure)
+            message = cloud_event(FEEDBACK, type_of(erasure), key=customer, id=id_, at=at, message=erasure)
         await publishing.send(message)
         log.info("erasure accepted", erasure=erasure.erasure)
         return json_response({"erasure": erasure.erasure}, 202)

@@ -36,7 +36,7 @@ from shared.consume import AfterCommit, Memoryless, Record
 from shared.db import Connection
 from shared.directory.follower import Follower
 from shared.directory.model import Directory, severity_rank
-from shared.erasure import names
+from shared.erasure import names, type_of
 from shared.errors import Invalid, Transient
 from shared.events import (
     AlertV1,
@@ -51,7 +51,7 @@ from shared.events import (
 )
 from shared.kafka import cloud_event
 from shared.logs import Log, tracing
-from shared.topics import ERASED, PAGES
+from shared.topics import ERASURES, PAGES
 
 log = Log("notify")
 
@@ -166,7 +166,7 @@ class TicketHandler(Memoryless):
         passed_on = replace(wanted, done=[*wanted.done, ErasedV1(service="notify", removed=removed, left=left)])
         id_ = f"{wanted.erasure}:notify"
         with tracing(record.traceparent):
-            event = cloud_event(PAGES, ERASED, key=wanted.customer, id=id_, at=now, message=passed_on)
+            event = cloud_event(PAGES, type_of(wanted), key=wanted.customer, id=id_, at=now, message=passed_on)
             log.info("respondent erased", erasure=wanted.erasure, removed=removed)
         await outbox.add(tx, [event])
         asked = Actor(wanted.by or UNKNOWN, wanted.address)
@@ -230,7 +230,7 @@ def _whose_words(evidence: Sequence[EvidenceV1]) -> tuple[str | None, UUID | Non
 class AlertHandler(Memoryless):
     """Shares good experiences, and keeps where each customer stands for briefs."""
 
-    takes: Collection[str] | None = frozenset({"alert.opened", "score.daily", ERASED})
+    takes: Collection[str] | None = frozenset({"alert.opened", "score.daily"}) | ERASURES
 
     def __init__(self, directory: Follower, clock: Clock) -> None:
         self._directory = directory

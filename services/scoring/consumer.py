@@ -45,12 +45,12 @@ from shared.db import Connection
 from shared.directory.follower import Follower, Revision
 from shared.directory.model import REVOTE_AFTER
 from shared.directory.rules.base import OnWindow
-from shared.erasure import known_by, names, normalised, said_before
+from shared.erasure import known_by, names, normalised, said_before, type_of
 from shared.events import AlertV1, ErasedV1, FeedbackReceivedV1, Kind, RespondentErasedV1, ScoreDailyV1
 from shared.kafka import Outgoing, cloud_event
 from shared.logs import Log, tracing
 from shared.quarantine import judging
-from shared.topics import ALERTS, ERASED
+from shared.topics import ALERTS, ERASURES
 
 log = Log("scoring")
 
@@ -106,7 +106,7 @@ class FeedbackHandler:
         """Count each answer once and tell of what it broke; forget whom we are told to, in the order that it came."""
         then: list[AfterCommit | None] = []
         for type_, some in groupby(records, attrgetter("type")):
-            if type_ == ERASED:
+            if type_ in ERASURES:
                 erased = cast("list[Record[RespondentErasedV1]]", list(some))
                 written = await self._spellings(tx, erased)
                 for record in erased:
@@ -338,7 +338,7 @@ class FeedbackHandler:
         passed_on = replace(wanted, done=[*wanted.done, line])
         id_ = f"{wanted.erasure}:scoring"
         with tracing(record.traceparent):
-            event = cloud_event(ALERTS, ERASED, key=wanted.customer, id=id_, at=now, message=passed_on)
+            event = cloud_event(ALERTS, type_of(wanted), key=wanted.customer, id=id_, at=now, message=passed_on)
             log.info("respondent erased", erasure=wanted.erasure, removed=removed)
         await outbox.add(tx, [event])
 

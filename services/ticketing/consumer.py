@@ -34,7 +34,7 @@ from shared.comparison import compare
 from shared.consume import AfterCommit, Memoryless, Record
 from shared.db import Connection
 from shared.directory.follower import Follower
-from shared.erasure import is_erased, known_by, nameless, names, said_before
+from shared.erasure import is_erased, known_by, nameless, names, said_before, type_of
 from shared.events import (
     AlertV1,
     ErasedV1,
@@ -47,7 +47,7 @@ from shared.events import (
 )
 from shared.kafka import cloud_event
 from shared.logs import Log, tracing
-from shared.topics import ERASED, TICKETS
+from shared.topics import ERASED, ERASURES, TICKETS
 
 log = Log("ticketing")
 
@@ -223,13 +223,13 @@ class AlertHandler(Memoryless):
         passed_on = replace(wanted, done=done)
         id_ = f"{wanted.erasure}:ticketing"
         with tracing(record.traceparent):
-            event = cloud_event(TICKETS, ERASED, key=wanted.customer, id=id_, at=now, message=passed_on)
+            event = cloud_event(TICKETS, type_of(wanted), key=wanted.customer, id=id_, at=now, message=passed_on)
             log.info("respondent erased", erasure=wanted.erasure, removed=len(outcomes))
         await outbox.add(tx, [event])
 
 
 def _kind(record: Record[AlertMessage]) -> str:
-    return record.type if record.type == ERASED else record.type.split(".")[0]
+    return ERASED if record.type in ERASURES else record.type.split(".")[0]
 
 
 async def _keep(tx: Connection, wanted: RespondentErasedV1, done: list[ErasedV1], now: datetime) -> None:
@@ -253,9 +253,9 @@ class PageHandler(Memoryless):
     ) -> AfterCommit | None:
         """Take each page's message into its ticket, and what notify did to forget a person."""
         now = self._clock.now()
-        pages = [cast("Record[PageV1]", record) for record in records if record.type != ERASED]
+        pages = [cast("Record[PageV1]", record) for record in records if record.type not in ERASURES]
         for record in records:
-            if record.type == ERASED:
+            if record.type in ERASURES:
                 erased = cast("RespondentErasedV1", record.message)
                 known = await people.one(tx, erased.erasure)
                 if known is None or len(known.done) < len(erased.done):  # else a repeat
