@@ -21,6 +21,7 @@ _SAID: Mapping[int, str] = {
     413: "The body is too large",
     415: "The body is of another media type than this address takes",
     422: "Invalid; the fields are named",
+    425: "Too early; Retry-After says when to try again",
     428: "If-Match is missing",
     429: "Too many; Retry-After says when",
     503: "Not now; Retry-After says when to try again",
@@ -75,7 +76,7 @@ class Facts:
 
 
 def refusals(facts: Facts) -> Responses:
-    """Return the responses by which a route can refuse; what only itself knows (409, 410, 429) it says itself."""
+    """Return the responses by which a route can refuse; what only itself knows (409, 410, 425, 429) it says itself."""
     return problems(*_statuses(facts), page=facts.page)
 
 
@@ -106,7 +107,7 @@ def _response(status: int, *, page: bool) -> dict[str, Any]:
         told["content"] = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
         if page:
             told["content"]["text/html"] = {"schema": {"type": "string"}}
-    if status in {429, 503}:
+    if status in {425, 429, 503}:
         told["headers"] = _WAIT
     return told
 

@@ -19,6 +19,7 @@ from uuid import UUID
 import msgspec
 
 from services.ticketing.desks import MOST, Desk, Draft, Failed, Gone, Remark, Remote, Told
+from services.ticketing.desks.api import SEES_NOTHING, quotes
 from services.ticketing.desks.guarded import Guarded
 from services.ticketing.desks.registry import build
 from services.ticketing.domain.crowd import Crowd
@@ -58,6 +59,12 @@ _MISTAKE = timedelta(minutes=10)
 _TROUBLE = 5
 """Failures in a row after which a desk is left alone."""
 _PAUSE = Backoff(15, 600)
+_RECHECK = timedelta(hours=1)
+_RECHECKED = 10
+"""So many tickets that are gone are looked at again each time, whatever the desk's webhooks and searches show."""
+_SIBLINGS = 3
+_TICK_OF_DESKS = timedelta(seconds=2)
+"""Desks that count whole seconds have counted on after this time."""
 _OVERLAP = timedelta(minutes=2)
 """Desks' clocks and searches lag: what changed lately is looked at again."""
 _TICK = 0.5
@@ -67,7 +74,7 @@ _PATIENCE = LONGEST_WAIT + STALE_SECONDS
 _REMARK = 4_000
 """Characters of a desk's comment that are kept."""
 _MARK = "Fiilis, ticket {number}, entry {line}"
-_MARKED = re.compile(r"Fiilis, ticket [0-9]+, entry [0-9]+\Z")
+_MARKED = re.compile(r"Fiilis, ticket ([0-9]+), entry [0-9]+\Z")
 """Ends each remark that we write, so that it is not read back as somebody's."""
 
 
@@ -160,7 +167,12 @@ class Synchronizer:
             turn = await desks.lease(tx, loop.name, self._owner, now, _LEASE)
         if turn is None:
             return 0
-        loop.failures = turn.failures
+        if loop.revision != revision.number:
+            # At a start, too: what a person had to mend may be mended.
+            async with self._database.transaction() as tx:
+                await desks.try_again(tx, loop.name, now)
+            loop.revision = revision.number
+        loop.failures, loop.error = turn.failures, turn.error
         loop.lost_at = begun + _LEASE.total_seconds()
         if turn.closed_until is not None and turn.closed_until > now:
             return 0
@@ -198,6 +210,10 @@ class Synchronizer:
         careful = turn.closed_until is not None  # one call shows whether it is well again
         if now >= loop.poll_at and not careful:
             await self._poll(loop, desk, turn.polled_until, now)
+        if now >= loop.recheck_at and not careful:
+            loop.recheck_at = now + _RECHECK
+            async with self._database.transaction() as tx:
+                await desks.look_again(tx, loop.name, now, _RECHECKED)
         async with self._database.transaction() as tx:
             claimed = await desks.claim(tx, loop.name, now, _ROW_LEASE, 1 if careful else limit)
         if careful and not claimed:
@@ -220,13 +236,19 @@ class Synchronizer:
         loop.crowd = None  # kept again when what it showed is stored
         try:
             changed = await desk.changed(crowd.since, crowd.skip)
+            if not changed and not await self._may_believe(loop, desk):
+                return
         except (Failed, Gone) as error:
             await self._ailing(loop, error if isinstance(error, Failed) else Failed("permanent", str(error)), now)
             return
         async with self._database.transaction() as tx:
             known = await desks.seen(tx, loop.name, [remote.reference for remote in changed])
             ours = [remote for remote in changed if remote.reference in known]
-            news = [one.reference for one in ours if one.changed_at is None or known[one.reference] != one.changed_at]
+            news = [
+                one.reference
+                for one in ours
+                if one.changed_at is None or known[one.reference] != (one.changed_at, False)
+            ]
             await desks.heard(tx, loop.name, news, now)
             begin = crowd.look([(one.reference, one.changed_at) for one in changed], MOST, now)
             if begin is not None:
@@ -249,36 +271,64 @@ class Synchronizer:
 
     async def _brought(self, loop: _Loop, desk: Desk, mirror: Mirror, directory: Directory) -> None:
         try:
-            await self._bring(loop, desk, mirror, directory)
-            await self._well(loop)
+            if await self._bring(loop, desk, mirror, directory):
+                await self._well(loop)
         except Gone as gone:
-            if mirror.reference is not None and await desk.find(mirror.ticket):
+            if await desk.find(mirror.ticket):
                 raise Failed("temporary", f"the desk does not find what it has: {gone}") from None
+            await self._check_that_it_sees(desk, mirror, gone)
             await self._gone(mirror, str(gone))
 
-    async def _bring(self, loop: _Loop, desk: Desk, mirror: Mirror, directory: Directory) -> None:
+    async def _check_that_it_sees(self, desk: Desk, mirror: Mirror, gone: Gone) -> None:
+        """Raise Failed unless our account is well: it is known, and is shown another ticket where there is one."""
+        await desk.who_am_i()
+        if await self._shows_any(desk, mirror.desk, mirror.ticket) is False:
+            raise Failed("blind", f"{SEES_NOTHING}: neither this ticket nor others of ours: {gone}")
+
+    async def _shows_any(self, desk: Desk, name: str, but: UUID | None = None) -> bool | None:
+        """Return whether the desk shows our account another ticket of ours; None: there is none."""
+        async with self._database.transaction() as tx:
+            siblings = await desks.siblings(tx, name, but, _SIBLINGS)
+        for reference in siblings:
+            with suppress(Gone):
+                await desk.read(reference)
+                return True
+        return False if siblings else None
+
+    async def _may_believe(self, loop: _Loop, desk: Desk) -> bool:
+        """Return whether a desk that shows nothing new has nothing new. Raises Failed if our account is nobody.
+
+        Else what changes while the account sees nothing would be missed for good.
+        """
+        await desk.who_am_i()
+        blind = loop.error is not None and loop.error.startswith(SEES_NOTHING)
+        return not blind or await self._shows_any(desk, loop.name) is not False
+
+    async def _bring(self, loop: _Loop, desk: Desk, mirror: Mirror, directory: Directory) -> bool:
+        """Return whether the desk was asked for anything."""
         async with self._database.transaction() as tx:
             # Before the ticket is read: it no longer says who these are about.
             erasures = await desks.erasing(tx, mirror.ticket) if mirror.erased else []
             ticket = await tickets.one(tx, mirror.ticket)
             doubles = await desks.duplicates(tx, mirror.ticket)
         if ticket is None:
-            return  # deleted meanwhile, and its row with it
+            return False  # deleted meanwhile, and its row with it
         if ticket.customer not in directory.customers:
             async with self._database.transaction() as tx:
                 await desks.rest(tx, mirror.ticket, mirror.wanted, "the customer left the directory")
-        elif mirror.reference is None:
-            await self._create(desk, mirror, ticket, directory)
+            return False
+        if mirror.reference is None:
+            return await self._create(desk, mirror, ticket, directory)
+        for reference, label in doubles:
+            await self._close(desk, mirror, reference, label, _draft(ticket, directory))
+        if mirror.heard:
+            # What changed there first: what is told then does not undo it.
+            await self._read(loop, desk, mirror, directory)
         else:
-            for reference, label in doubles:
-                await self._close(desk, mirror, reference, label, _draft(ticket, directory))
-            if mirror.heard:
-                # What changed there first: what is told then does not undo it.
-                await self._read(loop, desk, mirror, directory)
-            else:
-                await self._update(loop, desk, mirror, ticket, erasures, directory)
+            await self._update(loop, desk, mirror, ticket, erasures, directory)
+        return True
 
-    async def _create(self, desk: Desk, mirror: Mirror, ticket: TicketV1, directory: Directory) -> None:
+    async def _create(self, desk: Desk, mirror: Mirror, ticket: TicketV1, directory: Directory) -> bool:
         now = self._clock.now()
         found: list[Remote] = []
         if mirror.asked_at is not None:
@@ -286,20 +336,23 @@ class Synchronizer:
             if now < settled:
                 async with self._database.transaction() as tx:
                     await desks.failed(tx, mirror.ticket, mirror.error or "asked, and waits", settled, unknown=True)
-                return
+                return False
             found = list(await desk.find(ticket.id))
+            if not found:
+                await desk.who_am_i()
         if not found:
             if ticket.state in {"closed", "cancelled"}:
                 async with self._database.transaction() as tx:
                     await desks.rest(tx, ticket.id, mirror.wanted, "it ended before the desk had it")
-                return
+                return mirror.asked_at is not None
             async with self._database.transaction() as tx:
                 if not await desks.ask(tx, mirror, self._clock.now()):
-                    return  # whoever has it now asks
+                    return False  # whoever has it now asks
             found = [await desk.create(_draft(ticket, directory))]
         if not all(one.can_be_named for one in found):
             raise Failed("unknown", "the desk calls its ticket something that nobody can store")
         await self._adopt(mirror, ticket, found)
+        return True
 
     async def _adopt(self, mirror: Mirror, ticket: TicketV1, found: Sequence[Remote]) -> None:
         """Keep the first of the desk's tickets; the others, and all if another was kept meanwhile, are to be closed."""
@@ -387,6 +440,7 @@ class Synchronizer:
         assert mirror.reference is not None
         remote = await desk.read(mirror.reference)
         remarks = await desk.remarks(mirror.reference)
+        remote = replace(remote, changed_at=_known_as_of(mirror, remote.changed_at, self._clock.now()))
         try:
             async with self._database.transaction() as tx:
                 await self._take(tx, mirror, remote, remarks, directory)
@@ -394,6 +448,8 @@ class Synchronizer:
             # Reopened there, while a newer ticket of the problem is open here: that one is worked on.
             async with self._database.transaction() as tx:
                 await self._take(tx, mirror, replace(remote, state=mirror.state), remarks, directory)
+        if mirror.gone:
+            loop.recheck_at = self._clock.now()  # what hid one may have hidden others
         self._ledger.wake()
 
     async def take(self, name: str, reference: str, told: Told) -> bool:
@@ -415,7 +471,8 @@ class Synchronizer:
                 return False
             mirror = await desks.one(tx, ticket)
             assert mirror is not None
-            late = mirror.seen_at is not None and told.at <= mirror.seen_at
+            # What has no time, or the same, is in the order in which it came.
+            late = mirror.seen_at is not None and told.at is not None and told.at < mirror.seen_at
             remote = Remote(
                 reference,
                 mirror.label or "",
@@ -423,7 +480,7 @@ class Synchronizer:
                 mirror.state if late or told.state is None else told.state,
                 mirror.assignee if late or told.assignee is None else told.assignee,
                 told.resolution,
-                mirror.seen_at if late else told.at,
+                mirror.seen_at if late or told.at is None else told.at,
             )
             await self._take(tx, mirror, remote, told.remarks, revision.directory)
         return True
@@ -436,13 +493,16 @@ class Synchronizer:
         ticket = await tickets.one_locked(tx, mirror.ticket)
         if ticket is None:
             return
-        remarks = [one for one in remarks if not _MARKED.search(one.text.rstrip())]
+        # Ours are kept with them: they stay ours when another account works for us.
         new = await desks.new_remarks(tx, ticket.id, [one.id for one in remarks])
         said = [
             entry(ticket.id, one.at, actor, "desk comment", text=one.text[:_REMARK], author=one.author)
             for one in remarks
-            if one.id in new
+            if one.id in new and not _is_ours(one, ticket.number)
         ]
+        if mirror.gone:
+            said.append(entry(ticket.id, now, actor, "seen in the desk again", text=mirror.label or ""))
+            await desks.back(tx, ticket.id)
         await tickets.append(tx, said)
         await desks.read(tx, ticket.id, remote.state, remote.assignee, remote.changed_at, now)
         outcome = take_desk(
@@ -466,8 +526,9 @@ class Synchronizer:
     async def _gone(self, mirror: Mirror, why: str) -> None:
         now = self._clock.now()
         async with self._database.transaction() as tx:
-            line = entry(mirror.ticket, now, f"desk:{mirror.desk}", "deleted in the desk", text=mirror.label or "")
-            await tickets.append(tx, [line])
+            if not mirror.gone:
+                line = entry(mirror.ticket, now, f"desk:{mirror.desk}", "deleted in the desk", text=mirror.label or "")
+                await tickets.append(tx, [line])
             erasures = await desks.erasing(tx, mirror.ticket)
             await desks.erased(tx, mirror.ticket, erasures, "")
             await desks.gone(tx, mirror.ticket, f"deleted in the desk: {why}")
@@ -477,7 +538,7 @@ class Synchronizer:
         creating = mirror.reference is None
         # What came of an earlier create stays unknown until the desk has been asked for our id.
         unknown = creating and (failed.kind == "unknown" or mirror.asked_at is not None)
-        if failed.kind == "permanent":
+        if failed.kind in {"permanent", "blind"}:
             wait = _MISTAKE
         elif unknown and failed.kind == "unknown":
             wait = timedelta(seconds=desk.settles)
@@ -485,7 +546,10 @@ class Synchronizer:
             wait = timedelta(seconds=max(_RETRY.delay(mirror.attempts + 1), failed.retry_after or 0))
         async with self._database.transaction() as tx:
             await desks.failed(tx, mirror.ticket, failed.detail, now + wait, unknown=unknown)
-        await self._ailing(loop, failed, now)
+        if failed.refusal:
+            log.warning("desk refused", desk=loop.name, ticket=mirror.ticket, why=failed.detail)
+        else:
+            await self._ailing(loop, failed, now)
 
     async def _ailing(self, loop: _Loop, failed: Failed, now: datetime) -> None:
         """Count a failure; after several in a row leave the desk alone for a while."""
@@ -493,6 +557,12 @@ class Synchronizer:
         if failed.kind == "limited" or failed.retry_after is not None:
             loop.pace.hold(failed.retry_after or 10.0)
         if failed.kind == "limited":
+            return
+        loop.error = failed.detail
+        if failed.kind == "blind":
+            # All of them may be deleted: what is new is not kept waiting.
+            async with self._database.transaction() as tx:
+                await desks.health(tx, loop.name, loop.failures, None, failed.detail)
             return
         loop.failures += 1
         closed_until = None
@@ -502,9 +572,9 @@ class Synchronizer:
             await desks.health(tx, loop.name, loop.failures, closed_until, failed.detail)
 
     async def _well(self, loop: _Loop) -> None:
-        if loop.failures == 0:
+        if loop.failures == 0 and loop.error is None:
             return
-        loop.failures = 0
+        loop.failures, loop.error = 0, None
         async with self._database.transaction() as tx:
             await desks.health(tx, loop.name, 0, None, None)
 
@@ -526,8 +596,13 @@ class _Loop:
         self.pace = Pace(settings.calls_per_minute)
         self.lost_at = 0.0
         """When somebody else may work for the desk unless we say before that we do, by the loop's own clock."""
+        self.recheck_at = self.poll_at
+        self.revision: int | None = None
+        """Of the directory, for which what failed was tried again."""
         self.crowd: Crowd | None = None
         self.failures = 0
+        self.error: str | None = None
+        """What the desk failed of last, since it did well."""
         self.due = DueLoop(
             "ticketing", f"desk {name}", partial(turn, self), quarantine, at_once=_AT_ONCE, within=_PATIENCE
         )
@@ -573,6 +648,36 @@ _SAME = {"acknowledged": "in_progress", "closed": "resolved"}
 
 def _alike(one: str | None, other: str | None) -> bool:
     return one is not None and other is not None and _SAME.get(one, one) == _SAME.get(other, other)
+
+
+def _is_ours(remark: Remark, number: int) -> bool:
+    """Tell whether we wrote a remark of a ticket.
+
+    A colleague's answer may end with what it answers, and so with our mark: the account decides. Where the desk does
+    not say who wrote it, the mark has to be a line of its own, in a text that quotes nothing.
+    """
+    lines = remark.text.rstrip().splitlines()
+    last = lines[-1].strip() if lines else ""
+    marked = _MARKED.search(last)
+    if remark.own is False or marked is None or int(marked[1]) != number:
+        return False
+    if remark.own:
+        return not quotes(last)
+    return marked.start() == 0 and not quotes(remark.text)
+
+
+def _known_as_of(mirror: Mirror, changed_at: datetime | None, now: datetime) -> datetime | None:
+    """Return how new a ticket that was read just now is known to be.
+
+    A desk that counts whole seconds may change it once more in the second that it names. Until it was read again after
+    that second it is known as of a little before, so that the next poll that shows it has it read.
+    """
+    if changed_at is None or changed_at.microsecond:
+        return changed_at
+    before = changed_at - timedelta(microseconds=1)
+    again = mirror.seen_at in {before, changed_at}
+    late = mirror.synced_at is not None and mirror.synced_at <= now - _TICK_OF_DESKS
+    return changed_at if again and late else before
 
 
 def _person(directory: Directory, assignee: str | None) -> str | None:

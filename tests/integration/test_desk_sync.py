@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from dataclasses import replace as copied
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import asyncpg
 import pytest
+from fastapi import Request
+from fastapi.routing import APIRoute
 from msgspec.structs import replace
 
 from services.run import MIGRATIONS
 from services.ticketing import synchronizer as synchronizing
+from services.ticketing.api.desks import build_router
+from services.ticketing.desks import Remark
 from services.ticketing.domain.erase import without
 from services.ticketing.domain.ticket import Opening, Outcome, Patch, change, entry, open_ticket
 from services.ticketing.ledger import Happened, Ledger
@@ -25,9 +30,10 @@ from services.ticketing.synchronizer import Synchronizer
 from services.ticketing.timekeeper import Timekeeper
 from shared.clock import MovableClock
 from shared.db import Database
+from shared.directory.access import Access
 from shared.directory.follower import Follower, revision_of
 from shared.directory.model import Customer, Desk, Directory, Escalation, Person, Sla, Step
-from shared.errors import Transient
+from shared.errors import Problem, Transient
 from shared.events import DeskV1, RespondentErasedV1, TicketV1
 from shared.http import Answer, Guard, Outbound
 from shared.ids import uuid7
@@ -476,6 +482,10 @@ async def test_a_webhook_tells_how_its_ticket_is(
         taken = await at.becomes(ticket, "in_progress")
         assert taken.assignee == "architect-2"
         assert await tells(envelope=True, comment=said), "again: nothing new"
+        tie = (at.clock.now() - timedelta(seconds=3)).replace(microsecond=0).isoformat()
+        for state in ("waiting", "in_progress"):
+            assert await tells(state=state, timestamp=tie)
+            taken = await at.becomes(ticket, state)  # its clock is behind ours, and of one second the last counts
         assert await tells(state="waiting", timestamp=early.isoformat())
         assert (await at.ticket(ticket)).version == taken.version
         assert [one["text"] for one in await at.timeline(ticket, "desk comment")] == ["I called them"]
@@ -566,6 +576,135 @@ async def test_a_ticket_that_is_deleted_by_hand_stays_deleted(
         await at.polled(timedelta(days=1))
         assert len(at.desk.tickets) == left, "it is not made again"
         assert (await at.ticket(ticket)).state == "in_progress"
+
+
+# ---- what is not shown is not gone
+
+
+@pytest.mark.parametrize("how", ["nobody", "blind"])
+@pytest.mark.parametrize("name", SEARCHABLE)
+async def test_an_account_that_sees_nothing_deletes_nothing(
+    name: str, how: str, database_url: str, kafka: Kafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A token that has expired, or a role that was taken away: told as the desk's failure until it is over."""
+    async with office(FAKES[name](), database_url, kafka, monkeypatch) as at:
+        ticket = await at.open()
+        at.run()
+        reference = await at.mirrored(ticket)
+        if how == "blind":
+            await at.mirrored(await at.open("borealis"))
+        before = at.desk.tickets[reference].state
+        setattr(at.desk, how, True)
+        await at.change(ticket, state="waiting")
+
+        async def failed() -> bool:
+            error = (await at.shown(ticket)).error or ""
+            return ("HTTP 401" if how == "nobody" and name in {"jira", "zammad", "rt"} else "sees nothing") in error
+
+        await until(failed)
+        async with at.database.transaction() as tx:
+            health = (await desks.healths(tx))["main"]
+        assert health.error
+        at.clock.move(timedelta(minutes=3))
+        await at.turned()
+        async with at.database.transaction() as tx:
+            later = (await desks.healths(tx))["main"]
+        assert later.error, "an empty answer is no success, and clears nothing"
+        assert later.polled_until == health.polled_until, "nor has it shown that nothing changed"
+        assert await failed()
+        assert await at.timeline(ticket, "deleted in the desk") == []
+
+        setattr(at.desk, how, False)
+        assert await at.mirrored(ticket, step=timedelta(minutes=11)) == reference
+        assert at.desk.tickets[reference].state != before
+        assert (await at.shown(ticket)).error is None
+        await until(lambda: _is_well(at))
+
+
+async def _is_well(at: Office) -> bool:
+    at.clock.move(timedelta(minutes=1))
+    async with at.database.transaction() as tx:
+        return (await desks.healths(tx))["main"].error is None
+
+
+@pytest.mark.parametrize("again", ["poll", "recheck"])
+@pytest.mark.parametrize("name", SEARCHABLE)
+async def test_a_ticket_that_is_seen_again_is_back(
+    name: str, again: str, database_url: str, kafka: Kafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Out of the bin, changed or not: it is told what it missed, also of erasures."""
+    async with office(FAKES[name](), database_url, kafka, monkeypatch) as at:
+        ticket = await at.open()
+        at.run()
+        reference = await at.mirrored(ticket)
+        kept = copied(at.desk.tickets[reference])
+        at.desk.delete(reference)
+        await at.change(ticket, state="in_progress")
+
+        async def told() -> bool:
+            return "deleted" in ((await at.shown(ticket)).error or "")
+
+        await until(told)
+        await at.change(ticket, state="waiting")
+        erasure, now = uuid7(), at.clock.now()
+        async with at.database.transaction() as tx:
+            await people.save(tx, people.Erasure(id=erasure, customer="acme", before=now, done=[], updated_at=now))
+            assert await desks.erase(tx, erasure, [ticket.id], now) == []
+            assert [line.left for line in await people.in_desks(tx, erasure)] == [""]
+        at.desk.tickets[reference] = kept
+        if again == "poll":
+            kept.updated = at.clock.now()
+            at.clock.move(timedelta(minutes=3))
+        else:
+            at.clock.move(timedelta(hours=2))
+
+        async def is_back() -> bool:
+            at.ledger.wake()
+            return bool(await at.timeline(ticket, "erased in the desk"))
+
+        await until(is_back)
+        assert await at.mirrored(ticket) == reference
+        assert (await at.shown(ticket)).error is None
+        assert len(await at.timeline(ticket, "deleted in the desk")) == 1
+        assert len(await at.timeline(ticket, "seen in the desk again")) == 1
+        assert kept.state != "new"
+        async with at.database.transaction() as tx:
+            assert [bool(line.left) for line in await people.in_desks(tx, erasure)] == [True], "what the driver says"
+
+
+# ---- a failure has an owner
+
+
+async def test_what_is_refused_is_one_tickets_failure(at: Office) -> None:
+    """It says what the desk said, keeps no other waiting, and is tried again when the directory has changed."""
+    at.desk.refuses = "Acme"
+    synchronizer = at.run()
+    refused = [await at.open() for _ in range(7)]
+
+    async def told() -> bool:
+        shown = [(await at.shown(ticket)).error or "" for ticket in refused]
+        return all("HTTP 422" in error and "does not take" in error for error in shown)
+
+    await until(told)
+    await at.mirrored(await at.open("borealis", severity="critical"))
+    async with at.database.transaction() as tx:
+        assert (await desks.healths(tx))["main"].failures == 0
+    at.desk.refuses = ""
+    assert at.follower.current is not None
+    at.follower.current = revision_of(2, at.follower.current.directory)
+    for ticket in refused:
+        await at.mirrored(ticket)
+        assert (await at.shown(ticket)).error is None
+
+    at.desk.forbidden = True
+    for _ in range(6):
+        await at.open()
+
+    async def alone() -> bool:
+        await synchronizer.figures()
+        return "main" in synchronizer.troubles
+
+    await until(alone)
 
 
 # ---- trouble
@@ -841,6 +980,132 @@ async def test_a_remark_that_quotes_ours_is_somebodys(zammad: Office) -> None:
         return await zammad.timeline(ticket, "desk comment")
 
     assert "Because of the invoice" in (await until(told))[0]["text"]
+
+
+@pytest.mark.parametrize("name", SEARCHABLE)
+async def test_only_our_own_mark_is_ours(
+    name: str, database_url: str, kafka: Kafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A colleague's answer ends with what it answers, quoted in whichever way: it is the colleague's."""
+    async with office(FAKES[name](), database_url, kafka, monkeypatch) as at:
+        ticket = await at.open()
+        at.run()
+        reference = await at.mirrored(ticket)
+        mark = f"Fiilis, ticket {ticket.number}, entry 3"
+        answers = [
+            f"First\n\n> comment: why?\n>\n> {mark}",
+            f"Second\n\ncomment: why?\n\n{mark}",
+            f"Third\n\nfiilis-{ticket.id}",
+        ]
+        at.clock.move(timedelta(minutes=3))
+        async with at.database.transaction() as tx:
+            await tickets.append(tx, [entry(ticket.id, at.clock.now(), "key:ops", "comment", text="Ours")])
+            await desks.nudge(tx, ticket.id, at.clock.now())
+        at.ledger.wake()
+        await at.mirrored(ticket)
+        assert "Ours" in at.desk.tickets[reference].says()
+        for answer in answers:
+            at.desk.comment(reference, answer)
+        at.clock.move(timedelta(seconds=5))
+
+        async def all_there() -> bool:
+            return len(await at.timeline(ticket, "desk comment")) >= len(answers)
+
+        await until(all_there)
+        await at.polled(rounds=2)
+        said = [one["text"] for one in await at.timeline(ticket, "desk comment")]
+        assert [one.split()[0] for one in said] == ["First", "Second", "Third"]
+
+
+@pytest.mark.parametrize(
+    ("own", "text", "ours"),
+    [
+        (True, "comment: hello\n\nFiilis, ticket 7, entry 12\n", True),
+        (True, "comment: hello Fiilis, ticket 7, entry 12", True),  # where a desk keeps no lines
+        (True, "Hello\n> Fiilis, ticket 7, entry 12", False),
+        (True, "comment: hello\n\nFiilis, ticket 8, entry 12", False),
+        (False, "comment: hello\n\nFiilis, ticket 7, entry 12", False),
+        (None, "comment: hello\n\nFiilis, ticket 7, entry 12", True),
+        (None, "Hello\n> comment: hello\n\nFiilis, ticket 7, entry 12", False),
+        (None, "I saw Fiilis, ticket 7, entry 12", False),
+        (None, "", False),
+    ],
+)
+def test_whose_a_remark_is(own: bool | None, text: str, ours: bool) -> None:
+    remark = Remark("1", "", text, datetime.now(UTC), own)
+    assert synchronizing._is_ours(remark, 7) == ours
+
+
+# ---- ties, and what comes early
+
+
+@pytest.mark.parametrize("name", SEARCHABLE)
+async def test_two_changes_of_one_second_are_both_seen(
+    name: str, database_url: str, kafka: Kafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when the first was read before the second, of a desk that counts whole seconds."""
+    async with office(FAKES[name](), database_url, kafka, monkeypatch) as at:
+        ticket = await at.open()
+        at.run()
+        reference = await at.mirrored(ticket)
+        at.clock.move(timedelta(minutes=3))
+        second = at.clock.now().replace(microsecond=0)
+        at.desk.take(reference, "architect-2")
+        at.desk.tickets[reference].updated = second
+
+        async def read() -> bool:
+            async with at.database.transaction() as tx:
+                mirror = await desks.one(tx, ticket.id)
+            return mirror is not None and mirror.assignee == "architect-2" and mirror.due_at is None
+
+        await until(read)
+        at.desk.end(reference)
+        at.desk.tickets[reference].updated = second
+        at.clock.move(timedelta(seconds=3))
+        await at.becomes(ticket, "resolved")
+        calls = len(at.desk.calls)
+        await at.polled(rounds=3)
+        looks = [call.path for call in at.desk.calls[calls:] if reference in call.path]
+        assert len(looks) <= 8, f"it is read once more, not at every poll: {looks}"
+
+
+async def test_a_desks_word_of_a_ticket_that_is_being_created_is_asked_for_again(at: Office) -> None:
+    """Its reference is not known before the desk has answered; what nobody creates is not ours."""
+    synchronizer = at.run()
+    access = Access(at.follower, at.clock, cast("Any", None))
+    heard = next(
+        route.endpoint
+        for route in build_router(at.database, access, at.clock, synchronizer).routes
+        if isinstance(route, APIRoute) and route.path.endswith("/events")
+    )
+
+    async def tell(reference: str) -> bool:
+        headers, body = at.desk.hook(reference)
+        sent = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": body}
+
+        answer = await heard("main", Request({"type": "http", "method": "POST", "headers": sent}, receive))
+        assert answer.status_code == 202
+        return json.loads(answer.body)["known"]
+
+    assert not await tell("4711")
+    at.desk.delay = 0.5
+    ticket = await at.open()
+
+    async def asked() -> bool:
+        async with at.database.transaction() as tx:
+            mirror = await desks.one(tx, ticket.id)
+        return mirror is not None and mirror.asked_at is not None
+
+    await until(asked)
+    with pytest.raises(Problem) as early:
+        await tell("4711")
+    assert (early.value.status, early.value.headers["Retry-After"]) == (425, "5")
+    at.desk.delay = 0.0
+    assert await tell(await at.mirrored(ticket))
+    assert not await tell("4711")
 
 
 async def test_a_desk_that_asks_for_patience_gets_it() -> None:

@@ -129,6 +129,44 @@ async def test_a_ticket_from_its_creation_to_its_end(fake: FakeDesk, outbound: O
     assert fake.created == 1
 
 
+@each
+async def test_who_we_are_there(fake: FakeDesk, outbound: Outbound) -> None:
+    """What our account wrote is told from what others did; an account that is nobody any more is no account."""
+    for by_name in (True, False) if isinstance(fake, FakeServiceNow) else (True,):
+        if not by_name:
+            fake.user = None  # then the token's user is asked for
+        desk, told = driver(fake, outbound), draft()
+        reference = (await desk.create(told)).reference
+        await desk.update(reference, told, None, "A remark")
+        fake.comment(reference, "An answer")
+        assert [(one.text, one.own) for one in await desk.remarks(reference)] == [
+            ("A remark", True),
+            ("An answer", False),
+        ]
+        assert await desk.who_am_i()
+        fake.nobody = True
+        with pytest.raises(Failed) as failed:
+            await desk.who_am_i()
+        assert (failed.value.kind, failed.value.refusal) == ("permanent", False)
+        fake.nobody = False
+
+
+@only("servicenow", "zendesk", "jira")
+async def test_who_may_read_a_ticket_is_not_shut_out(fake: FakeDesk, outbound: Outbound) -> None:
+    """Policies and workflows refuse a change of one ticket by 403: that is the ticket's."""
+    desk, told = driver(fake, outbound), draft()
+    reference = (await desk.create(told)).reference
+    answer = fake.answer
+    fake.answer = lambda call: answer(call) if call.method == "GET" else fake.refuse(403, "Data Policy Exception")
+    with pytest.raises(Failed, match="Data Policy") as failed:
+        await desk.update(reference, told, None, None)
+    assert failed.value.refusal
+    fake.forbidden = True
+    with pytest.raises(Failed) as failed:
+        await desk.update(reference, told, None, None)
+    assert not failed.value.refusal
+
+
 READS_BACK: dict[str, dict[TicketState, TicketState]] = {
     "jira": {"acknowledged": "in_progress"},
     "rt": {"acknowledged": "in_progress", "closed": "resolved"},
@@ -337,6 +375,7 @@ async def test_trouble_is_classified(
         with pytest.raises(Failed) as failed:
             await call()
         assert failed.value.kind == kind, failed.value.detail
+        assert failed.value.refusal == (what == "echo"), "400 is about what was asked, the rest is the desk's"
         assert failed.value.retry_after == (7 if what in {"limited", "busy"} else None)
         assert fake.token not in failed.value.detail
     done = {"after", "lost", "hang", "huge", "odd", "deep"}
@@ -381,7 +420,7 @@ async def test_what_the_account_may_not_do(fake: FakeDesk, outbound: Outbound) -
         with pytest.raises(Failed) as failed:
             await desk.create(draft())
         assert failed.value.kind == "permanent"
-        assert ("HTTP 400" in failed.value.detail) == (broken == "echo")
+        assert ("HTTP 400" in failed.value.detail) == (broken == "echo") == failed.value.refusal
         sent = fake.calls[-1].headers.get("authorization", "nothing-sent")
         for secret in (fake.token, fake.environ.get(f"FAKE_{fake.type.upper()}_USER", "none"), sent.split()[-1]):
             assert secret not in failed.value.detail

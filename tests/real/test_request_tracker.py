@@ -335,11 +335,11 @@ async def test_what_people_say(rt: RealRT, outbound: Outbound) -> None:
     answer = await outbound.request("POST", url, urlencode(mail).encode(), form, seconds=20)
     assert answer.body.startswith(b"ok"), answer
     said = await desk.remarks(reference)
-    assert [(one.author, one.text) for one in said] == [
-        ("fiilis", "a remark of ours"),
-        ("aino@desk.example", "On it.\nÄ & <b>"),
-        ("aino@desk.example", "Ä & <b>"),
-        ("jane@acme.example", "Still broken, Mäkinen."),
+    assert [(one.author, one.text, one.own) for one in said] == [
+        ("fiilis", "a remark of ours", True),
+        ("aino@desk.example", "On it.\nÄ & <b>", False),
+        ("aino@desk.example", "Ä & <b>", False),
+        ("jane@acme.example", "Still broken, Mäkinen.", False),
     ]
     assert len({one.id for one in said}) == 4
     assert all(before < one.at < datetime.now(UTC) + timedelta(seconds=1) for one in said)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from datetime import timedelta
 
 from fastapi import APIRouter, Request, Response
 
@@ -19,6 +20,11 @@ from shared.logs import Log
 from shared.web import caller_with, json_response, new_router
 
 log = Log("ticketing")
+
+_IN_THE_AIR = timedelta(minutes=2)
+"""A create that was sent longer ago has failed, or its ticket was found by now."""
+_WAIT = 5
+"""Seconds."""
 
 
 def build_router(database: Database, access: Access, clock: Clock, synchronizer: Synchronizer) -> APIRouter:
@@ -43,7 +49,9 @@ def build_router(database: Database, access: Access, clock: Clock, synchronizer:
         ]
         return json_response({"items": shown, "next": None})
 
-    @router.post("/{desk}/events", status_code=202, responses=problems(401), openapi_extra=raw_body("application/json"))
+    @router.post(
+        "/{desk}/events", status_code=202, responses=problems(401, 425), openapi_extra=raw_body("application/json")
+    )
     async def heard(desk: str, request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Take a desk's word that a ticket changed; what it is now, the desk is asked, if it can be."""
         settings = access.revision.directory.desks.get(desk)
@@ -63,14 +71,25 @@ def build_router(database: Database, access: Access, clock: Clock, synchronizer:
             raise Problem(503, "desk-unusable", "The desk cannot be used", failed.detail) from None
         except ValueError as error:
             raise invalid_fields(FieldError("body", str(error)[:200])) from None
-        if news.told is not None:
-            return json_response({"known": await synchronizer.take(desk, news.reference, news.told)}, 202)
         async with database.transaction() as tx:
-            known = await desks.heard(tx, desk, [news.reference], clock.now())
-        synchronizer.wake()
-        return json_response({"known": known > 0}, 202)
+            # Asked first: what is called so by then is known below.
+            creating = await desks.creating(tx, desk, clock.now() - _IN_THE_AIR)
+        if news.told is not None:
+            known = await synchronizer.take(desk, news.reference, news.told)
+        else:
+            async with database.transaction() as tx:
+                known = await desks.heard(tx, desk, [news.reference], clock.now()) > 0
+            synchronizer.wake()
+        if creating and not known:
+            raise _too_early()
+        return json_response({"known": known}, 202)
 
     return router
+
+
+def _too_early() -> Problem:
+    detail = "A ticket is being created in this desk, and it may be this one: tell it again."
+    return Problem(425, "too-early", "Not known yet", detail, headers={"Retry-After": str(_WAIT)})
 
 
 def _not_the_desks() -> Problem:

@@ -19,7 +19,7 @@ from shared.events import Severity, TicketState
 MOST = 100
 """Changed tickets that one call returns."""
 
-FailureKind = Literal["temporary", "limited", "unknown", "permanent"]
+FailureKind = Literal["temporary", "limited", "unknown", "permanent", "blind"]
 
 _EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 _LATEST = datetime(2200, 1, 1, tzinfo=UTC)
@@ -49,20 +49,24 @@ class Failed(Exception):
     """A call that did not do what was asked.
 
     `temporary` and `limited`: nothing was done, later it may work. `unknown`: it may have been done. `permanent`: it
-    will not work until somebody changes something.
+    will not work until somebody changes something. `blind`: the desk shows nothing that would prove that it shows all.
     """
 
-    def __init__(self, kind: FailureKind, detail: str, retry_after: float | None = None) -> None:
+    def __init__(
+        self, kind: FailureKind, detail: str, retry_after: float | None = None, *, refusal: bool = False
+    ) -> None:
         self.detail = line(detail, 1_000)
         """What the other side said is in it: on one line, as it can be stored."""
         super().__init__(self.detail)
         self.kind = kind
         self.retry_after = retry_after
         """Seconds that the other side asked to wait."""
+        self.refusal = refusal
+        """The desk is well and says no to this ticket: the failure is the ticket's, else it is the desk's."""
 
 
 class Gone(Exception):
-    """The desk has no such ticket (any more)."""
+    """The desk shows no such ticket: it was deleted, or the account sees nothing."""
 
     def __init__(self, detail: str) -> None:
         super().__init__(line(detail, 1_000))
@@ -137,6 +141,8 @@ class Remark:
     author: str
     text: str
     at: datetime
+    own: bool | None = None
+    """Our account wrote it; None: the desk does not say who did."""
 
     def __post_init__(self) -> None:
         """Bound what the desk says. The text is not cut: its end may tell that it is ours."""
@@ -159,8 +165,8 @@ class News:
 class Told:
     """How a desk says that its ticket is; what it does not say is as it was."""
 
-    at: datetime
-    """When it was so."""
+    at: datetime | None
+    """When it was so, by the sender's own clock; None: it does not say."""
     state: TicketState | None = None
     assignee: str | None = None
     resolution: str | None = None
@@ -168,7 +174,8 @@ class Told:
 
     def __post_init__(self) -> None:
         """Bound what the desk says, as of one that is asked."""
-        object.__setattr__(self, "at", _believed(self.at))
+        if self.at is not None:
+            object.__setattr__(self, "at", _believed(self.at))
         if self.assignee is not None:
             object.__setattr__(self, "assignee", line(self.assignee, _WHO))
         if self.resolution is not None:
@@ -182,6 +189,13 @@ class Desk(Protocol):
     """Seconds until the desk's search shows what was just created."""
     readable: bool
     """Else `read` knows no state: the desk has what it was told last, and tells itself what changes."""
+
+    async def who_am_i(self) -> str | None:
+        """Ask who our account is, as authors are told; None: the desk does not say. Raises Failed if it is nobody.
+
+        It is asked each time: that what is not shown is not there is believed of an account that is well.
+        """
+        ...
 
     async def find(self, ticket: UUID) -> Sequence[Remote]:
         """Return the desk's tickets that carry our id, the oldest first; more than one is a duplicate."""

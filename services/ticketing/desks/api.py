@@ -117,10 +117,11 @@ class Api:
         if answer.status >= 500 or answer.status == 408:
             raise self._failed("unknown" if writes else "temporary", detail, answer.retry_after)
         if answer.status in {409, 423, 425}:  # somebody else was at it in that moment
-            raise self._failed("temporary", detail, answer.retry_after)
+            raise self._failed("temporary", detail, answer.retry_after, refusal=True)
         if 300 <= answer.status < 400:
             raise self._failed("permanent", f"{detail}: the desk's url redirects; name where it leads")
-        raise self._failed("permanent", detail)
+        # Who may do nothing may do nothing with any ticket; what else is wrong is wrong with this one.
+        raise self._failed("permanent", detail, refusal=answer.status not in {401, 403, 407})
 
     def _json(self, answer: Answer, *, writes: bool) -> Any:
         if not answer.body:
@@ -134,9 +135,9 @@ class Api:
             what = answer.headers.get("content-type", "no content type")
             raise self._failed(kind, f"the answer is not JSON but {what}: is the url that of the API?") from None
 
-    def _failed(self, kind: Any, detail: str, retry_after: float | None = None) -> Failed:
+    def _failed(self, kind: Any, detail: str, retry_after: float | None = None, *, refusal: bool = False) -> Failed:
         metrics.DESK_REQUESTS.labels(self._desk, kind).inc()
-        return Failed(kind, self._masked(detail), retry_after)
+        return Failed(kind, self._masked(detail), retry_after, refusal=refusal)
 
     def _masked(self, text: str) -> str:
         """Take out what authenticates us, in case the other side says it back."""
@@ -152,6 +153,10 @@ def _said(answer: Answer) -> str:
     ):
         return ""
     return " ".join(answer.body[:300].decode("utf-8", "replace").split())
+
+
+SEES_NOTHING = "the account sees nothing"
+"""Begins what is told of a desk that shows no tickets because our account is not, or not any more, who it was."""
 
 
 def basic(user: str, password: str) -> dict[str, str]:
@@ -212,6 +217,11 @@ def safe(reference: str) -> str:
     return reference
 
 
+def is_own(author: T | None, me: T | None) -> bool | None:
+    """Tell whether our account is the author; None where the desk does not say who either is."""
+    return None if not author or not me else author == me
+
+
 def one_line(text: str, limit: int) -> str:
     """Return a title as desks take it: without line breaks, and cut where it is too long."""
     line = " ".join(text.split())
@@ -227,9 +237,19 @@ def mark(ticket: UUID) -> str:
     return f"{MARK}-{ticket}"
 
 
-def tells_story(text: str) -> bool:
-    """Tell whether a note in the desk is one that we wrote to tell the story."""
+def ends_in_mark(text: str) -> bool:
+    """Tell whether a text ends as our stories do."""
     return re.search(rf"{MARK}-[0-9a-f]{{8}}-[0-9a-f-]{{27}}\s*$", text) is not None
+
+
+def tells_story(text: str, own: bool | None) -> bool:
+    """Tell whether a note in the desk is one that we wrote to tell the story, and no answer with the story below."""
+    return own is not False and ends_in_mark(text) and (own is True or not quotes(text))
+
+
+def quotes(text: str) -> bool:
+    """Tell whether a text has lines of another one, as mail programs mark them."""
+    return any(line.lstrip().startswith(">") for line in text.splitlines())
 
 
 def letters(text: str) -> str:
@@ -249,7 +269,11 @@ def over(state: TicketState | None, wanted: TicketState | None) -> bool:
 
 async def raise_unless_over(failed: Failed, desk: Desk, reference: str, wanted: TicketState | None) -> None:
     """Raise a failure to write, unless it is that the desk's ticket has ended and takes no changes any more."""
-    if failed.kind != "permanent" or not over((await desk.read(reference)).state, wanted):
+    if failed.kind != "permanent":
+        raise failed
+    remote = await desk.read(reference)
+    failed.refusal = True  # workflows and policies say no by 403 too: who may read it is not shut out
+    if not over(remote.state, wanted):
         raise failed
 
 

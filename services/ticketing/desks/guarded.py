@@ -30,6 +30,10 @@ class Guarded:
         self.settles = driver.settles
         self.readable = driver.readable
 
+    async def who_am_i(self) -> str | None:
+        """Ask the driver."""
+        return await self._answer(self._driver.who_am_i())
+
     async def find(self, ticket: UUID) -> Sequence[Remote]:
         """Ask the driver."""
         return await self._answer(self._driver.find(ticket))

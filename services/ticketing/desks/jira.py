@@ -13,10 +13,12 @@ import msgspec
 from services.ticketing.desks import MOST, Draft, Failed, News, Remark, Remote
 from services.ticketing.desks.api import (
     MARK,
+    SEES_NOTHING,
     Api,
     Pace,
     basic,
     each,
+    is_own,
     mark,
     moment,
     one_line,
@@ -84,10 +86,16 @@ class _User(msgspec.Struct, rename="camel"):
     email_address: str | None = None
     name: str | None = None
     display_name: str | None = None
+    account_id: str | None = None
 
     @property
     def known_as(self) -> str | None:
         return self.email_address or self.name or self.display_name
+
+    @property
+    def account(self) -> str | None:
+        """What tells it from others: the Cloud has ids, Data Center has names."""
+        return self.account_id or self.name
 
 
 class _Resolution(msgspec.Struct):
@@ -162,6 +170,14 @@ class Jira:
         self._priorities = {one: options.get(f"priority_{one}", name) for one, name in _PRIORITIES.items()}
         chosen: dict[str, TicketState] = {options[one].lower(): one for one in _CATEGORY if one in options}
         self._states: Mapping[str, TicketState] = {**_STATES, **chosen}
+        self._account: str | None = None
+
+    async def who_am_i(self) -> str | None:
+        """Return the account's id; with a token that has expired Jira shows what everybody sees, and no error."""
+        self._account = told(await self._api.ask("GET", f"{self._rest}/myself"), _User).account
+        if self._account is None:
+            raise Failed("permanent", f"{SEES_NOTHING}: Jira takes us for nobody; has the token expired?")
+        return self._account
 
     async def find(self, ticket: UUID) -> Sequence[Remote]:
         """Return the issues that carry our id."""
@@ -212,7 +228,13 @@ class Jira:
         path = f"{self._rest}/issue/{safe(reference)}/comment"
         answer = await self._api.call("GET", path, query={"orderBy": "-created", "maxResults": 100})
         comments = told(shaped(answer, "comments"), list[_Comment])
-        remarks = [Remark(one.id, one.author.known_as or "", _plain(one.body), moment(one.created)) for one in comments]
+        me = self._account or (await self.who_am_i() if comments else None)
+        remarks = [
+            Remark(
+                one.id, one.author.known_as or "", _plain(one.body), moment(one.created), is_own(one.author.account, me)
+            )
+            for one in comments
+        ]
         return sorted(remarks, key=lambda one: (one.at, len(one.id), one.id))
 
     async def changed(self, since: datetime, skip: int = 0) -> Sequence[Remote]:
@@ -301,6 +323,7 @@ class Jira:
                 "permanent",
                 f"from {status.name!r} no transition leads to {wanted}; it offers {names}: "
                 f"the option `{wanted}` can name one",
+                refusal=True,
             )
         step: dict[str, Any] = {"transition": {"id": best.id}}
         if "resolution" in best.fields:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from services.ticketing.desks.api import (
     Api,
     Pace,
     each,
+    is_own,
     letters,
     mark,
     moment,
@@ -140,6 +142,18 @@ class RequestTracker:
         self._statuses = {one: options.get(one, name) for one, name in _STATUSES.items()}
         chosen: dict[str, TicketState] = {options[one]: one for one in _STATUSES if one in options}
         self._shows: Mapping[str, TicketState] = {**_SHOWS, **chosen}
+        number = re.match(r"1-([0-9]+)-", secrets["token"])
+        self._me = None if number is None else number[1]
+        """The number of our user, which RT writes into its tokens; of others it says nothing."""
+        self._account: str | None = None
+
+    async def who_am_i(self) -> str | None:
+        """Return the name of the token's user, which everybody may see of himself."""
+        if self._me is None:
+            await self._api.ask("GET", "/REST/2.0/rt")
+            return None
+        self._account = told(await self._api.ask("GET", f"/REST/2.0/user/{self._me}"), _User).name or None
+        return self._account
 
     async def find(self, ticket: UUID) -> Sequence[Remote]:
         """Return the tickets that carry our id."""
@@ -172,7 +186,7 @@ class RequestTracker:
         said = await self._api.call("PUT", path, body)
         if "Status" in body and (await self._ticket(reference)).status != body["Status"]:
             # RT answers 200 and tells in words what it did not do.
-            raise Failed("permanent", f"the status did not become {body['Status']}: {said}"[:300])
+            raise Failed("permanent", f"the status did not become {body['Status']}: {said}"[:300], refusal=True)
         texts = [letters(one.text) for one in await self._texts(reference)]
         if letters(_told(draft)) not in texts:
             await self._comment(path, _told(draft))
@@ -194,11 +208,13 @@ class RequestTracker:
         spoken = {str(one.id) for one in history if one.kind in {"Comment", "Correspond"}}
         texts = [one for one in await self._texts(reference) if str(one.transaction_id) in spoken and not one.filename]
         plain = {str(one.transaction_id) for one in texts if not one.markup}
+        me = self._account or (await self.who_am_i() if texts else None)
         return [
-            Remark(str(one.id), one.creator.known_as, one.text, moment(one.created))
+            Remark(str(one.id), one.creator.known_as, one.text, moment(one.created), own)
             for one in texts
             # A mail often says the same in both forms.
-            if not (one.markup and str(one.transaction_id) in plain) and not tells_story(one.text)
+            if not (one.markup and str(one.transaction_id) in plain)
+            and not tells_story(one.text, own := is_own(one.creator.name, me))
         ]
 
     async def changed(self, since: datetime, skip: int = 0) -> Sequence[Remote]:
@@ -239,7 +255,8 @@ class RequestTracker:
         queue = await self._api.ask("GET", f"/REST/2.0/queue/{quote(self._queue, safe='')}")
         fields = told(shaped(queue, "TicketCustomFields"), list[_Field])
         if all(one.name != self._field for one in fields):
-            raise Failed("permanent", f"the queue {self._queue!r} has no custom field {self._field!r} for tickets")
+            why = f"the queue {self._queue!r} has no custom field {self._field!r} for tickets"
+            raise Failed("permanent", why, refusal=True)  # of creates: what the queue has already goes on
 
     async def _check_kept(self, reference: str, ticket: UUID) -> None:
         """Raise Failed if a new ticket lacks our id: RT drops it without a word if the account may not set it."""

@@ -13,10 +13,12 @@ import msgspec
 from services.ticketing.desks import MOST, NOBODYS, Draft, Failed, News, Remark, Remote
 from services.ticketing.desks.api import (
     MARK,
+    SEES_NOTHING,
     Api,
     Pace,
     basic,
     each,
+    is_own,
     moment,
     one_line,
     raise_unless_over,
@@ -80,6 +82,10 @@ class _Note(msgspec.Struct):
     sys_created_on: str
 
 
+class _User(msgspec.Struct):
+    user_name: str = ""
+
+
 class _Group(msgspec.Struct):
     sys_id: str
     name: str
@@ -88,8 +94,8 @@ class _Group(msgspec.Struct):
 class ServiceNow:
     """Creates incidents; `group` is the assignment group, by name or sys_id.
 
-    Settings: with `user_env` Basic, else a bearer token. The account may read sys_journal_field (to see comments) and,
-    for a group by name, sys_user_group.
+    Settings: with `user_env` Basic, else a bearer token. The account may read sys_journal_field (to see comments),
+    itself in sys_user and, for a group by name, sys_user_group.
     Options: `table` (incident); `close_code` (Solution provided): as the release has it; `hold_reason` (1: awaiting
     caller); `caller`: sys_id of whom incidents are on behalf of, as the API knows no caller by e-mail.
 
@@ -109,6 +115,25 @@ class ServiceNow:
         self._group_id: str | None = None
         self._options = settings.options
         self._table = f"/api/now/table/{safe(settings.options.get('table', 'incident'))}"
+        self._user = user
+        self._account = user
+
+    async def who_am_i(self) -> str | None:
+        """Return the account's name, where it may see itself or its setting says so.
+
+        Whom rules let see no record gets no error but none, so it must see itself, or a row of the table.
+        """
+        name = "javascript:gs.getUserName()" if self._user is None else self._user
+        query = {**_shape("user_name"), "sysparm_query": f"user_name={name}", "sysparm_limit": 2}
+        answer = await self._api.ask("GET", "/api/now/table/sys_user", query=query)
+        rows = told(shaped(answer, "result"), list[_User])
+        if len(rows) == 1 and rows[0].user_name:  # a condition that is not understood is left out and matches all
+            self._account = rows[0].user_name if self._user is None else self._user
+            return self._account
+        first = {**_shape("sys_id"), "sysparm_limit": 1}
+        if not rows and not shaped(await self._api.ask("GET", self._table, query=first), "result"):
+            raise Failed("permanent", f"{SEES_NOTHING}: neither its own user nor a record of the table; has it a role?")
+        return self._account
 
     async def find(self, ticket: UUID) -> Sequence[Remote]:
         """Return the incidents that carry our id."""
@@ -159,7 +184,13 @@ class ServiceNow:
         notes = [one for one in told(shaped(answer, "result"), list[_Note]) if one.element_id == reference]
         if not notes:
             await self.read(reference)  # one that is gone has none either
-        return [Remark(one.sys_id, one.sys_created_by, one.value, moment(one.sys_created_on)) for one in notes[::-1]]
+        me = self._account or (await self.who_am_i() if notes else None)
+        return [
+            Remark(
+                one.sys_id, one.sys_created_by, one.value, moment(one.sys_created_on), is_own(one.sys_created_by, me)
+            )
+            for one in notes[::-1]
+        ]
 
     async def changed(self, since: datetime, skip: int = 0) -> Sequence[Remote]:
         """Return up to a hundred incidents, the longest unchanged first."""
@@ -214,7 +245,7 @@ class ServiceNow:
             answer = await self._api.ask("GET", "/api/now/table/sys_user_group", query=query)
             found = [one.sys_id for one in told(shaped(answer, "result"), list[_Group]) if one.name == group]
             if not found:
-                raise Failed("permanent", f"the desk has no group {group!r} that its account can see")
+                raise Failed("permanent", f"the desk has no group {group!r} that its account can see", refusal=True)
             self._group_id = found[0]
         return self._group_id
 

@@ -12,7 +12,7 @@ import msgspec
 
 from services.ticketing.desks import Draft, Failed, Gone, News, Remark, Remote, Told
 from services.ticketing.desks.api import Api, Pace
-from services.ticketing.desks.signatures import check_standard, reference_in
+from services.ticketing.desks.signatures import OLDEST, check_standard, reference_in
 from services.ticketing.domain.story import as_text
 from shared.directory import model
 from shared.events import TicketState
@@ -41,7 +41,7 @@ class _Word(msgspec.Struct):
     """What the other side says of a ticket, beside its reference; what it leaves out is as it was."""
 
     timestamp: _Moment | None = None
-    """When it was so: what is older than what we know undoes nothing."""
+    """When it was so: what is older than another of its words undoes nothing; without, the last that came counts."""
     state: TicketState | None = None
     assignee: _Short | None = None
     """E-mail of a person of the directory, or the person's id."""
@@ -76,6 +76,10 @@ class SignedWebhook:
         self._path = "/" if settings.url.endswith("/") else ""
         self._page = settings.options.get("ticket_url", "")
         self._requester = settings.requester
+
+    async def who_am_i(self) -> str | None:
+        """Return nothing: there is nobody to ask."""
+        return None
 
     async def find(self, ticket: UUID) -> Sequence[Remote]:
         """Return nothing: there is no search."""
@@ -122,10 +126,13 @@ class SignedWebhook:
             word = msgspec.convert({**said, **said["data"]} if "data" in said else said, _Word)
         except (msgspec.ValidationError, TypeError) as error:
             raise ValueError(str(error)) from None
-        at = now if word.timestamp is None else min(word.timestamp, now)
+        # One that is far ahead is no clock's: it would be the newest for ever.
+        stamp = word.timestamp
+        stamp = None if stamp is None or stamp > now + OLDEST else stamp
         comment = word.comment
+        at = now if stamp is None else min(stamp, now)
         remarks = () if comment is None else (Remark(str(comment.id), comment.author, comment.text, at),)
-        return News(reference, Told(at, word.state, word.assignee, word.resolution, remarks))
+        return News(reference, Told(stamp, word.state, word.assignee, word.resolution, remarks))
 
     def _data(self, draft: Draft) -> dict[str, Any]:
         return {
@@ -147,7 +154,8 @@ class SignedWebhook:
         try:
             return await self._api.send("POST", self._path, body, headers=signed_headers(self._secrets, key, now, body))
         except Gone as gone:
-            raise Failed("permanent", f"{gone}: nobody listens at the webhook's url") from None
+            why = f"{gone}: nobody listens at the webhook's url, or it knows no such ticket"
+            raise Failed("permanent", why, refusal=kind != "ticket.create") from None
 
     def _remote(self, reference: str, label: str, url: str) -> Remote:
         page = self._page.replace("{reference}", quote(reference, safe=""))

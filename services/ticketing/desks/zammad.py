@@ -13,9 +13,11 @@ import msgspec
 from services.ticketing.desks import MOST, Draft, Failed, Gone, News, Remark, Remote
 from services.ticketing.desks.api import (
     MARK,
+    SEES_NOTHING,
     Api,
     Pace,
     each,
+    is_own,
     letters,
     mark,
     moment,
@@ -70,12 +72,17 @@ class _Ticket(msgspec.Struct):
     owner: str | None = None
 
 
+class _Me(msgspec.Struct):
+    id: int | None
+
+
 class _Article(msgspec.Struct):
     id: int
     body: str
     created_at: str
     content_type: str = "text/html"
     created_by: str | None = None
+    created_by_id: int | None = None
 
     @property
     def text(self) -> str:
@@ -108,6 +115,11 @@ class Zammad:
         self._states = {one: options.get(one, name) for one, name in _STATES.items()}
         chosen: dict[str, TicketState] = {options[one]: one for one in _STATES if one in options}
         self._shows: Mapping[str, TicketState] = {**_SHOWS, **chosen}
+        self._account: int | None = None
+
+    async def who_am_i(self) -> str | None:
+        """Return the id of the token's user."""
+        return str(await self._me())
 
     async def find(self, ticket: UUID) -> Sequence[Remote]:
         """Return the tickets that carry our id."""
@@ -156,10 +168,12 @@ class Zammad:
 
     async def remarks(self, reference: str) -> Sequence[Remark]:
         """Return the articles that do not tell our story."""
+        articles = await self._articles(reference)
+        me = self._account or (await self._me() if articles else None)
         return [
-            Remark(str(one.id), one.created_by or "", one.text, moment(one.created_at))
-            for one in await self._articles(reference)
-            if not tells_story(one.text)
+            Remark(str(one.id), one.created_by or "", one.text, moment(one.created_at), own)
+            for one in articles
+            if not tells_story(one.text, own := is_own(one.created_by_id, me))
         ]
 
     async def changed(self, since: datetime, skip: int = 0) -> Sequence[Remote]:
@@ -176,8 +190,10 @@ class Zammad:
     async def redact(self, reference: str, draft: Draft) -> str:
         """Delete our notes that say something else, as far as Zammad lets us, then say it anew."""
         now, kept = letters(visible(_markup(draft))), 0
-        for note in await self._articles(reference):
-            if tells_story(note.text) and letters(note.text) != now:
+        articles = await self._articles(reference)
+        me = self._account or (await self._me() if articles else None)
+        for note in articles:
+            if tells_story(note.text, is_own(note.created_by_id, me)) and letters(note.text) != now:
                 try:
                     with suppress(Gone):
                         await self._api.call("DELETE", f"/api/v1/ticket_articles/{note.id}")
@@ -199,7 +215,10 @@ class Zammad:
 
     async def _me(self) -> int:
         """Return the token's own user: Zammad takes no ticket without a customer."""
-        return told(shaped(await self._api.ask("GET", "/api/v1/users/me"), "id"), int)
+        self._account = me = told(await self._api.ask("GET", "/api/v1/users/me"), _Me).id
+        if me is None:
+            raise Failed("permanent", f"{SEES_NOTHING}: Zammad takes us for nobody; has the token expired?")
+        return me
 
     async def _tags(self, id_: int) -> list[str]:
         answer = await self._api.ask("GET", "/api/v1/tags", query={"object": "Ticket", "o_id": id_})

@@ -14,10 +14,13 @@ import msgspec
 from services.ticketing.desks import MOST, BadSignature, Draft, Failed, Gone, News, Remark, Remote
 from services.ticketing.desks.api import (
     MARK,
+    SEES_NOTHING,
     Api,
     Pace,
     basic,
     each,
+    ends_in_mark,
+    is_own,
     letters,
     mark,
     moment,
@@ -82,6 +85,10 @@ class _User(msgspec.Struct):
     name: str = ""
 
 
+class _Me(msgspec.Struct):
+    id: int | None
+
+
 class _Comment(msgspec.Struct):
     id: int
     created_at: str
@@ -129,6 +136,11 @@ class Zendesk:
         self._group_id: int | None = None
         self._requester = settings.requester
         self._solver = settings.options.get("assignee", user)
+        self._account: int | None = None
+
+    async def who_am_i(self) -> str | None:
+        """Return the user's id; Zendesk has an anonymous user for who is not known to it."""
+        return str(await self._me())
 
     async def find(self, ticket: UUID) -> Sequence[Remote]:
         """Return the tickets that carry our id."""
@@ -191,15 +203,17 @@ class Zendesk:
         """Return the newest hundred comments that do not tell our story."""
         answer = await self._comments(reference)
         authors = {one.id: one.email or one.name for one in answer.users}
+        me = self._account or (await self._me() if answer.comments else None)
         return [
             Remark(
                 str(one.id),
                 authors.get(one.author_id or 0, ""),
                 one.plain_body or visible(one.html_body),
                 moment(one.created_at),
+                own,
             )
             for one in answer.comments
-            if not tells_story(visible(one.html_body).strip())
+            if not tells_story(visible(one.html_body).strip(), own := is_own(one.author_id, me))
         ]
 
     async def changed(self, since: datetime, skip: int = 0) -> Sequence[Remote]:
@@ -222,9 +236,11 @@ class Zendesk:
         """Blacken our comments that say something else, then say it anew."""
         left = "comments that people wrote, and earlier titles in the ticket's events"
         now = letters(visible(_markup(draft)))
-        for comment in (await self._comments(reference)).comments:
+        comments = (await self._comments(reference)).comments
+        me = self._account or (await self._me() if comments else None)
+        for comment in comments:
             text = visible(comment.html_body).strip()
-            if tells_story(text) and letters(text) != now and _BLACK not in text:
+            if tells_story(text, is_own(comment.author_id, me)) and letters(text) != now and _BLACK not in text:
                 body = {"ticket_id": int(safe(reference)), "html_body": _blackened(comment.html_body)}
                 await self._api.call("PUT", f"/api/v2/comment_redactions/{comment.id}.json", body)
         try:
@@ -246,6 +262,13 @@ class Zendesk:
             raise BadSignature("its time is none") from None
         check_time((signed if signed.tzinfo else signed.replace(tzinfo=UTC)).timestamp(), now)
         return News(reference_in(body, ("ticket_id",), ("detail", "id")))
+
+    async def _me(self) -> int:
+        answer = await self._api.ask("GET", "/api/v2/users/me.json")
+        self._account = me = told(shaped(answer, "user"), _Me).id
+        if me is None:
+            raise Failed("permanent", f"{SEES_NOTHING}: Zendesk takes us for nobody; has the token expired?")
+        return me
 
     async def _ticket(self, reference: str) -> _Ticket:
         answer = await self._api.call("GET", f"/api/v2/tickets/{safe(reference)}.json")
@@ -270,7 +293,7 @@ class Zendesk:
             answer = await self._api.ask("GET", "/api/v2/groups.json", query={"per_page": 100})
             known = {one.name: one.id for one in told(shaped(answer, "groups"), list[_Group])}
             if group not in known:
-                raise Failed("permanent", f"the desk has no group {group!r} that its account can see")
+                raise Failed("permanent", f"the desk has no group {group!r} that its account can see", refusal=True)
             self._group_id = known[group]
         return self._group_id
 
@@ -309,6 +332,6 @@ def _blackened(markup: str) -> str:
     """Mark every text of a comment to be blackened but the line by which we know it."""
 
     def black(found: re.Match[str]) -> str:
-        return found[0] if tells_story(found[0].strip()) else f"<redact>{found[0]}</redact>"
+        return found[0] if ends_in_mark(found[0].strip()) else f"<redact>{found[0]}</redact>"
 
     return re.sub(r"(?<=>)[^<]*[^<\s][^<]*(?=<)", black, markup)

@@ -21,7 +21,7 @@ INSERT INTO desk_ticket (ticket, desk, customer, severity, wanted, pushed, due_a
 SELECT ticket, desk, customer, severity, wanted, 0, $6
 FROM unnest($1::uuid[], $2::text[], $3::text[], $4::int[], $5::int[]) AS new(ticket, desk, customer, severity, wanted)
 ON CONFLICT (ticket) DO UPDATE SET wanted = excluded.wanted, severity = excluded.severity,
-    due_at = CASE WHEN NOT desk_ticket.gone THEN coalesce(desk_ticket.due_at, excluded.due_at) END
+    due_at = CASE WHEN desk_ticket.gone THEN desk_ticket.due_at ELSE coalesce(desk_ticket.due_at, excluded.due_at) END
 """
 _DOUBLED = "EXISTS (SELECT FROM desk_duplicate WHERE desk_duplicate.ticket = desk_ticket.ticket)"
 _KEEP_UP = f"""
@@ -84,8 +84,8 @@ UPDATE desk_ticket SET pushed = $2, line = $3, state = coalesce($4, state), atte
 WHERE ticket = $1
 """
 _READ = f"""
-UPDATE desk_ticket SET heard = false, state = coalesce($2, state), assignee = $5, seen_at = $4, synced_at = $3,
-    attempts = 0, error = NULL,
+UPDATE desk_ticket SET heard = false, gone = false, state = coalesce($2, state), assignee = $5, seen_at = $4,
+    synced_at = $3, attempts = 0, error = NULL,
     due_at = CASE WHEN wanted > pushed OR erased OR {_DOUBLED} OR {_UNTOLD.format(after="desk_ticket.line")}
         THEN $3::timestamptz END
 WHERE ticket = $1
@@ -95,13 +95,29 @@ UPDATE desk_ticket SET attempts = attempts + 1, error = $2, due_at = $3, asked_a
 WHERE ticket = $1
 """
 _REST = "UPDATE desk_ticket SET asked_at = NULL, error = $3, due_at = NULL WHERE ticket = $1 AND wanted = $2"
-_GONE = "UPDATE desk_ticket SET gone = true, error = $2, due_at = NULL WHERE ticket = $1"
+_GONE = "UPDATE desk_ticket SET gone = true, heard = false, error = $2, due_at = NULL WHERE ticket = $1"
+_LOOK_AGAIN = """
+UPDATE desk_ticket SET heard = true, due_at = $2 WHERE ticket IN (
+    SELECT ticket FROM desk_ticket WHERE desk = $1 AND gone AND due_at IS NULL ORDER BY random() LIMIT $3
+)
+"""
+_BACK = "UPDATE desk_erasure SET rest = NULL WHERE ticket = $1 AND rest = ''"
+_TRY_AGAIN = """
+UPDATE desk_ticket SET due_at = $2 WHERE desk = $1 AND due_at > $2 AND error IS NOT NULL AND asked_at IS NULL
+"""
+_SIBLINGS = """
+SELECT reference FROM desk_ticket WHERE desk = $1 AND ticket IS DISTINCT FROM $2 AND reference IS NOT NULL AND NOT gone
+ORDER BY synced_at DESC NULLS LAST LIMIT $3
+"""
+_CREATING = """
+SELECT EXISTS (SELECT FROM desk_ticket WHERE desk = $1 AND due_at IS NOT NULL AND reference IS NULL AND asked_at > $2)
+"""
 _HEARD = """
 UPDATE desk_ticket SET heard = true, due_at = least(coalesce(due_at, $3), $3)
 WHERE desk = $1 AND reference = ANY($2::text[])
 RETURNING ticket
 """
-_BY_REFERENCE = "SELECT reference, seen_at FROM desk_ticket WHERE desk = $1 AND reference = ANY($2::text[])"
+_BY_REFERENCE = "SELECT reference, seen_at, gone FROM desk_ticket WHERE desk = $1 AND reference = ANY($2::text[])"
 _OF_REFERENCE = "SELECT ticket FROM desk_ticket WHERE desk = $1 AND reference = $2"
 _NUDGE = "UPDATE desk_ticket SET due_at = coalesce(due_at, $2) WHERE ticket = $1 AND NOT gone"
 _POLLED = "UPDATE desk SET polled_until = $2 WHERE name = $1"
@@ -116,10 +132,13 @@ SELECT line, what, detail FROM timeline WHERE ticket = $1 AND line > $2 AND what
 _WAITING = "SELECT desk, count(*)::int FROM desk_ticket WHERE due_at IS NOT NULL GROUP BY desk"
 _ERASE = """
 WITH told AS (
-    UPDATE desk_ticket SET erased = true, due_at = $2 WHERE ticket = ANY($1::uuid[]) AND NOT gone
-    RETURNING ticket, desk
+    UPDATE desk_ticket SET erased = true, due_at = CASE WHEN gone THEN due_at ELSE $2 END WHERE ticket = ANY($1::uuid[])
+    RETURNING ticket, desk, gone
+), noted AS (
+    INSERT INTO desk_erasure (erasure, ticket, desk, rest) SELECT $3, ticket, desk, CASE WHEN gone THEN '' END FROM told
+    ON CONFLICT DO NOTHING RETURNING desk, rest
 )
-INSERT INTO desk_erasure (erasure, ticket, desk) SELECT $3, ticket, desk FROM told ON CONFLICT DO NOTHING RETURNING desk
+SELECT desk FROM noted WHERE rest IS NULL
 """
 _ERASING = "SELECT erasure FROM desk_erasure WHERE ticket = $1 AND rest IS NULL"
 _ERASED = """
@@ -288,8 +307,33 @@ async def rest(tx: Connection, ticket: UUID, wanted: int, why: str) -> None:
 
 
 async def gone(tx: Connection, ticket: UUID, error: str) -> None:
-    """Remember that somebody deleted it in the desk: it is told nothing more."""
+    """Remember that somebody deleted it in the desk: it is told nothing more, until it is seen again."""
     await tx.execute(_GONE, ticket, error)
+
+
+async def back(tx: Connection, ticket: UUID) -> None:
+    """Have the desk's ticket rewritten for erasures that were over because it was gone."""
+    await tx.execute(_BACK, ticket)
+
+
+async def look_again(tx: Connection, desk: str, now: datetime, most: int) -> None:
+    """Have some of those that are gone looked at again."""
+    await tx.execute(_LOOK_AGAIN, desk, now, most)
+
+
+async def try_again(tx: Connection, desk: str, now: datetime) -> None:
+    """Have what failed tried again at once, but for creates that may have been done."""
+    await tx.execute(_TRY_AGAIN, desk, now)
+
+
+async def siblings(tx: Connection, desk: str, ticket: UUID | None, most: int) -> list[str]:
+    """Return the references of (other) tickets of ours in the desk, those first that it had last."""
+    return [row[0] for row in await tx.fetch(_SIBLINGS, desk, ticket, most)]
+
+
+async def creating(tx: Connection, desk: str, since: datetime) -> bool:
+    """Tell whether the desk was asked since a moment to create a ticket, and what it is called is not known yet."""
+    return bool(await tx.fetchval(_CREATING, desk, since))
 
 
 async def heard(tx: Connection, desk: str, references: Sequence[str], now: datetime) -> int:
@@ -297,9 +341,9 @@ async def heard(tx: Connection, desk: str, references: Sequence[str], now: datet
     return len(await tx.fetch(_HEARD, desk, references, now))
 
 
-async def seen(tx: Connection, desk: str, references: Sequence[str]) -> dict[str, datetime | None]:
-    """Return those of the desk's tickets that are ours, with how new they were when they were read last."""
-    return {row[0]: row[1] for row in await tx.fetch(_BY_REFERENCE, desk, references)}
+async def seen(tx: Connection, desk: str, references: Sequence[str]) -> dict[str, tuple[datetime | None, bool]]:
+    """Return those of the desk's tickets that are ours: how new they were when they were read last, and if gone."""
+    return {row[0]: (row[1], row[2]) for row in await tx.fetch(_BY_REFERENCE, desk, references)}
 
 
 async def of_reference(tx: Connection, desk: str, reference: str) -> UUID | None:

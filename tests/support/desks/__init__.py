@@ -126,6 +126,12 @@ class FakeDesk:
         """How many tickets it ever made."""
         self.forbidden = False
         """The account may do nothing."""
+        self.nobody = False
+        """The token has expired: the account is taken for somebody who is not known, and sees nothing."""
+        self.blind = False
+        """The account is known and sees no tickets."""
+        self.refuses = ""
+        """Writes whose body has this are refused."""
         self.options: dict[str, str] = {}
         self.now: Callable[[], datetime] = lambda: datetime.now(UTC)
         self._numbers = 0
@@ -274,7 +280,15 @@ class FakeDesk:
             return self.refuse(401, "Could not authenticate")
         if self.forbidden:
             return self.refuse(403, "Not allowed")
-        done = self.answer(call)
+        if self.refuses and call.method != "GET" and self.refuses in call.body.decode():
+            return self.refuse(422, "A field has a value that this project does not take")
+        kept = self.tickets
+        if self.nobody or self.blind:
+            self.tickets = {}
+        try:
+            done = self.answer(call)
+        finally:
+            self.tickets = kept
         match what:
             case "after":
                 return Reply(500, {"error": "sorry"})

@@ -46,6 +46,9 @@ class FakeJira(FakeDesk):
         version, _, path = call.path.removeprefix("/rest/api/").partition("/")
         if version != ("2" if self.server else "3"):
             return self.refuse(404, "no such version")
+        if path == "myself":
+            me = self._person(self.user or "fiilis")
+            return self.refuse(401, "You must log in") if self.nobody else Reply(200, me)
         if path == ("search" if self.server else "search/jql"):
             first = call.query.get("startAt" if self.server else "nextPageToken", "0")
             return self._search(call.query["jql"], int(first), min(100, int(call.query["maxResults"])))
@@ -140,13 +143,17 @@ class FakeJira(FakeDesk):
         found = [
             {
                 "id": str(one.id),
-                "author": {"name" if self.server else "emailAddress": one.author, "displayName": "Somebody"},
+                "author": self._person(one.author),
                 "body": shape(one.text),
                 "created": one.at.astimezone().strftime("%Y-%m-%dT%H:%M:%S.000%z"),
             }
             for one in ticket.comments
         ]
         return Reply(200, {"comments": found[::-1], "total": len(found)})
+
+    def _person(self, who: str) -> dict[str, str]:
+        ids = {"name": who} if self.server else {"accountId": f"712020:{who}", "emailAddress": who}
+        return {**ids, "displayName": "Somebody"}
 
     def _search(self, jql: str, first: int, limit: int) -> Reply:
         found = re.fullmatch(r'labels = "([\w-]+)"(?: AND updated >= (\d+))? ORDER BY (created|updated) ASC', jql)

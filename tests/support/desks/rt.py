@@ -18,6 +18,7 @@ _STATUSES = {"new", "open", "stalled", "resolved", "rejected", "deleted"}
 
 class FakeRT(FakeDesk):
     type = "rt"
+    token = "1-14-t0kenthatnobodymaysee0123456789ab"
     ends_as = "resolved"
 
     def __init__(self) -> None:
@@ -44,6 +45,8 @@ class FakeRT(FakeDesk):
         if path == f"/queue/{self.group}":
             fields = [{"id": "1", "type": "customfield", "name": name} for name in self.fields]
             return Reply(200, {"Name": self.group, "TicketCustomFields": fields})
+        if path == "/user/14":
+            return self.refuse(401, "Unauthorized") if self.nobody else Reply(200, {"id": 14, "Name": "fiilis"})
         if path.startswith("/queue/"):
             return self.refuse(403, "Forbidden")  # whether it is not there or not to be seen
         if path == "/ticket":

@@ -36,6 +36,9 @@ class FakeServiceNow(FakeDesk):
             wanted = call.query["sysparm_query"].removeprefix("name=")
             groups = [{"sys_id": _GROUP, "name": self.group}, {"sys_id": "b" * 32, "name": "Network"}]
             return Reply(200, {"result": [one for one in groups if one["name"] == wanted]})
+        if table == "sys_user":
+            name = call.query["sysparm_query"].removeprefix("user_name=").removeprefix("javascript:gs.getUserName()")
+            return Reply(200, {"result": [] if self.nobody else [{"user_name": name or "fiilis"}]})
         if table == "sys_journal_field":
             return self._journal(call.query["sysparm_query"])
         if table != "incident":
@@ -44,8 +47,9 @@ class FakeServiceNow(FakeDesk):
             return self._create(call.json, fields)
         if not reference:
             first = int(call.query.get("sysparm_offset", "0"))
-            found = self._matching(call.query["sysparm_query"])[first : first + int(call.query["sysparm_limit"])]
-            return Reply(200, {"result": [self._shape(one, fields) for one in found]})
+            found = self._matching(call.query.get("sysparm_query", "ORDERBY"))
+            shown = found[first : first + int(call.query["sysparm_limit"])]
+            return Reply(200, {"result": [self._shape(one, fields) for one in shown]})
         ticket = self.tickets.get(reference)
         if ticket is None:
             return self.refuse(404, "No Record found")

@@ -10,6 +10,7 @@ from typing import Any
 
 from tests.support.desks import Call, FakeDesk, FakeTicket, Reply
 
+ME = "fiilis@acme.example"
 _STATES = {"new", "open", "pending reminder", "pending close", "closed"}
 _PRIORITIES = {"1 low", "2 normal", "3 high"}
 
@@ -33,7 +34,7 @@ class FakeZammad(FakeDesk):
         if path == "/tickets":
             return self._create(call.json)
         if path == "/users/me":
-            return Reply(200, {"id": 3, "email": "fiilis@acme.example"})
+            return self.refuse(401, "Invalid BasicAuth credentials") if self.nobody else Reply(200, {"id": 3})
         if path == "/tickets/search":
             return self._search(call.query)
         if path == "/tags/add":
@@ -86,7 +87,7 @@ class FakeZammad(FakeDesk):
             assert article["internal"] is True
             # It makes its own markup of ours.
             body = article["body"].replace("<a ", '<a rel="nofollow noreferrer noopener" target="_blank" ')
-            self.write(ticket, "fiilis@acme.example", body, markup=article["content_type"] == "text/html")
+            self.write(ticket, ME, body, markup=article["content_type"] == "text/html")
         return Reply(200, self._shape(ticket))
 
     def _delete(self, id_: int) -> Reply:
@@ -118,6 +119,7 @@ class FakeZammad(FakeDesk):
                 "body": one.text,
                 "content_type": "text/html" if one.markup else "text/plain",
                 "created_by": one.author,
+                "created_by_id": 3 if one.author == ME else 4,
                 "created_at": one.at.strftime("%Y-%m-%dT%H:%M:%S.000Z"),
                 "internal": True,
             }

@@ -41,6 +41,8 @@ class FakeZendesk(FakeDesk):
         if path == "/tickets":
             found = [one for one in self.shown() if one.ours == call.query["external_id"]]
             return Reply(200, {"tickets": [self._shape(one) for one in found], "users": self._users(), "count": 1})
+        if path == "/users/me":
+            return Reply(200, {"user": {"id": None if self.nobody else self._user_id(self.user or ME)}})
         if path == "/groups":
             return Reply(200, {"groups": [{"id": 1, "name": "Support"}, {"id": 77, "name": self.group}]})
         if path == "/search":
