@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 ARGS ?=
-LANE := tests/property tests/unit tests/e2e tests/chaos
+LANE := tests/property tests/unit tests/contract tests/e2e tests/integration/test_channels.py tests/chaos
 
 .DEFAULT_GOAL := help
 .PHONY: help demo setup test check fmt chaos rt bench lock schemas env clean
