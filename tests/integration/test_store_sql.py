@@ -86,13 +86,6 @@ async def test_statements_and_migrations_do_not_drift_apart(database: Database) 
     assert wrong == []
 
 
-async def test_the_columns_that_are_copied_are_there(of: Any) -> None:
-    """COPY names its columns apart from any statement."""
-    async with (await of("scoring")).transaction() as tx:
-        rows = await tx.fetch("SELECT attname FROM pg_attribute WHERE attrelid = 'answer'::regclass AND attnum > 0")
-    assert {row[0] for row in rows} == set(answers._ANSWER_COLUMNS)
-
-
 @pytest.mark.parametrize("folder", [SHARED_MIGRATIONS, *MIGRATIONS.values()], ids=["shared", *MIGRATIONS])
 def test_a_chain_of_migrations_has_one_end(folder: Path) -> None:
     """Two people who add a migration at once find out here, not at a customer's."""
