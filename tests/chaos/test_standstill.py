@@ -245,9 +245,7 @@ async def _all_counted(town: Town) -> bool:
     return await town.counted() == len(town.accepted)
 
 
-_LOADED = pytest.mark.skipif(
-    not FULL, reason="beside other tests some answers are counted late: to be found; make chaos"
-)
+_LOADED = pytest.mark.skipif(not FULL, reason="the long form: some answers are late beside other tests")
 
 
 @pytest.mark.timeout(400)
