@@ -34,12 +34,17 @@ Connection: TypeAlias = "asyncpg.Connection[Any]"
 _STATEMENT_SECONDS = 20
 _MARGIN_SECONDS = 5
 """How much later than the server we give up."""
+# A connection that goes dead between a new statement and its values leaves a session that is not idle, and that no
+# other limit ends: it would hold its locks for ever. PostgreSQL has this one from 17 on.
+_TRANSACTION_LIMIT = "transaction_timeout"
+_LIMITED_FROM = 17
 # A stopped process holds its row locks until PostgreSQL ends its session: below Kafka's session time-out (6 s), so that
 # the partition's next owner does not wait for it (measured: taken over after 6.0-6.4 s).
 _SESSION = {
     "idle_in_transaction_session_timeout": "3s",
     "lock_timeout": "3s",
     "statement_timeout": f"{_STATEMENT_SECONDS}s",
+    _TRANSACTION_LIMIT: f"{_STATEMENT_SECONDS + _MARGIN_SECONDS}s",
     "timezone": "UTC",
     "jit": "off",
     # A plan made while a table was empty reads all of it for ever, until the first ANALYZE: with what a company brought
@@ -66,6 +71,7 @@ _AWAY = (
     asyncpg.LockNotAvailableError,
     asyncpg.QueryCanceledError,
     asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.TransactionTimeoutError,
     asyncpg.DiskFullError,
     asyncpg.ReadOnlySQLTransactionError,  # a standby, until the failover is complete
     sqlalchemy.exc.TimeoutError,
@@ -218,8 +224,10 @@ class Server:
                     "create one with CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0"
                 )
             # Not at the start of the session, where a pooler refuses what it does not know.
+            known = connection.get_server_version().major >= _LIMITED_FROM
+            session = {name: value for name, value in self._session.items() if known or name != _TRANSACTION_LIMIT}
             await connection.execute(
-                "; ".join(f"SET {name} = '{value}'" for name, value in self._session.items())
+                "; ".join(f"SET {name} = '{value}'" for name, value in session.items())
                 + f'; SET search_path = "{self._schema}"',
                 timeout=_CONNECT_SECONDS,
             )
@@ -304,6 +312,8 @@ class Database:
                 try:
                     if within != _STATEMENT_SECONDS:
                         await driver.execute(f"SET LOCAL statement_timeout = '{round(within)}s'")
+                        if driver.get_server_version().major >= _LIMITED_FROM:
+                            await driver.execute(f"SET LOCAL {_TRANSACTION_LIMIT} = 0")  # it is not counted anew
                     yield driver
                 except asyncio.CancelledError:
                     raise  # `_lend` cuts the connection: a ROLLBACK on a dead one would wait for ever

@@ -245,11 +245,8 @@ async def _all_counted(town: Town) -> bool:
     return await town.counted() == len(town.accepted)
 
 
-_LOADED = pytest.mark.skipif(not FULL, reason="the long form: some answers are late beside other tests")
-
-
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("server", ["kafka", pytest.param("postgresql", marks=_LOADED)])
+@pytest.mark.parametrize("server", ["kafka", "postgresql"])
 async def test_dead_connections_are_told_of_and_replaced(town: Town, server: Server) -> None:
     """All services' connections to a server go dead at once; new ones would work."""
     await _trouble(town, server, SERVICES, frozen)

@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 
 from services.run import MIGRATIONS
-from shared.db import Database
+from shared.db import _SESSION, Database, Server
 from shared.errors import Misconfigured, Transient
 from shared.migrate import migrate
 from tests.conftest import Servers
@@ -252,5 +252,46 @@ async def test_a_cancelled_transaction_is_cancelled(database_url: str) -> None:
             await task
         async with database.transaction() as tx:
             assert await tx.fetchval("SELECT to_regclass('half')") is None
+    finally:
+        await database.close()
+
+
+async def test_a_session_that_waits_for_values_holds_no_row_for_ever(database_url: str) -> None:
+    """One whose connection went dead between a new statement and its values is not idle: another limit ends it."""
+    assert {"transaction_timeout", "idle_in_transaction_session_timeout"} <= _SESSION.keys()
+    dead = await Server(database_url, "public", {**_SESSION, "transaction_timeout": "2s"}).connect()
+    other = await Server(database_url, "public").connect()
+    lock = "SELECT * FROM held WHERE id = 1 FOR NO KEY UPDATE"
+    try:
+        await other.execute("CREATE TABLE held (id int PRIMARY KEY); INSERT INTO held VALUES (1)")
+        await dead.execute(f"BEGIN; {lock}")
+        await dead.prepare("SELECT $1::int")
+        shown = "SELECT state, wait_event FROM pg_stat_activity WHERE pid = $1"
+        (row,) = await other.fetch(shown, dead.get_server_pid())
+        assert tuple(row) == ("active", "ClientRead"), "no limit on idle sessions is for this one"
+
+        async def free() -> bool:
+            try:
+                await other.execute(lock)
+            except asyncpg.LockNotAvailableError:
+                return False
+            return True
+
+        await until(free, seconds=10)
+    finally:
+        dead.terminate()
+        await other.close()
+
+
+async def test_a_long_piece_of_work_has_its_own_limit(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as to count all answers afresh: what ends a transaction of every day does not end it."""
+    monkeypatch.setitem(_SESSION, "transaction_timeout", "1s")
+    database = Database(database_url, "public", pool=1)
+    try:
+        with pytest.raises(Transient):
+            async with database.transaction() as tx:
+                await tx.execute("SELECT pg_sleep(1.5)")
+        async with database.transaction(within=60) as tx:
+            await tx.execute("SELECT pg_sleep(1.5)")
     finally:
         await database.close()
