@@ -59,13 +59,17 @@ async def spellings(tx: Connection, people: Sequence[tuple[int, str]]) -> dict[t
     One look at each customer's answers, however many people they are.
     """
     wanted = {(customer, normalised(name)) for customer, name in people}
-    alike = {form.replace("ß", "ss") for _, name in wanted for form in (name, name.lower())}
-    alike |= {normalize("NFC", name.strip().lower()).replace("ß", "ss") for _, name in people}
+    alike = {_alike(form) for _, name in people for form in (name, normalised(name))}
     found: dict[tuple[int, str], list[str]] = {}
     for customer, written in await tx.fetch(_ALIKE, sorted({c for c, _ in wanted}), sorted(alike)):
         if (customer, normalised(written)) in wanted:
             found.setdefault((customer, normalised(written)), []).append(written)
     return {person: sorted(written) for person, written in found.items()}
+
+
+def _alike(name: str) -> str:
+    """Return what `_ALIKE` makes of a name."""
+    return normalize("NFC", name.strip()).lower().replace("ß", "ss")
 
 
 async def erase(
