@@ -6,7 +6,8 @@ partitions has eight truths. What is wrong is told with what to do about it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import asyncio
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,8 @@ from shared.topics import DAY_MS, DIRECTORY, Topic
 log = Log("shared.provisioning")
 
 _DEAD_RETENTION_MS = 30 * DAY_MS
+_SEEN_SECONDS = 15.0
+"""For brokers to show topics that the controller has made."""
 _WAITS = {7, 14, 15, 16, 38, 41}
 """Codes of what passes by itself: time-outs, another controller, too few brokers for the replicas until they are up."""
 
@@ -75,7 +78,25 @@ async def make_missing(kafka: Kafka, admin: AIOKafkaAdminClient, topics: Iterabl
     missing = {name: one for name, one in asked.items() if name not in cluster.topics}
     if missing:
         await _create(kafka, admin, missing)
+        await _seen(kafka, admin, missing)
     return cluster
+
+
+async def _seen(kafka: Kafka, admin: AIOKafkaAdminClient, made: Collection[str]) -> None:
+    """Wait until the brokers show what the controller has made, with a leader for each partition. Raises Transient.
+
+    The controller answers before they do: whoever asks at once is told that there is no such topic.
+    """
+    try:
+        async with asyncio.timeout(_SEEN_SECONDS):
+            while True:
+                topics = (await kafka.describe_by(admin, made)).topics
+                unseen = [name for name in made if name not in topics or topics[name].leaderless]
+                if not unseen:
+                    return
+                await asyncio.sleep(0.1)
+    except TimeoutError:
+        raise Transient(f"{kafka.bootstrap}: topics that were made do not appear or have no leader", of="Kafka") from None
 
 
 async def faults(kafka: Kafka, admin: AIOKafkaAdminClient, topics: Iterable[Topic]) -> list[TopicFault]:

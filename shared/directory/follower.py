@@ -64,11 +64,11 @@ async def publish(kafka: Kafka, directory: Directory, author: str = "apply", *, 
     """Publish a directory and return its revision. Raises Transient; then it may or may not be the newest.
 
     With it goes over how many partitions the installation spreads the keys of each topic: what it was, or with
-    `repartition` what the topics have now.
+    `repartition` what the topics have now. A topic that was made since the last revision has what it has now.
     """
     value = encode(directory)
     before = None if repartition else await _before(kafka)
-    spread = await _spread(kafka) if before is None or not before.partitions else before.partitions
+    spread = {**await _spread(kafka), **(before.partitions if before else {})}
     producer = Producer(kafka, compression_type="gzip", max_request_size=DIRECTORY_LIMIT * 8)
     try:
         await producer.start()

@@ -204,6 +204,16 @@ async def test_keys_are_spread_as_the_installation_has_it(kafka: Kafka) -> None:
     assert sum(now.ends[p] for p in range(8, 12)) > 0
 
 
+async def test_a_topic_made_since_the_last_revision_is_counted_with_the_next(kafka: Kafka) -> None:
+    """An upgrade brings topics; those that were there keep the number that the installation has."""
+    await ensure_topics(kafka, [DIRECTORY, FEEDBACK])
+    await publish(kafka, directory())
+    assert kafka.partitions == {FEEDBACK.name: 8}
+    await ensure_topics(kafka, TOPICS)
+    await publish(kafka, directory(repeat=3))
+    assert kafka.partitions == {topic.name: topic.partitions for topic in TOPICS if topic is not DIRECTORY}
+
+
 async def _partitions(kafka: Kafka, count: int) -> bool:
     return (await kafka.describe([FEEDBACK.name])).topics[FEEDBACK.name].partitions == count
 
