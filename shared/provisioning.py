@@ -96,7 +96,9 @@ async def _seen(kafka: Kafka, admin: AIOKafkaAdminClient, made: Collection[str])
                     return
                 await asyncio.sleep(0.1)
     except TimeoutError:
-        raise Transient(f"{kafka.bootstrap}: topics that were made do not appear or have no leader", of="Kafka") from None
+        raise Transient(
+            f"{kafka.bootstrap}: topics that were made do not appear or have no leader", of="Kafka"
+        ) from None
 
 
 async def faults(kafka: Kafka, admin: AIOKafkaAdminClient, topics: Iterable[Topic]) -> list[TopicFault]:

@@ -36,8 +36,6 @@ class Happened:
 
     outcome: Outcome
     traceparent: str | None
-    by_desk: int | None = None
-    """The version that the change was made to, where it came from the desk: it is not to be told what it said."""
 
 
 class Ledger:
@@ -129,9 +127,6 @@ class Ledger:
         looks = {id_: _next_look(directory, ticket) for id_, ticket in changed.items()}
         await tickets.save(tx, [one.outcome for one in happened], looks)
         await self._tell(tx, await self._to_be_told_now(tx, happened, now), now)
-        for one in happened:
-            if one.by_desk is not None:
-                await desks.keep_up(tx, one.outcome.ticket.id, one.outcome.ticket.version, one.by_desk)
 
     async def tell_later(self, tx: Connection, waiting: Sequence[TicketV1], now: datetime) -> None:
         """Tell of evidence that was added since it was told last."""

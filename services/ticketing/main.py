@@ -9,10 +9,10 @@ from pathlib import Path
 from services.ticketing.api import build_router
 from services.ticketing.consumer import AlertHandler, PageHandler
 from services.ticketing.courier import Courier
+from services.ticketing.desk_sync.supervisor import Synchronizer
 from services.ticketing.ledger import Ledger
 from services.ticketing.settings import TicketingSettings
 from services.ticketing.store import tickets
-from services.ticketing.synchronizer import Synchronizer
 from services.ticketing.timekeeper import Timekeeper
 from shared import metrics
 from shared.comparison import looking, telling

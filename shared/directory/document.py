@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal, Self, cast
 
-from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, ValidationInfo, model_validator
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, JsonValue, ValidationInfo, model_validator
 
 from shared.directory import model
 from shared.directory.fields import (
@@ -36,6 +36,7 @@ from shared.directory.fields import (
     PersonId,
     Phone,
     ReachablePerson,
+    Reopening,
     Retention,
     Section,
     Sha256,
@@ -226,6 +227,9 @@ class Webhook(Section):
     events: Annotated[list[TicketEvent], Field(min_length=1)] | None = None
 
 
+DeskMove = Literal["create", "acknowledged", "in_progress", "waiting", "resolved", "closed", "cancelled", "open"]
+
+
 class Desk(Section):
     """A service desk that customers' tickets are mirrored to."""
 
@@ -239,6 +243,8 @@ class Desk(Section):
     calls_per_minute: Annotated[int, Field(ge=1, le=10_000)] = 60
     poll: Duration = 60
     options: dict[Text, Text] = {}
+    reopen: Reopening | None = None
+    fields: dict[DeskMove, dict[Text, JsonValue]] = {}
 
 
 class Smtp(Section):

@@ -20,6 +20,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Field,
     FiniteFloat,
     ValidationError,
     ValidationInfo,
@@ -139,6 +140,14 @@ def _moment(value: str) -> str:
     return _local_time(value)
 
 
+def _reopening(value: object) -> int:
+    if value == "follow-up":
+        return 0
+    if isinstance(value, str) and value.startswith("within "):
+        return duration_seconds(value.removeprefix("within "))
+    raise ValueError("must be `follow-up`, or such as `within 14d`")
+
+
 def _watch(value: str) -> str:
     days, _, clock = value.rpartition(" ")
     start, end = clock.split("-")
@@ -238,6 +247,8 @@ LocalMoment = Annotated[str, AfterValidator(_moment)]
 Zone = Annotated[str, AfterValidator(_zone)]
 Url = Annotated[str, AfterValidator(_url)]
 Duration = Annotated[int, BeforeValidator(duration_seconds)]
+Reopening = Annotated[int, BeforeValidator(_reopening), Field(ge=0, le=3650 * DAY)]
+"""For how many seconds something that is over is opened again; later, something new follows it up."""
 Window = Annotated[Duration, AfterValidator(_window)]
 TurnLength = Annotated[Duration, AfterValidator(_turn_length)]
 Retention = Annotated[Duration, AfterValidator(_retention)]

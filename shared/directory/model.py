@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -309,6 +309,11 @@ class Desk(_Fact, frozen=True):
     """Seconds between two looks at what changed in the desk."""
     options: Mapping[str, str] = {}
     """What only this type of desk has."""
+    fields: Mapping[str, Mapping[str, Any]] = {}
+    """What the desk asks for besides, in its own words: with `create`, or with the move to a state."""
+    reopen: int | None = None
+    """Seconds after its end for which a ticket of the desk is opened again, later there is a new one that follows it
+    up; None: as long as the desk lets anybody."""
 
 
 class Directory(_Fact, frozen=True):

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace as copied
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
@@ -17,49 +16,31 @@ from fastapi import Request
 from fastapi.routing import APIRoute
 from msgspec.structs import replace
 
-from services.run import MIGRATIONS
-from services.ticketing import synchronizer as synchronizing
 from services.ticketing.api.desks import build_router
+from services.ticketing.desk_sync import supervisor
+from services.ticketing.desk_sync.pull import is_ours
 from services.ticketing.desks import Remark
 from services.ticketing.domain.erase import without
-from services.ticketing.domain.ticket import Opening, Outcome, Patch, change, entry, open_ticket
-from services.ticketing.ledger import Happened, Ledger
+from services.ticketing.domain.ticket import Outcome, entry
+from services.ticketing.ledger import Happened
 from services.ticketing.pace import Pace
 from services.ticketing.store import desks, people, tickets
-from services.ticketing.synchronizer import Synchronizer
 from services.ticketing.timekeeper import Timekeeper
-from shared.clock import MovableClock
-from shared.db import Database
 from shared.directory.access import Access
-from shared.directory.follower import Follower, revision_of
-from shared.directory.model import Customer, Desk, Directory, Escalation, Person, Sla, Step
+from shared.directory.follower import revision_of
+from shared.directory.model import Sla
 from shared.errors import Problem, Transient
-from shared.events import DeskV1, RespondentErasedV1, TicketV1
+from shared.events import RespondentErasedV1
 from shared.http import Answer, Guard, Outbound
 from shared.ids import uuid7
 from shared.kafka import Kafka
-from shared.migrate import migrate
 from shared.quarantine import Quarantine, items
-from shared.security import Signer
 from tests.support import build
-from tests.support.desks import FakeDesk, Reply, Trouble
-from tests.support.desks.jira import fake_jira
-from tests.support.desks.rt import fake_rt
-from tests.support.desks.servicenow import fake_servicenow
+from tests.support.desks import Reply, Trouble
 from tests.support.desks.webhook import FakeReceiver, fake_webhook
 from tests.support.desks.zammad import fake_zammad
-from tests.support.desks.zendesk import fake_zendesk
+from tests.support.office import FAKES, SEARCHABLE, Office, directory, office
 from tests.support.wait import until
-
-FAKES: dict[str, Callable[[], FakeDesk]] = {
-    "jira": fake_jira,
-    "servicenow": fake_servicenow,
-    "zendesk": fake_zendesk,
-    "zammad": fake_zammad,
-    "rt": fake_rt,
-    "webhook": fake_webhook,
-}
-SEARCHABLE = [name for name in FAKES if name != "webhook"]
 
 
 class Killed(BaseException):
@@ -84,173 +65,6 @@ class Mortal(Outbound):
         if self._left == 0:
             raise Killed
         return answer
-
-
-@dataclass(slots=True)
-class Office:
-    """Ticketing's tables, a desk, and processes that come and go."""
-
-    desk: FakeDesk
-    database: Database
-    follower: Follower
-    clock: MovableClock
-    ledger: Ledger
-    running: asyncio.Task[None] | None = None
-    opened: list[TicketV1] = field(default_factory=list[TicketV1])
-
-    def run(self, outbound: Outbound | None = None) -> Synchronizer:
-        """Start a process."""
-        quarantine, client = Quarantine(self.database), outbound or Outbound(Guard("true"))
-        made = Synchronizer(self.database, self.follower, self.clock, self.ledger, client, quarantine)
-        self.ledger.wake = made.wake
-        self.running = asyncio.create_task(made.run())
-        return made
-
-    async def end(self) -> None:
-        """Kill the process that runs; its connections die with it, whatever they were at."""
-        if self.running is not None:
-            self.running.cancel()
-            with contextlib.suppress(asyncio.CancelledError, BaseExceptionGroup):
-                await self.running
-            await self.database.close()  # the next one opens its own
-
-    async def open(self, customer: str = "acme", **more: Any) -> TicketV1:
-        """Open a ticket."""
-        alert = build.alert(customer=customer, dedup_key=f"{customer}/mood-one/{len(self.opened)}", **more)
-        now = self.clock.now()
-        async with self.database.transaction() as tx:
-            (number,) = await tickets.numbers(tx, 1)
-            outcome = self.ledger.timed(None, open_ticket(alert, Opening(number, "architect-1"), now))
-            await self.ledger.save(tx, [Happened(outcome, None)], now)
-        self.opened.append(outcome.ticket)
-        self.ledger.wake()
-        return outcome.ticket
-
-    async def change(self, ticket: TicketV1, **patch: Any) -> TicketV1:
-        """Change the newest version of a ticket."""
-        now = self.clock.now()
-        async with self.database.transaction() as tx:
-            current = await tickets.one_locked(tx, ticket.id)
-            assert current is not None
-            outcome = change(current, Patch(**patch), root_causes=(), actor="architect-1", now=now)
-            outcome = self.ledger.timed(current, cast("Outcome", outcome))
-            await self.ledger.save(tx, [Happened(outcome, None)], now)
-        self.ledger.wake()
-        return outcome.ticket
-
-    async def ticket(self, ticket: TicketV1) -> TicketV1:
-        """Return a ticket as it is now."""
-        async with self.database.transaction() as tx:
-            found = await tickets.one(tx, ticket.id)
-        assert found is not None
-        return found
-
-    async def shown(self, ticket: TicketV1) -> DeskV1:
-        """Return where a ticket stands in its desk."""
-        async with self.database.transaction() as tx:
-            return (await desks.shown(tx, [ticket.id]))[ticket.id][1]
-
-    async def mirrored(self, ticket: TicketV1, step: timedelta = timedelta()) -> str:
-        """Wait until the desk has a ticket, whole; return its reference.
-
-        `step`: how far the clock goes between two looks, where the desk is tried again later. Moves that were counted
-        beforehand would all be over before a slow process has made its call, and none would be left for what it waits.
-        """
-
-        async def there() -> str | None:
-            async with self.database.transaction() as tx:
-                mirror = await desks.one(tx, ticket.id)
-            done = mirror is not None and mirror.reference is not None and mirror.due_at is None
-            if not done and step:
-                self.clock.move(step)
-                self.ledger.wake()
-            return mirror.reference if done and mirror is not None else None
-
-        return cast("str", await until(there))
-
-    async def turned(self) -> None:
-        """Wait until the desk's loop has looked at what is due, from beginning to end, after this moment."""
-        for _ in range(2):  # the second look begins when the first has ended
-            self.clock.move(timedelta(milliseconds=1))
-            begun = self.clock.now() + timedelta(seconds=30)
-
-            async def looked(begun: datetime = begun) -> bool:
-                self.ledger.wake()
-                async with self.database.transaction() as tx:
-                    leased = await tx.fetchval("SELECT leased_until FROM desk")
-                return leased is not None and leased >= begun
-
-            await until(looked)
-
-    async def polled(self, ahead: timedelta = timedelta(minutes=3), rounds: int = 1) -> None:
-        """Let so many polls pass, and wait until what each of them brought is done."""
-        for _ in range(rounds):
-            self.clock.move(ahead)
-            moved = self.clock.now()
-
-            async def done(moved: datetime = moved) -> bool:
-                self.ledger.wake()
-                async with self.database.transaction() as tx:
-                    looked = await tx.fetchval("SELECT polled_until FROM desk")
-                    waits = await tx.fetchval("SELECT count(*) FROM desk_ticket WHERE due_at IS NOT NULL")
-                return looked is not None and looked >= moved and not waits
-
-            await until(done)
-
-    async def becomes(self, ticket: TicketV1, state: str) -> TicketV1:
-        """Wait until a ticket is in a state."""
-
-        async def there() -> TicketV1 | None:
-            found = await self.ticket(ticket)
-            return found if found.state == state else None
-
-        return cast("TicketV1", await until(there))
-
-    async def timeline(self, ticket: TicketV1, what: str) -> list[dict[str, Any]]:
-        """Return the details of a ticket's lines of a sort."""
-        async with self.database.transaction() as tx:
-            return [cast("Any", e.detail) for _, e in await tickets.timeline(tx, ticket.id, 0, 200) if e.what == what]
-
-
-def directory(desk: Desk) -> Directory:
-    """Return a company whose customers use one desk."""
-    person = Person("architect-1", "First Architect", "UTC", "en")
-    other = Person("architect-2", "Second Architect", "UTC", "en")
-    return Directory(
-        company="Example",
-        timezone="UTC",
-        language="en",
-        people={person.id: person, other.id: other},
-        escalations={"standard": Escalation("standard", (Step("architect", 300),), person.id)},
-        customers={
-            name: Customer(name, name.title(), person.id, "standard", "UTC", "fi", desk="main")
-            for name in ("acme", "borealis")
-        },
-        desks={"main": desk},
-    )
-
-
-@contextlib.asynccontextmanager
-async def office(
-    fake: FakeDesk, database_url: str, kafka: Kafka, monkeypatch: pytest.MonkeyPatch, **settings: Any
-) -> AsyncIterator[Office]:
-    async with fake as desk:
-        for name, value in desk.environ.items():
-            monkeypatch.setenv(name, value)
-        database = Database(database_url, "ticketing", pool=6)
-        await migrate(database, MIGRATIONS["ticketing"])
-        follower = Follower(kafka, ("ticketing",))
-        entry = {"calls_per_minute": 6_000, "poll": 1, **desk.directory_entry(), **settings}
-        follower.current = revision_of(1, directory(Desk(**entry)))
-        clock = MovableClock()
-        desk.now = clock.now
-        ledger = Ledger(follower, clock, Signer(["a-test-secret"]), lambda: "https://fiilis.example.test")
-        made = Office(desk, database, follower, clock, ledger)
-        try:
-            yield made
-        finally:
-            await made.end()
-            await database.close()
 
 
 @pytest.fixture(params=list(FAKES))
@@ -353,7 +167,7 @@ class Stopped(Outbound):
 
 async def test_a_process_that_was_stopped_while_it_created(zammad: Office, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another one creates meanwhile; what the first then creates is one too many, and closed."""
-    monkeypatch.setattr(synchronizing, "_RENEW", 60.0)  # it does not notice by itself
+    monkeypatch.setattr(supervisor, "_RENEW", 60.0)  # it does not notice by itself
     stopped = Stopped()
     zammad.run(stopped)
     first = zammad.running
@@ -403,7 +217,7 @@ async def test_a_duplicate_is_closed_by_whoever_comes_next(zammad: Office) -> No
     async with zammad.database.transaction() as tx:
         found = [("77", "#31077"), ("78", "#31078")]
         assert await desks.duplicated(tx, "main", ticket.id, found) == {"77", "78"}
-        await desks.nudge(tx, ticket.id, zammad.clock.now())
+        await desks.settle(tx, [ticket.id], zammad.clock.now())
     zammad.clock.move(timedelta(seconds=70))
     zammad.run()
     assert await zammad.mirrored(ticket) == reference
@@ -549,7 +363,7 @@ async def test_what_happens_in_the_desk_comes_back(
         synchronizer.wake()
         resolved = await at.becomes(ticket, "resolved")
         assert resolved.acknowledged_at is not None
-        comments = await at.timeline(ticket, "desk comment")
+        comments = await until(lambda: at.timeline(ticket, "desk comment"))
         assert [one["text"] for one in comments] == ["I called them, and it was the invoice"]
         version = resolved.version
         await at.polled(rounds=3)
@@ -903,7 +717,7 @@ async def test_every_comment_reaches_the_desk(zammad: Office) -> None:
     async def say(text: str) -> None:
         async with zammad.database.transaction() as tx:
             await tickets.append(tx, [entry(ticket.id, zammad.clock.now(), "key:ops", "comment", text=text)])
-            await desks.nudge(tx, ticket.id, zammad.clock.now())
+            await desks.settle(tx, [ticket.id], zammad.clock.now())
         zammad.ledger.wake()
 
     await say("before")
@@ -953,19 +767,19 @@ async def test_a_state_that_is_nobodys_is_left_alone(zammad: Office) -> None:
     zammad.run()
     reference = await zammad.mirrored(ticket)
     zammad.clock.move(timedelta(minutes=3))
-    zammad.desk.move(reference, "merged")
+    zammad.desk.move(reference, "scheduled")
     await zammad.polled(rounds=4)
     await zammad.open()
     async with zammad.database.transaction() as tx:
         await tickets.append(tx, [entry(ticket.id, zammad.clock.now(), "key:ops", "comment", text="Any news?")])
-        await desks.nudge(tx, ticket.id, zammad.clock.now())
+        await desks.settle(tx, [ticket.id], zammad.clock.now())
     zammad.ledger.wake()
 
     async def there() -> bool:
         return "Any news?" in zammad.desk.tickets[reference].says()
 
     await until(there)
-    assert zammad.desk.tickets[reference].state == "merged"
+    assert zammad.desk.tickets[reference].state == "scheduled"
 
 
 async def test_a_remark_that_quotes_ours_is_somebodys(zammad: Office) -> None:
@@ -1000,7 +814,7 @@ async def test_only_our_own_mark_is_ours(
         at.clock.move(timedelta(minutes=3))
         async with at.database.transaction() as tx:
             await tickets.append(tx, [entry(ticket.id, at.clock.now(), "key:ops", "comment", text="Ours")])
-            await desks.nudge(tx, ticket.id, at.clock.now())
+            await desks.settle(tx, [ticket.id], at.clock.now())
         at.ledger.wake()
         await at.mirrored(ticket)
         assert "Ours" in at.desk.tickets[reference].says()
@@ -1033,7 +847,7 @@ async def test_only_our_own_mark_is_ours(
 )
 def test_whose_a_remark_is(own: bool | None, text: str, ours: bool) -> None:
     remark = Remark("1", "", text, datetime.now(UTC), own)
-    assert synchronizing._is_ours(remark, 7) == ours
+    assert is_ours(remark, 7) == ours
 
 
 # ---- ties, and what comes early

@@ -5,8 +5,8 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from services.ticketing.api import desks, hooks, improvement, status, tickets
+from services.ticketing.desk_sync.supervisor import Synchronizer
 from services.ticketing.ledger import Ledger
-from services.ticketing.synchronizer import Synchronizer
 from shared.clock import Clock
 from shared.db import Database
 from shared.directory.access import Access

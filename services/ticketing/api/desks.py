@@ -8,9 +8,9 @@ from datetime import timedelta
 
 from fastapi import APIRouter, Request, Response
 
+from services.ticketing.desk_sync.supervisor import Synchronizer
 from services.ticketing.desks import BadSignature, Failed
 from services.ticketing.store import desks
-from services.ticketing.synchronizer import Synchronizer
 from shared.clock import Clock
 from shared.db import Database
 from shared.described import problems, raw_body

@@ -156,7 +156,7 @@ def build_router(database: Database, access: Access, clock: Clock, ledger: Ledge
             current = caller.visible("ticket", ticket, await store.one_locked(tx, id_in_path("ticket", ticket)))
             line = entry(current.id, clock.now(), caller.actor.id, "comment", text=new.text)
             await store.append(tx, [line])
-            await desks.nudge(tx, current.id, clock.now())
+            await desks.settle(tx, [current.id], clock.now())
         ledger.wake()
         return json_response(line, 201)
 

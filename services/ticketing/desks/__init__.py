@@ -1,7 +1,7 @@
 """Desks: small drivers, each for one kind of service desk, that say in a classified way what came of a call.
 
-What they share (due rows, the intent before the call, the budget, the circuit) is `synchronizer.py`'s. A further kind
-of desk is one file here, one line in `registry.py`, one word in the directory's `Desk.type`, and one fake in
+What they share (due rows, the intent before the call, the steps, the budget, the circuit) is `desk_sync`'s. A further
+kind of desk is one file here, one line in `registry.py`, one word in the directory's `Desk.type`, and one fake in
 tests/support/desks.
 """
 
@@ -85,13 +85,19 @@ class Draft:
     number: int
     title: str
     story: Story
-    """The whole context, in the customer's language."""
+    """The whole context, in the customer's language, as far as the desk has room for it."""
+    opening: Story
+    """What a desk may say that mails its first text to whom the ticket is on behalf of."""
     severity: Severity
     state: TicketState
     customer: str
     """Id."""
     root_cause: str | None = None
     resolution: str | None = None
+    follows: str | None = None
+    """The desk's reference of the ticket that this one follows up, which is closed for good."""
+    turn: int = 0
+    """How many tickets of the desk were ours before this one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +118,10 @@ class Remote:
     """What was written when it was resolved, where the desk asks for that."""
     changed_at: datetime | None = None
     """When it changed last, by the desk's clock; None: it does not say."""
+    sealed: bool = False
+    """The desk will never open it again, nor take a word for it."""
+    merged_into: str | None = None
+    """The reference of the ticket that it became a part of; empty: the desk does not say of which."""
 
     def __post_init__(self) -> None:
         """Bound what the desk says; what it calls its ticket is left as it is: see `can_be_named`."""
@@ -153,6 +163,19 @@ class Remark:
 
 
 @dataclass(frozen=True, slots=True)
+class Remarks:
+    """Some of a ticket's comments, the oldest first."""
+
+    items: Sequence[Remark]
+    upto: str | None
+    """To be given the next time; None: nothing was read yet."""
+    more: bool = False
+    """There are more, at once."""
+    skipped: bool = False
+    """There were more than anybody reads: the oldest are left to the desk."""
+
+
+@dataclass(frozen=True, slots=True)
 class News:
     """What a request of the desk tells of one of its tickets."""
 
@@ -189,6 +212,12 @@ class Desk(Protocol):
     """Seconds until the desk's search shows what was just created."""
     readable: bool
     """Else `read` knows no state: the desk has what it was told last, and tells itself what changes."""
+    rewrites: bool
+    """The story is one text, which `tell` replaces; else each `tell` is one more internal note."""
+    opens_with_story: bool
+    """`create` tells the story; else it says only what anybody may read, and `tell` follows."""
+    room: int
+    """Bytes of HTML that a story may have."""
 
     async def who_am_i(self) -> str | None:
         """Ask who our account is, as authors are told; None: the desk does not say. Raises Failed if it is nobody.
@@ -205,19 +234,28 @@ class Desk(Protocol):
         """Create a ticket that carries our id."""
         ...
 
-    async def update(self, reference: str, draft: Draft, state: TicketState | None, remark: str | None) -> None:
-        """Bring severity, title and story to the draft's; move to `state` unless None; append a remark unless None.
+    async def describe(self, reference: str, draft: Draft) -> None:
+        """Bring title and severity to the draft's; repeatable."""
+        ...
 
-        Setting is repeatable; a remark is sent at least once.
-        """
+    async def tell(self, reference: str, draft: Draft, story: Story) -> None:
+        """Replace the story, or append one internally, with our id at its end; it is sent at least once."""
+        ...
+
+    async def move(self, reference: str, draft: Draft, state: TicketState) -> bool:
+        """Move a ticket to a state, unless it is there; repeatable. False: the desk has no nearer state."""
+        ...
+
+    async def remark(self, reference: str, draft: Draft, text: str) -> None:
+        """Append a comment that is internal; it is sent at least once."""
         ...
 
     async def read(self, reference: str) -> Remote:
-        """Return a ticket as it stands."""
+        """Return a ticket as it stands; its own reference tells whether it is the one that was asked for."""
         ...
 
-    async def remarks(self, reference: str) -> Sequence[Remark]:
-        """Return its comments, the oldest first, as far as one call returns them."""
+    async def remarks(self, reference: str, after: str | None) -> Remarks:
+        """Return comments since an earlier reading ended (`Remarks.upto`); None: from the beginning."""
         ...
 
     async def changed(self, since: datetime, skip: int = 0) -> Sequence[Remote]:

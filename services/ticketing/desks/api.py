@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import html
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 from urllib.parse import urlencode
@@ -16,7 +16,7 @@ from uuid import UUID
 
 import msgspec
 
-from services.ticketing.desks import NOBODYS, Desk, Failed, Gone, Remote
+from services.ticketing.desks import NOBODYS, Failed, Gone, Remote
 from services.ticketing.domain.ticket import ACTIVE
 from shared import metrics
 from shared.events import TicketState
@@ -27,8 +27,18 @@ log = Log("ticketing")
 
 _SECONDS = 20.0
 """How long a desk may take."""
-_LIMIT = 1024 * 1024
+_LIMIT = 4 * 1024 * 1024
 """Bytes of an answer that are read."""
+PAGE = 25
+"""Comments that are asked for at once; fewer, where they are long."""
+_MOST_REMARKS = 1_000
+"""Comments that are read at once; where there are more, the oldest are left to the desk."""
+_MOST_TOO_LARGE = 10
+
+
+class TooLarge(Failed):
+    """An answer of which only the beginning was read: fewer things are to be asked for."""
+
 
 Pace = Callable[[], Awaitable[None]]
 """Waits until the desk's budget has room for one more call."""
@@ -119,7 +129,9 @@ class Api:
         if answer.status in {409, 423, 425}:  # somebody else was at it in that moment
             raise self._failed("temporary", detail, answer.retry_after, refusal=True)
         if 300 <= answer.status < 400:
-            raise self._failed("permanent", f"{detail}: the desk's url redirects; name where it leads")
+            where = answer.headers.get("location", "")[:200]
+            why = f"{detail}: it redirects to {where}: to sign in, or does the desk have another url?"
+            raise self._failed("temporary", why)
         # Who may do nothing may do nothing with any ticket; what else is wrong is wrong with this one.
         raise self._failed("permanent", detail, refusal=answer.status not in {401, 403, 407})
 
@@ -128,11 +140,13 @@ class Api:
             return None
         kind = "unknown" if writes else "permanent"
         if answer.cut:
-            raise self._failed(kind, f"the answer is larger than {_LIMIT // 1024} KiB")
+            raise TooLarge(kind, f"the answer is larger than {_LIMIT // 1024} KiB")
         try:
             return msgspec.json.decode(answer.body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             what = answer.headers.get("content-type", "no content type")
+            # A page to sign in, or of maintenance, is soon over.
+            kind = "temporary" if kind == "permanent" and "html" in what else kind
             raise self._failed(kind, f"the answer is not JSON but {what}: is the url that of the API?") from None
 
     def _failed(self, kind: Any, detail: str, retry_after: float | None = None, *, refusal: bool = False) -> Failed:
@@ -201,6 +215,14 @@ def each(rows: Any, kind: type[T], remote: Callable[[T], Remote]) -> list[Remote
     return found
 
 
+def number(value: str | int) -> int:
+    """Return an id that is a number. Raises Failed where it is none, or none that a desk counts to."""
+    text = str(value)
+    if not re.fullmatch(r"[0-9]{1,18}", text):
+        raise Failed("unknown", f"the desk's answer has {text[:40]!r} for an id")
+    return int(text)
+
+
 def moment(text: str) -> datetime:
     """Return the time in an answer; UTC where it names no zone. Raises Failed where it is none."""
     try:
@@ -215,6 +237,59 @@ def safe(reference: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", reference):
         raise Gone(f"no ticket is called {reference[:64]!r}")
     return reference
+
+
+class Account:
+    """Who our account is: asked each time for whether it is well, once for what it wrote."""
+
+    def __init__(self, ask: Callable[[], Awaitable[str | None]], desk: str) -> None:
+        """`ask` returns what the desk calls our account, None where it takes us for nobody."""
+        self._ask = ask
+        self._desk = desk
+        self._known: str | None = None
+
+    async def now(self) -> str:
+        """Ask. Raises Failed where we are nobody."""
+        found = self._known = await self._ask()
+        if found is None:
+            raise Failed("permanent", f"{SEES_NOTHING}: {self._desk} takes us for nobody; has the token expired?")
+        return found
+
+    async def known(self) -> str:
+        """Return who it was when it was asked last. Raises Failed where we are nobody."""
+        return self._known or await self.now()
+
+
+async def newest_first(
+    page: Callable[[int, int], Awaitable[Sequence[T]]], id_: Callable[[T], int], after: str | None
+) -> tuple[list[T], str | None, bool]:
+    """Return what a list that begins with the newest has beyond an id, the oldest first.
+
+    `page` returns so many (the second number) after leaving out so many (the first), a multiple of the second. Also
+    returned: the newest id, and whether there was more than anybody reads. An answer that is too large is asked for in
+    smaller pieces, and what is too large by itself is left out.
+    """
+    known = int(after) if after is not None else -1
+    found: dict[int, T] = {}
+    skip, count, more, too_large = 0, PAGE, True, 0
+    while more and len(found) < _MOST_REMARKS:
+        try:
+            rows = await page(skip, count)
+        except TooLarge as error:
+            if count > 1:
+                count = 1 if count <= 5 else 5  # what was left out is a multiple of each
+                continue
+            too_large += 1
+            if too_large > _MOST_TOO_LARGE:
+                raise
+            log.warning("a comment is too large to be read", why=error.detail)
+            skip += 1
+            continue
+        found |= {id_(row): row for row in rows if id_(row) > known}
+        more = len(rows) >= count and min(map(id_, rows)) > known
+        skip += count
+    newest = max([known, *found])
+    return [found[one] for one in sorted(found)], None if newest < 0 else str(newest), more
 
 
 def is_own(author: T | None, me: T | None) -> bool | None:
@@ -265,16 +340,6 @@ def visible(markup: str) -> str:
 def over(state: TicketState | None, wanted: TicketState | None) -> bool:
     """Tell whether the desk's ticket has ended and is not to be moved back: if it is sealed, nothing is left to do."""
     return state is not None and state not in ACTIVE and wanted not in ACTIVE
-
-
-async def raise_unless_over(failed: Failed, desk: Desk, reference: str, wanted: TicketState | None) -> None:
-    """Raise a failure to write, unless it is that the desk's ticket has ended and takes no changes any more."""
-    if failed.kind != "permanent":
-        raise failed
-    remote = await desk.read(reference)
-    failed.refusal = True  # workflows and policies say no by 403 too: who may read it is not shut out
-    if not over(remote.state, wanted):
-        raise failed
 
 
 def reached(state: TicketState | None, wanted: TicketState) -> bool:

@@ -11,7 +11,8 @@ from datetime import datetime
 from typing import TypeVar
 from uuid import UUID
 
-from services.ticketing.desks import Desk, Draft, Failed, FailureKind, Gone, News, Remark, Remote
+from services.ticketing.desks import Desk, Draft, Failed, FailureKind, Gone, News, Remarks, Remote
+from services.ticketing.domain.story import Story
 from shared.errors import Transient
 from shared.events import TicketState
 from shared.logs import Log
@@ -29,6 +30,9 @@ class Guarded:
         self._driver = driver
         self.settles = driver.settles
         self.readable = driver.readable
+        self.rewrites = driver.rewrites
+        self.opens_with_story = driver.opens_with_story
+        self.room = driver.room
 
     async def who_am_i(self) -> str | None:
         """Ask the driver."""
@@ -42,17 +46,29 @@ class Guarded:
         """Ask the driver; the desk may have created it when the driver fails at the answer."""
         return await self._answer(self._driver.create(draft), "unknown")
 
-    async def update(self, reference: str, draft: Draft, state: TicketState | None, remark: str | None) -> None:
+    async def describe(self, reference: str, draft: Draft) -> None:
         """Ask the driver."""
-        await self._answer(self._driver.update(reference, draft, state, remark))
+        await self._answer(self._driver.describe(reference, draft))
+
+    async def tell(self, reference: str, draft: Draft, story: Story) -> None:
+        """Ask the driver."""
+        await self._answer(self._driver.tell(reference, draft, story))
+
+    async def move(self, reference: str, draft: Draft, state: TicketState) -> bool:
+        """Ask the driver."""
+        return await self._answer(self._driver.move(reference, draft, state))
+
+    async def remark(self, reference: str, draft: Draft, text: str) -> None:
+        """Ask the driver."""
+        await self._answer(self._driver.remark(reference, draft, text))
 
     async def read(self, reference: str) -> Remote:
         """Ask the driver."""
         return await self._answer(self._driver.read(reference))
 
-    async def remarks(self, reference: str) -> Sequence[Remark]:
+    async def remarks(self, reference: str, after: str | None) -> Remarks:
         """Ask the driver."""
-        return await self._answer(self._driver.remarks(reference))
+        return await self._answer(self._driver.remarks(reference, after))
 
     async def changed(self, since: datetime, skip: int = 0) -> Sequence[Remote]:
         """Ask the driver."""

@@ -10,10 +10,10 @@ from uuid import UUID
 
 import msgspec
 
-from services.ticketing.desks import MOST, Draft, Failed, News, Remark, Remote
+from services.ticketing.desks import MOST, Draft, Failed, News, Remark, Remarks, Remote
 from services.ticketing.desks.api import (
     MARK,
-    SEES_NOTHING,
+    Account,
     Api,
     Pace,
     basic,
@@ -21,8 +21,9 @@ from services.ticketing.desks.api import (
     is_own,
     mark,
     moment,
+    newest_first,
+    number,
     one_line,
-    raise_unless_over,
     reached,
     safe,
     shaped,
@@ -30,7 +31,6 @@ from services.ticketing.desks.api import (
 )
 from services.ticketing.desks.signatures import check_hub, reference_in
 from services.ticketing.domain.story import Paragraph, Story, as_adf, as_text
-from services.ticketing.domain.ticket import ACTIVE
 from shared.directory import model
 from shared.events import Severity, TicketState
 from shared.http import Outbound
@@ -116,10 +116,15 @@ class _Issue(msgspec.Struct):
     fields: _Fields
 
 
+class _Field(msgspec.Struct, rename="camel"):
+    required: bool = False
+    has_default_value: bool = False
+
+
 class _Transition(msgspec.Struct):
     id: str
     to: _Status
-    fields: dict[str, Any] = {}
+    fields: dict[str, _Field] = {}
 
 
 class _Node(msgspec.Struct):
@@ -153,6 +158,9 @@ class Jira:
 
     settles = 60.0  # JQL reads an index that is brought up to date later
     readable = True
+    rewrites = True
+    opens_with_story = True
+    room = 32_000  # of 32,767 characters
 
     def __init__(
         self, name: str, settings: model.Desk, secrets: Mapping[str, str], outbound: Outbound, pace: Pace
@@ -170,14 +178,12 @@ class Jira:
         self._priorities = {one: options.get(f"priority_{one}", name) for one, name in _PRIORITIES.items()}
         chosen: dict[str, TicketState] = {options[one].lower(): one for one in _CATEGORY if one in options}
         self._states: Mapping[str, TicketState] = {**_STATES, **chosen}
-        self._account: str | None = None
+        self._fields = settings.fields
+        self._account = Account(self._me, "Jira")
 
     async def who_am_i(self) -> str | None:
         """Return the account's id; with a token that has expired Jira shows what everybody sees, and no error."""
-        self._account = told(await self._api.ask("GET", f"{self._rest}/myself"), _User).account
-        if self._account is None:
-            raise Failed("permanent", f"{SEES_NOTHING}: Jira takes us for nobody; has the token expired?")
-        return self._account
+        return await self._account.now()
 
     async def find(self, ticket: UUID) -> Sequence[Remote]:
         """Return the issues that carry our id."""
@@ -191,51 +197,58 @@ class Jira:
             "project": {"key": self._project},
             "issuetype": {"name": self._options.get("issue_type", "Task")},
             "labels": [MARK, mark(draft.ticket)],
-            **self._said(draft),
+            **self._titled(draft),
+            "description": self._markup(draft.story),
+            **self._fields.get("create", {}),
         }
         answer = await self._api.ask("POST", f"{self._rest}/issue", {"fields": fields})
         id_, key = told(shaped(answer, "id"), str), told(shaped(answer, "key"), str)
         return Remote(id_, key, self._page(key), "open")
 
-    async def update(self, reference: str, draft: Draft, state: TicketState | None, remark: str | None) -> None:
-        """Set the fields, move, and append a comment that portal users do not see."""
-        try:
-            await self._update(reference, draft, state, remark)
-        except Failed as failed:
-            await raise_unless_over(failed, self, reference, state)
+    async def describe(self, reference: str, draft: Draft) -> None:
+        """Set summary and priority."""
+        await self._api.call("PUT", self._path(reference), {"fields": self._titled(draft)})
 
-    async def _update(self, reference: str, draft: Draft, state: TicketState | None, remark: str | None) -> None:
-        path = f"{self._rest}/issue/{safe(reference)}"
-        # What the workflow does not allow is found out before anything is written: no remark is repeated for it.
-        step = None if state is None else await self._step(path, state)
-        # An issue that is over may not be editable: it is written before it ends, and after it comes back.
-        if step is not None and state in ACTIVE:
-            await self._api.call("POST", f"{path}/transitions", step)
-        await self._api.call("PUT", path, {"fields": self._said(draft)})
-        if remark is not None:
-            hidden = {"key": "sd.public.comment", "value": {"internal": True}}
-            body = {"body": self._markup((Paragraph(remark),)), "properties": [hidden]}
-            await self._api.call("POST", f"{path}/comment", body)
-        if step is not None and state not in ACTIVE:
-            await self._api.call("POST", f"{path}/transitions", step)
+    async def tell(self, reference: str, draft: Draft, story: Story) -> None:
+        """Set the description."""
+        await self._api.call("PUT", self._path(reference), {"fields": {"description": self._markup(story)}})
+
+    async def move(self, reference: str, draft: Draft, state: TicketState) -> bool:
+        """Take the transition that leads nearest to a state."""
+        path = self._path(reference)
+        step = await self._step(path, state)
+        if step is None:
+            return False
+        await self._api.call("POST", f"{path}/transitions", step)
+        return True
+
+    async def remark(self, reference: str, draft: Draft, text: str) -> None:
+        """Append a comment that portal users do not see."""
+        hidden = {"key": "sd.public.comment", "value": {"internal": True}}
+        body = {"body": self._markup((Paragraph(text),)), "properties": [hidden]}
+        await self._api.call("POST", f"{self._path(reference)}/comment", body)
 
     async def read(self, reference: str) -> Remote:
         """Return an issue."""
-        return self._remote(await self._issue(f"{self._rest}/issue/{safe(reference)}"))
+        return self._remote(await self._issue(self._path(reference)))
 
-    async def remarks(self, reference: str) -> Sequence[Remark]:
-        """Return the newest hundred comments."""
-        path = f"{self._rest}/issue/{safe(reference)}/comment"
-        answer = await self._api.call("GET", path, query={"orderBy": "-created", "maxResults": 100})
-        comments = told(shaped(answer, "comments"), list[_Comment])
-        me = self._account or (await self.who_am_i() if comments else None)
+    async def remarks(self, reference: str, after: str | None) -> Remarks:
+        """Return comments."""
+
+        async def page(skip: int, count: int) -> list[_Comment]:
+            query = {"orderBy": "-created", "startAt": skip, "maxResults": count}
+            answer = await self._api.call("GET", f"{self._path(reference)}/comment", query=query)
+            return told(shaped(answer, "comments"), list[_Comment])
+
+        comments, upto, skipped = await newest_first(page, lambda one: number(one.id), after)
+        me = await self._account.known() if comments else None
         remarks = [
             Remark(
                 one.id, one.author.known_as or "", _plain(one.body), moment(one.created), is_own(one.author.account, me)
             )
             for one in comments
         ]
-        return sorted(remarks, key=lambda one: (one.at, len(one.id), one.id))
+        return Remarks(remarks, upto, skipped=skipped)
 
     async def changed(self, since: datetime, skip: int = 0) -> Sequence[Remote]:
         """Return up to a hundred issues, the longest unchanged first."""
@@ -245,25 +258,24 @@ class Jira:
         return each(found, _Issue, self._remote)
 
     async def redact(self, reference: str, draft: Draft) -> str:
-        """Overwrite summary and description."""
-        left = "earlier texts in the issue's history, and its comments; in Jira only deleting the issue removes them"
-        try:
-            await self._api.call("PUT", f"{self._rest}/issue/{safe(reference)}", {"fields": self._said(draft)})
-        except Failed as failed:
-            await raise_unless_over(failed, self, reference, None)
-            return f"everything, as the issue is closed to changes; {left}"
-        return left
+        """Do nothing more than what setting the texts does."""
+        return "earlier texts in the issue's history, and its comments; in Jira only deleting the issue removes them"
 
     def heard(self, headers: Mapping[str, str], body: bytes, secret: str, now: datetime) -> News:
         """Return the issue of a webhook with a secret."""
         check_hub(headers, body, secret, "sha256")
         return News(reference_in(body, ("issue", "id")))
 
-    def _said(self, draft: Draft) -> dict[str, Any]:
+    def _path(self, reference: str) -> str:
+        return f"{self._rest}/issue/{safe(reference)}"
+
+    async def _me(self) -> str | None:
+        return told(await self._api.ask("GET", f"{self._rest}/myself"), _User).account
+
+    def _titled(self, draft: Draft) -> dict[str, Any]:
         priority = {"priority": {"name": self._priorities[draft.severity]}}
         return {
             "summary": one_line(draft.title, 255),
-            "description": self._markup(draft.story),
             **({} if self._options.get("priority") == "no" else priority),
         }
 
@@ -326,8 +338,23 @@ class Jira:
                 refusal=True,
             )
         step: dict[str, Any] = {"transition": {"id": best.id}}
+        given = dict(self._fields.get(wanted, {}))
+        comment = given.pop("comment", None)
         if "resolution" in best.fields:
-            step["fields"] = {"resolution": {"name": self._options.get("resolution", "Done")}}
+            given.setdefault("resolution", {"name": self._options.get("resolution", "Done")})
+        asked = (name for name, field in best.fields.items() if field.required and not field.has_default_value)
+        missing = [name for name in asked if name not in given]
+        if missing:
+            raise Failed(
+                "permanent",
+                f"the transition to {best.to.name!r} asks for {', '.join(sorted(missing))}: "
+                f"give them in `fields: {{{wanted}: ...}}` of the desk",
+                refusal=True,
+            )
+        if given:
+            step["fields"] = given
+        if comment is not None:
+            step["update"] = {"comment": [{"add": {"body": self._markup((Paragraph(str(comment)),))}}]}
         return step
 
     def _fit(self, status: _Status, wanted: TicketState) -> int:

@@ -13,16 +13,18 @@ from uuid import UUID
 
 import msgspec
 
-from services.ticketing.desks import MOST, Draft, Failed, Gone, News, Remark, Remote
+from services.ticketing.desks import MOST, Draft, Failed, Gone, News, Remark, Remarks, Remote
 from services.ticketing.desks.api import (
     MARK,
+    PAGE,
     Api,
     Pace,
+    TooLarge,
     each,
     is_own,
-    letters,
     mark,
     moment,
+    number,
     one_line,
     reached,
     safe,
@@ -32,7 +34,7 @@ from services.ticketing.desks.api import (
     visible,
 )
 from services.ticketing.desks.signatures import check_secret, reference_in
-from services.ticketing.domain.story import as_text
+from services.ticketing.domain.story import Story, as_text
 from shared.directory import model
 from shared.events import Severity, TicketState
 from shared.http import Outbound
@@ -57,7 +59,9 @@ _STATUSES: Mapping[TicketState, str] = {
 _NAMES = "Name,EmailAddress"
 _TITLE = 200
 """Bytes."""
-_TEXTS = msgspec.json.encode([{"field": "ContentType", "operator": "STARTSWITH", "value": "text/"}]).decode()
+_TEXTS = [{"field": "ContentType", "operator": "STARTSWITH", "value": "text/"}]
+_PAGES = 20
+"""Of a hundred transactions, which are looked at for whose texts they have."""
 
 
 class _User(msgspec.Struct, rename={"name": "Name", "email": "EmailAddress"}):
@@ -122,12 +126,16 @@ class RequestTracker:
     to create; by each of our states (`waiting`, ...) the name of the lifecycle's status; `priority_critical` to
     `priority_info`: numbers.
 
-    What RT has once been told stays in its history: a story that has changed is appended as a further comment.
+    What RT has once been told stays in its history: the story is a comment, and so is what has come since. The first
+    text says nothing of it, as RT's own scrips mail that to the requestor.
     Acknowledged reads back as in_progress, closed as resolved.
     """
 
     settles = 30.0  # the database is asked; a call that nobody waits for any more may still write for a while
     readable = True
+    rewrites = False
+    opens_with_story = False  # RT's own scrips mail the first text to the requestor
+    room = 60_000  # MySQL's longest text is more, a mail gateway's often not
 
     def __init__(
         self, name: str, settings: model.Desk, secrets: Mapping[str, str], outbound: Outbound, pace: Pace
@@ -145,6 +153,7 @@ class RequestTracker:
         number = re.match(r"1-([0-9]+)-", secrets["token"])
         self._me = None if number is None else number[1]
         """The number of our user, which RT writes into its tokens; of others it says nothing."""
+        self._extra = settings.fields
         self._account: str | None = None
 
     async def who_am_i(self) -> str | None:
@@ -165,57 +174,69 @@ class RequestTracker:
         await self._check_field()
         requester = self._requester
         body = {
-            **self._said(draft),
+            **self._titled(draft),
             "Queue": self._queue,
-            "Content": _told(draft),
+            "Content": as_text(draft.opening),
             "ContentType": "text/plain",
             "CustomFields": {self._field: mark(draft.ticket)},
             **({} if requester is None else {"Requestor": requester}),
+            **self._extra.get("create", {}),
         }
         answer = await self._api.ask("POST", "/REST/2.0/ticket", body)
         reference = str(told(answer, _Created).id)
         await self._check_kept(reference, draft.ticket)
         return Remote(reference, f"#{reference}", self._page(reference), "open")
 
-    async def update(self, reference: str, draft: Draft, state: TicketState | None, remark: str | None) -> None:
-        """Set fields and status, then append comments."""
-        path = f"/REST/2.0/ticket/{safe(reference)}"
-        body: dict[str, Any] = self._said(draft)
-        if state is not None and not reached((await self.read(reference)).state, state):
-            body["Status"] = self._statuses[state]
-        said = await self._api.call("PUT", path, body)
-        if "Status" in body and (await self._ticket(reference)).status != body["Status"]:
+    async def describe(self, reference: str, draft: Draft) -> None:
+        """Set subject and priority."""
+        await self._api.call("PUT", _path(reference), self._titled(draft))
+
+    async def tell(self, reference: str, draft: Draft, story: Story) -> None:
+        """Append a comment."""
+        await self._comment(reference, f"{as_text(story)}\n\n{mark(draft.ticket)}")
+
+    async def move(self, reference: str, draft: Draft, state: TicketState) -> bool:
+        """Set the status."""
+        if reached((await self.read(reference)).state, state):
+            return False
+        status = self._statuses[state]
+        said = await self._api.call("PUT", _path(reference), {"Status": status, **self._extra.get(state, {})})
+        if (await self._ticket(reference)).status != status:
             # RT answers 200 and tells in words what it did not do.
-            raise Failed("permanent", f"the status did not become {body['Status']}: {said}"[:300], refusal=True)
-        texts = [letters(one.text) for one in await self._texts(reference)]
-        if letters(_told(draft)) not in texts:
-            await self._comment(path, _told(draft))
-        if remark is not None:
-            await self._comment(path, remark)
+            raise Failed("permanent", f"the status did not become {status}: {said}"[:300], refusal=True)
+        return True
+
+    async def remark(self, reference: str, draft: Draft, text: str) -> None:
+        """Append a comment."""
+        await self._comment(reference, text)
 
     async def read(self, reference: str) -> Remote:
         """Return a ticket."""
         return self._remote(await self._ticket(reference))
 
-    async def remarks(self, reference: str) -> Sequence[Remark]:
-        """Return the newest hundred comments and answers that do not tell our story."""
-        newest = {"fields": "Type", "orderby": "id", "order": "DESC", "per_page": 100}
-        answer = await self._api.call("GET", f"/REST/2.0/ticket/{safe(reference)}/history", query=newest)
-        history = told(shaped(answer, "items"), list[_Transaction])
-        if not history:
+    async def remarks(self, reference: str, after: str | None) -> Remarks:
+        """Return comments and answers that do not tell our story."""
+        if after is None:
+            await self._ticket(reference)  # of one that is not there, RT returns the texts of all others
+        known = int(after) if after is not None else 0
+        texts, skipped = await self._texts(reference, known)
+        if not texts:
             await self._ticket(reference)  # one that is gone has none either
+            return Remarks((), after)
+        upto = max(number(one.id) for one in texts)
         # RT also keeps each mail that it sent, with the same text once more.
-        spoken = {str(one.id) for one in history if one.kind in {"Comment", "Correspond"}}
-        texts = [one for one in await self._texts(reference) if str(one.transaction_id) in spoken and not one.filename]
-        plain = {str(one.transaction_id) for one in texts if not one.markup}
-        me = self._account or (await self.who_am_i() if texts else None)
-        return [
+        spoken = await self._spoken(reference, min(number(one.transaction_id) for one in texts))
+        said = [one for one in texts if number(one.transaction_id) in spoken and not one.filename]
+        plain = {str(one.transaction_id) for one in said if not one.markup}
+        me = self._account or (await self.who_am_i() if said else None)
+        remarks = [
             Remark(str(one.id), one.creator.known_as, one.text, moment(one.created), own)
-            for one in texts
+            for one in said
             # A mail often says the same in both forms.
             if not (one.markup and str(one.transaction_id) in plain)
             and not tells_story(one.text, own := is_own(one.creator.name, me))
         ]
+        return Remarks(remarks, str(upto), more=skipped)
 
     async def changed(self, since: datetime, skip: int = 0) -> Sequence[Remote]:
         """Return up to a hundred tickets, the longest unchanged first."""
@@ -225,19 +246,15 @@ class RequestTracker:
         return each(await self._search(query, "LastUpdated", skip // MOST + 1), _Ticket, self._remote)
 
     async def redact(self, reference: str, draft: Draft) -> str:
-        """Set the title and say the story anew; RT lets nobody change what was said."""
-        await self.update(reference, draft, None, None)
-        return (
-            "the ticket's first text, comments and earlier titles; "
-            "in Request Tracker rt-munge-attachments or the shredder removes them"
-        )
+        """Do nothing: RT lets nobody change what was said."""
+        return "comments and earlier titles; in Request Tracker rt-munge-attachments or the shredder removes them"
 
     def heard(self, headers: Mapping[str, str], body: bytes, secret: str, now: datetime) -> News:
         """Return the ticket of a request that a scrip sends: `{"id": 20}`, with the secret in x-fiilis-secret."""
         check_secret(headers, secret)
         return News(reference_in(body, ("id",)))
 
-    def _said(self, draft: Draft) -> dict[str, str]:
+    def _titled(self, draft: Draft) -> dict[str, str]:
         return {"Subject": _title(draft.title), "Priority": self._priorities[draft.severity]}
 
     def _page(self, reference: str) -> str:
@@ -273,28 +290,57 @@ class RequestTracker:
             raise Failed("permanent", why)
         self._keeps_field = True
 
-    async def _comment(self, path: str, text: str) -> None:
-        await self._api.call("POST", f"{path}/comment", {"Content": text, "ContentType": "text/plain"})
+    async def _comment(self, reference: str, text: str) -> None:
+        content = {"Content": text, "ContentType": "text/plain"}
+        await self._api.call("POST", f"{_path(reference)}/comment", content)
 
     async def _ticket(self, reference: str) -> _Ticket:
-        path = f"/REST/2.0/ticket/{safe(reference)}"
-        ticket = told(await self._api.call("GET", path, query={"fields[Owner]": _NAMES}), _Ticket)
+        ticket = told(await self._api.call("GET", _path(reference), query={"fields[Owner]": _NAMES}), _Ticket)
         if ticket.status == "deleted":
             raise Gone("the ticket is deleted")
         return ticket
 
-    async def _texts(self, reference: str) -> list[_Text]:
-        """Return the texts of a ticket that is there; of one that is not, RT returns those of all others."""
-        query = {
-            "query": _TEXTS,
+    async def _texts(self, reference: str, known: int) -> tuple[list[_Text], bool]:
+        """Return texts of a ticket beyond an id, the oldest first, and whether there may be more."""
+        only = [*_TEXTS, {"field": "id", "operator": ">", "value": known}]
+        query: dict[str, str | int] = {
+            "query": msgspec.json.encode(only).decode(),
             "fields": "Content,ContentType,Filename,Creator,Created,TransactionId",
             "fields[Creator]": _NAMES,
             "orderby": "id",
-            "order": "DESC",
-            "per_page": 100,
+            "order": "ASC",
         }
-        answer = await self._api.call("GET", f"/REST/2.0/ticket/{safe(reference)}/attachments", query=query)
-        return told(shaped(answer, "items"), list[_Text])[::-1]
+        for count in (PAGE, 5, 1):
+            try:
+                answer = await self._api.call(
+                    "GET", f"{_path(reference)}/attachments", query={**query, "per_page": count}
+                )
+            except TooLarge:
+                continue
+            found = told(shaped(answer, "items"), list[_Text])
+            return sorted((one for one in found if number(one.id) > known), key=lambda one: number(one.id)), len(
+                found
+            ) >= count
+        # One text that nobody can read hides no other: it is told without its content.
+        bare = {**query, "fields": "ContentType,Filename,Creator,Created,TransactionId", "per_page": 1}
+        answer = await self._api.call("GET", f"{_path(reference)}/attachments", query=bare)
+        found = [
+            msgspec.structs.replace(one, content="(too long to be read: see the desk)")
+            for one in told(shaped(answer, "items"), list[_Text])
+        ]
+        return found, True
+
+    async def _spoken(self, reference: str, first: int) -> set[int]:
+        """Return the transactions since one by which somebody said something."""
+        spoken: set[int] = set()
+        for page in range(1, _PAGES + 1):
+            query = {"fields": "Type", "orderby": "id", "order": "DESC", "per_page": 100, "page": page}
+            answer = await self._api.call("GET", f"{_path(reference)}/history", query=query)
+            history = told(shaped(answer, "items"), list[_Transaction])
+            spoken |= {number(one.id) for one in history if one.kind in {"Comment", "Correspond"}}
+            if len(history) < 100 or min(number(one.id) for one in history) <= first:
+                break
+        return spoken
 
     async def _search(self, query: str, order: str, page: int = 1) -> Any:
         """Return the tickets as the answer has them."""
@@ -318,8 +364,8 @@ class RequestTracker:
         )
 
 
-def _told(draft: Draft) -> str:
-    return f"{as_text(draft.story)}\n\n{mark(draft.ticket)}"
+def _path(reference: str) -> str:
+    return f"/REST/2.0/ticket/{safe(reference)}"
 
 
 def _title(text: str) -> str:

@@ -10,25 +10,27 @@ from uuid import UUID
 
 import msgspec
 
-from services.ticketing.desks import MOST, NOBODYS, Draft, Failed, News, Remark, Remote
+from services.ticketing.desks import MOST, NOBODYS, Draft, Failed, News, Remark, Remarks, Remote
 from services.ticketing.desks.api import (
     MARK,
+    PAGE,
     SEES_NOTHING,
     Api,
     Pace,
     basic,
     each,
     is_own,
+    mark,
     moment,
     one_line,
-    raise_unless_over,
     reached,
     safe,
     shaped,
+    tells_story,
     told,
 )
 from services.ticketing.desks.signatures import check_secret, reference_in
-from services.ticketing.domain.story import as_text
+from services.ticketing.domain.story import Story, as_text
 from shared.directory import model
 from shared.events import Severity, TicketState
 from shared.http import Outbound
@@ -59,6 +61,7 @@ _STATE: Mapping[TicketState, str] = {
     "cancelled": "8",
 }
 _TITLE = 160
+_MOST_NOTES = 500
 _NOTHING: Mapping[str, int] = {}
 _FIELDS = "sys_id,number,state,correlation_id,correlation_display,close_notes,sys_updated_on,assigned_to.email"
 
@@ -104,6 +107,8 @@ class ServiceNow:
 
     settles = 30.0  # the table is read itself; a call that nobody waits for any more may still write for a while
     readable = True
+    opens_with_story = True
+    room = 3_900  # of 4,000 characters of a description, where nobody has given it more
 
     def __init__(
         self, name: str, settings: model.Desk, secrets: Mapping[str, str], outbound: Outbound, pace: Pace
@@ -114,6 +119,9 @@ class ServiceNow:
         self._group = settings.group
         self._group_id: str | None = None
         self._options = settings.options
+        self._fields = settings.fields
+        # Who an incident is on behalf of reads its description: then the story is a work note.
+        self.rewrites = self.opens_with_story = "caller" not in settings.options
         self._table = f"/api/now/table/{safe(settings.options.get('table', 'incident'))}"
         self._user = user
         self._account = user
@@ -144,7 +152,8 @@ class ServiceNow:
     async def create(self, draft: Draft) -> Remote:
         """Create an incident in state new."""
         body: dict[str, Any] = {
-            **_said(draft),
+            **_titled(draft),
+            "description": _told(draft, draft.story) if self.rewrites else as_text(draft.opening),
             "correlation_id": str(draft.ticket),
             "correlation_display": MARK,
         }
@@ -152,45 +161,63 @@ class ServiceNow:
             body["assignment_group"] = await self._assignment_group(self._group)
         if "caller" in self._options:
             body["caller_id"] = self._options["caller"]
+        body |= self._fields.get("create", {})
         answer = await self._api.ask("POST", self._table, body, query=_shape(_FIELDS))
         return _remote(self._api.url, told(shaped(answer, "result"), _Incident))
 
-    async def update(self, reference: str, draft: Draft, state: TicketState | None, remark: str | None) -> None:
-        """Set fields and state and append a work note, in one call."""
-        body: dict[str, Any] = _said(draft)
-        if state is not None and not reached((await self.read(reference)).state, state):
-            body |= self._moved(draft, state)
-        if remark is not None:
-            body["work_notes"] = remark
-        try:
-            await self._api.call("PATCH", self._record(reference), body, query=_shape("sys_id"))
-        except Failed as failed:
-            await raise_unless_over(failed, self, reference, state)
+    async def describe(self, reference: str, draft: Draft) -> None:
+        """Set short description, urgency and impact."""
+        await self._patch(reference, _titled(draft))
+
+    async def tell(self, reference: str, draft: Draft, story: Story) -> None:
+        """Set the description, or append a work note where the caller would read it."""
+        if self.rewrites:
+            await self._patch(reference, {"description": _told(draft, story)})
+        else:
+            await self._patch(reference, {"work_notes": f"{as_text(story)}\n\n{mark(draft.ticket)}"})
+
+    async def move(self, reference: str, draft: Draft, state: TicketState) -> bool:
+        """Set the state."""
+        if reached((await self.read(reference)).state, state):
+            return False
+        await self._patch(reference, {**self._moved(draft, state), **self._fields.get(state, {})})
+        return True
+
+    async def remark(self, reference: str, draft: Draft, text: str) -> None:
+        """Append a work note."""
+        await self._patch(reference, {"work_notes": text})
 
     async def read(self, reference: str) -> Remote:
         """Return an incident."""
         answer = await self._api.call("GET", self._record(reference), query=_shape(_FIELDS))
         return _remote(self._api.url, told(shaped(answer, "result"), _Incident))
 
-    async def remarks(self, reference: str) -> Sequence[Remark]:
-        """Return the newest hundred comments and work notes."""
-        query = f"element_id={safe(reference)}^elementINcomments,work_notes^ORDERBYDESCsys_created_on"
+    async def remarks(self, reference: str, after: str | None) -> Remarks:
+        """Return comments and work notes since a second, those of that second too."""
+        since = "" if after is None else f"^sys_created_on>={after}"
+        query = f"element_id={safe(reference)}^elementINcomments,work_notes{since}^ORDERBYsys_created_on"
         fields = "sys_id,element_id,value,sys_created_by,sys_created_on"
-        answer = await self._api.ask(
-            "GET",
-            "/api/now/table/sys_journal_field",
-            query={**_shape(fields), "sysparm_query": query, "sysparm_limit": 100},
-        )
-        notes = [one for one in told(shaped(answer, "result"), list[_Note]) if one.element_id == reference]
+        asked = {**_shape(fields), "sysparm_query": query, "sysparm_limit": PAGE}
+        rows: list[_Note] = []
+        full = True
+        while full and len(rows) < _MOST_NOTES:
+            answer = await self._api.ask(
+                "GET", "/api/now/table/sys_journal_field", query={**asked, "sysparm_offset": len(rows)}
+            )
+            page = told(shaped(answer, "result"), list[_Note])
+            rows += page
+            full = len(page) >= PAGE
+        notes = [one for one in rows if one.element_id == reference]
         if not notes:
             await self.read(reference)  # one that is gone has none either
         me = self._account or (await self.who_am_i() if notes else None)
-        return [
-            Remark(
-                one.sys_id, one.sys_created_by, one.value, moment(one.sys_created_on), is_own(one.sys_created_by, me)
-            )
-            for one in notes[::-1]
+        remarks = [
+            Remark(one.sys_id, one.sys_created_by, one.value, moment(one.sys_created_on), own)
+            for one in notes
+            if not tells_story(one.value, own := is_own(one.sys_created_by, me))
         ]
+        last = max((one.sys_created_on for one in notes), default=after)
+        return Remarks(remarks, last, more=full and last != after)
 
     async def changed(self, since: datetime, skip: int = 0) -> Sequence[Remote]:
         """Return up to a hundred incidents, the longest unchanged first."""
@@ -200,14 +227,9 @@ class ServiceNow:
         return each(rows, _Incident, self._ours)
 
     async def redact(self, reference: str, draft: Draft) -> str:
-        """Overwrite title and description."""
-        left = "earlier texts in the incident's audit history, and its comments and work notes"
-        try:
-            await self._api.call("PATCH", self._record(reference), _said(draft), query=_shape("sys_id"))
-        except Failed as failed:
-            await raise_unless_over(failed, self, reference, None)
-            return f"everything, as the incident is closed to changes; {left}"
-        return left
+        """Do nothing more than what setting the texts does: nobody can change a work note."""
+        notes = "" if self.rewrites else "the story in our work notes, "
+        return f"{notes}earlier texts in the incident's audit history, and its comments and work notes"
 
     def heard(self, headers: Mapping[str, str], body: bytes, secret: str, now: datetime) -> News:
         """Return the incident of a request that a business rule sends: `{"sys_id": ...}`, secret in x-fiilis-secret."""
@@ -216,6 +238,9 @@ class ServiceNow:
 
     def _ours(self, row: _Incident) -> Remote:
         return _remote(self._api.url, row) if row.correlation_display == MARK else NOBODYS
+
+    async def _patch(self, reference: str, body: dict[str, Any]) -> None:
+        await self._api.call("PATCH", self._record(reference), body, query=_shape("sys_id"))
 
     def _record(self, reference: str) -> str:
         return f"{self._table}/{safe(reference)}"
@@ -254,12 +279,15 @@ def _shape(fields: str) -> dict[str, str | int]:
     return {"sysparm_fields": fields, "sysparm_exclude_reference_link": "true"}
 
 
-def _said(draft: Draft) -> dict[str, str]:
+def _titled(draft: Draft) -> dict[str, str]:
     urgency, impact = _URGENCY[draft.severity]
-    title = one_line(draft.title, _TITLE)
-    story = as_text(draft.story)
-    whole = story if title == one_line(draft.title, len(draft.title) + 1) else f"{draft.title}\n\n{story}"
-    return {"short_description": title, "description": whole, "urgency": urgency, "impact": impact}
+    return {"short_description": one_line(draft.title, _TITLE), "urgency": urgency, "impact": impact}
+
+
+def _told(draft: Draft, story: Story) -> str:
+    """Return the story, with the whole title where the desk has room for a part of it."""
+    whole = one_line(draft.title, len(draft.title) + 1)
+    return as_text(story) if len(whole) <= _TITLE else f"{whole}\n\n{as_text(story)}"
 
 
 def _remote(url: str, row: _Incident) -> Remote:

@@ -10,10 +10,10 @@ from uuid import UUID, uuid4
 
 import msgspec
 
-from services.ticketing.desks import Draft, Failed, Gone, News, Remark, Remote, Told
+from services.ticketing.desks import Draft, Failed, Gone, News, Remark, Remarks, Remote, Told
 from services.ticketing.desks.api import Api, Pace
 from services.ticketing.desks.signatures import OLDEST, check_standard, reference_in
-from services.ticketing.domain.story import as_text
+from services.ticketing.domain.story import Story, as_text
 from shared.directory import model
 from shared.events import TicketState
 from shared.http import Answer, Outbound
@@ -63,6 +63,9 @@ class SignedWebhook:
 
     settles = 0.0
     readable = False
+    rewrites = True
+    opens_with_story = True
+    room = 500_000
 
     def __init__(
         self, name: str, settings: model.Desk, secrets: Mapping[str, str], outbound: Outbound, pace: Pace
@@ -87,7 +90,7 @@ class SignedWebhook:
 
     async def create(self, draft: Draft) -> Remote:
         """Tell of a new ticket, by the same id each time."""
-        answer = await self._send("ticket.create", f"{draft.ticket}:create", self._data(draft))
+        answer = await self._send("ticket.create", f"{draft.ticket}:create{draft.turn or ''}", self._data(draft))
         try:
             known = msgspec.json.decode(answer.body, type=_Answer)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -95,18 +98,30 @@ class SignedWebhook:
         label = f"#{draft.number}" if known.label is None else str(known.label)
         return self._remote(str(known.reference), label, known.url)
 
-    async def update(self, reference: str, draft: Draft, state: TicketState | None, remark: str | None) -> None:
+    async def describe(self, reference: str, draft: Draft) -> None:
         """Tell how the ticket is now."""
-        data = {**self._data(draft), "reference": reference, "move_to": state, "remark": remark}
-        await self._send("ticket.update", f"{draft.ticket}:{uuid4()}", data)
+        await self._update(reference, draft)
+
+    async def tell(self, reference: str, draft: Draft, story: Story) -> None:
+        """Tell the story as it is now."""
+        await self._update(reference, draft)
+
+    async def move(self, reference: str, draft: Draft, state: TicketState) -> bool:
+        """Tell which state the ticket is to have."""
+        await self._update(reference, draft, move_to=state)
+        return True
+
+    async def remark(self, reference: str, draft: Draft, text: str) -> None:
+        """Tell of what was said."""
+        await self._update(reference, draft, remark=text)
 
     async def read(self, reference: str) -> Remote:
         """Return what is known of a ticket without asking: its page."""
         return self._remote(reference, reference, "")
 
-    async def remarks(self, reference: str) -> Sequence[Remark]:
+    async def remarks(self, reference: str, after: str | None) -> Remarks:
         """Return nothing."""
-        return ()
+        return Remarks((), after)
 
     async def changed(self, since: datetime, skip: int = 0) -> Sequence[Remote]:
         """Return nothing."""
@@ -133,6 +148,12 @@ class SignedWebhook:
         at = now if stamp is None else min(stamp, now)
         remarks = () if comment is None else (Remark(str(comment.id), comment.author, comment.text, at),)
         return News(reference, Told(stamp, word.state, word.assignee, word.resolution, remarks))
+
+    async def _update(
+        self, reference: str, draft: Draft, *, move_to: TicketState | None = None, remark: str | None = None
+    ) -> None:
+        data = {**self._data(draft), "reference": reference, "move_to": move_to, "remark": remark}
+        await self._send("ticket.update", f"{draft.ticket}:{uuid4()}", data)
 
     def _data(self, draft: Draft) -> dict[str, Any]:
         return {

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import msgspec
 
-from services.ticketing.desks import MOST, Draft, Failed, Gone, News, Remark, Remote
+from services.ticketing.desks import MOST, Draft, Failed, Gone, News, Remark, Remarks, Remote
 from services.ticketing.desks.api import (
     MARK,
-    SEES_NOTHING,
+    PAGE,
+    Account,
     Api,
     Pace,
+    TooLarge,
     each,
     is_own,
-    letters,
     mark,
     moment,
     one_line,
@@ -30,10 +32,13 @@ from services.ticketing.desks.api import (
     visible,
 )
 from services.ticketing.desks.signatures import check_hub, reference_in
-from services.ticketing.domain.story import as_html
+from services.ticketing.domain.story import Story, as_html
 from shared.directory import model
 from shared.events import Severity, TicketState
 from shared.http import Outbound
+from shared.logs import Log
+
+log = Log("ticketing")
 
 _PRIORITIES: Mapping[Severity, str] = {
     "critical": "3 high",
@@ -70,6 +75,12 @@ class _Ticket(msgspec.Struct):
     state: str
     updated_at: str
     owner: str | None = None
+    article_ids: list[int] | None = None
+
+
+class _Link(msgspec.Struct):
+    link_type: str = ""
+    link_object_value: int | str = ""
 
 
 class _Me(msgspec.Struct):
@@ -96,13 +107,16 @@ class Zammad:
     Options: by each of our states (`waiting`, ...) the name of Zammad's; `priority_critical` to `priority_info`: names
     of priorities.
 
-    A note cannot be changed: a story that has changed is appended as a further note.
+    A note cannot be changed: what has come since is appended as a further note.
     New reads back as open, open as in_progress (so open and acknowledged do too), closed as resolved (so closed and
     cancelled do too; the latter has the tag fiilis-cancelled).
     """
 
     settles = 30.0  # by conditions its database is asked, not its search index; a slow call may still be writing
     readable = True
+    rewrites = False
+    opens_with_story = True
+    room = 200_000
 
     def __init__(
         self, name: str, settings: model.Desk, secrets: Mapping[str, str], outbound: Outbound, pace: Pace
@@ -115,11 +129,12 @@ class Zammad:
         self._states = {one: options.get(one, name) for one, name in _STATES.items()}
         chosen: dict[str, TicketState] = {options[one]: one for one in _STATES if one in options}
         self._shows: Mapping[str, TicketState] = {**_SHOWS, **chosen}
-        self._account: int | None = None
+        self._fields = settings.fields
+        self._account = Account(self._me, "Zammad")
 
     async def who_am_i(self) -> str | None:
         """Return the id of the token's user."""
-        return str(await self._me())
+        return await self._account.now()
 
     async def find(self, ticket: UUID) -> Sequence[Remote]:
         """Return the tickets that carry our id."""
@@ -131,50 +146,68 @@ class Zammad:
         """Create a ticket in state new."""
         requester = self._requester
         body = {
-            **self._said(draft),
+            **self._titled(draft),
             "group": self._group,
-            "customer_id": await self._me() if requester is None else f"guess:{requester}",
+            "customer_id": int(await self._account.now()) if requester is None else f"guess:{requester}",
             "state": "new",
             "tags": f"{MARK},{mark(draft.ticket)}",
-            "article": _story(draft),
+            "article": _story(draft.title, draft.ticket, draft.story),
+            **self._fields.get("create", {}),
         }
         answer = await self._api.ask("POST", "/api/v1/tickets", body, query=_EXPANDED)
         return self._remote(told(answer, _Ticket))
 
-    async def update(self, reference: str, draft: Draft, state: TicketState | None, remark: str | None) -> None:
-        """Set fields and state and append a note, in one call as far as Zammad has a place."""
-        path = f"/api/v1/tickets/{safe(reference)}"
-        body: dict[str, Any] = self._said(draft)
-        if state is not None and not reached((await self.read(reference)).state, state):
-            body["state"] = self._states[state]
-            if state == "waiting":
-                body["pending_time"] = (datetime.now(UTC) + _REMINDER).strftime("%Y-%m-%dT%H:%M:%SZ")
-        said = [letters(one.text) for one in await self._articles(reference)]
-        if letters(visible(_markup(draft))) not in said:
-            body["article"] = _story(draft)
-        elif remark is not None:
-            body["article"], remark = _note(remark), None
-        await self._api.call("PUT", path, body)
-        if state == "cancelled" and "state" in body:
+    async def describe(self, reference: str, draft: Draft) -> None:
+        """Set title and priority."""
+        await self._api.call("PUT", _path(reference), self._titled(draft))
+
+    async def tell(self, reference: str, draft: Draft, story: Story) -> None:
+        """Append an internal note."""
+        await self._api.call("PUT", _path(reference), {"article": _story(draft.title, draft.ticket, story)})
+
+    async def move(self, reference: str, draft: Draft, state: TicketState) -> bool:
+        """Set the state."""
+        if reached((await self.read(reference)).state, state):
+            return False
+        body: dict[str, Any] = {"state": self._states[state], **self._fields.get(state, {})}
+        if state == "waiting":
+            body["pending_time"] = (datetime.now(UTC) + _REMINDER).strftime("%Y-%m-%dT%H:%M:%SZ")
+        await self._api.call("PUT", _path(reference), body)
+        if state == "cancelled":
             tag = {"object": "Ticket", "o_id": int(reference), "item": f"{MARK}-cancelled"}
             await self._api.call("POST", "/api/v1/tags/add", tag)
-        if remark is not None:
-            await self._api.call("PUT", path, {"article": _note(remark)})
+        return True
+
+    async def remark(self, reference: str, draft: Draft, text: str) -> None:
+        """Append an internal note."""
+        await self._api.call("PUT", _path(reference), {"article": _note(text)})
 
     async def read(self, reference: str) -> Remote:
-        """Return a ticket."""
-        answer = await self._api.call("GET", f"/api/v1/tickets/{safe(reference)}", query=_EXPANDED)
-        return self._remote(told(answer, _Ticket))
+        """Return a ticket; of one that was merged, with the one that it became a part of."""
+        ticket = await self._ticket(reference)
+        remote = self._remote(ticket)
+        if ticket.state == "merged" and remote.state is None:
+            return replace(remote, merged_into=await self._target(reference))
+        return remote
 
-    async def remarks(self, reference: str) -> Sequence[Remark]:
-        """Return the articles that do not tell our story."""
-        articles = await self._articles(reference)
-        me = self._account or (await self._me() if articles else None)
-        return [
+    async def remarks(self, reference: str, after: str | None) -> Remarks:
+        """Return articles that do not tell our story, each asked for by itself: a list of them has all texts whole."""
+        known = int(after) if after is not None else 0
+        ids = (await self._ticket(reference)).article_ids
+        if ids is None:
+            articles = [one for one in await self._articles(reference) if one.id > known]
+        else:
+            new = sorted(one for one in ids if one > known)
+            articles = [one for id_ in new[:PAGE] if (one := await self._article(id_)) is not None]
+            known = max([known, *new[:PAGE]])
+        me = await self._account.known() if articles else None
+        remarks = [
             Remark(str(one.id), one.created_by or "", one.text, moment(one.created_at), own)
             for one in articles
-            if not tells_story(one.text, own := is_own(one.created_by_id, me))
+            if not tells_story(one.text, own := is_own(_text(one.created_by_id), me))
         ]
+        upto = max([known, *(one.id for one in articles)])
+        return Remarks(remarks, str(upto), more=ids is not None and any(one > upto for one in ids))
 
     async def changed(self, since: datetime, skip: int = 0) -> Sequence[Remote]:
         """Return up to a hundred tickets, the longest unchanged first."""
@@ -188,12 +221,12 @@ class Zammad:
         return each(found, _Ticket, self._remote)
 
     async def redact(self, reference: str, draft: Draft) -> str:
-        """Delete our notes that say something else, as far as Zammad lets us, then say it anew."""
-        now, kept = letters(visible(_markup(draft))), 0
+        """Delete our notes that tell of answers, as far as Zammad lets us."""
+        kept = 0
         articles = await self._articles(reference)
-        me = self._account or (await self._me() if articles else None)
+        me = await self._account.known() if articles else None
         for note in articles:
-            if tells_story(note.text, is_own(note.created_by_id, me)) and letters(note.text) != now:
+            if tells_story(note.text, is_own(_text(note.created_by_id), me)):
                 try:
                     with suppress(Gone):
                         await self._api.call("DELETE", f"/api/v1/ticket_articles/{note.id}")
@@ -201,7 +234,6 @@ class Zammad:
                     if failed.kind != "permanent":
                         raise
                     kept += 1
-        await self.update(reference, draft, None, None)
         left = "articles that people wrote, and earlier titles in the ticket's history"
         return f"{kept} notes of ours, which Zammad says are too old to be deleted; {left}" if kept else left
 
@@ -210,15 +242,35 @@ class Zammad:
         check_hub(headers, body, secret, "sha1")
         return News(reference_in(body, ("ticket", "id")))
 
-    def _said(self, draft: Draft) -> dict[str, Any]:
+    def _titled(self, draft: Draft) -> dict[str, Any]:
         return {"title": one_line(draft.title, 250), "priority": self._priorities[draft.severity]}
 
-    async def _me(self) -> int:
+    async def _me(self) -> str | None:
         """Return the token's own user: Zammad takes no ticket without a customer."""
-        self._account = me = told(await self._api.ask("GET", "/api/v1/users/me"), _Me).id
-        if me is None:
-            raise Failed("permanent", f"{SEES_NOTHING}: Zammad takes us for nobody; has the token expired?")
-        return me
+        return _text(told(await self._api.ask("GET", "/api/v1/users/me"), _Me).id)
+
+    async def _ticket(self, reference: str) -> _Ticket:
+        return told(await self._api.call("GET", _path(reference), query=_EXPANDED), _Ticket)
+
+    async def _target(self, reference: str) -> str:
+        """Return the ticket that one was merged into, empty where no link leads to it."""
+        query = {"link_object": "Ticket", "link_object_value": reference}
+        try:
+            answer = await self._api.call("GET", "/api/v1/links", query=query)
+        except Gone:
+            return ""
+        links = told(shaped(answer, "links"), list[_Link])
+        return next((str(one.link_object_value) for one in links if one.link_type == "parent"), "")
+
+    async def _article(self, id_: int) -> _Article | None:
+        """Return an article, None of one that was deleted or is too large for anybody."""
+        try:
+            return told(await self._api.call("GET", f"/api/v1/ticket_articles/{id_}"), _Article)
+        except Gone:
+            log.info("an article was deleted before it was read", article=id_)
+        except TooLarge as error:
+            log.warning("an article is too large to be read", article=id_, why=error.detail)
+        return None
 
     async def _tags(self, id_: int) -> list[str]:
         answer = await self._api.ask("GET", "/api/v1/tags", query={"object": "Ticket", "o_id": id_})
@@ -253,12 +305,17 @@ class Zammad:
         )
 
 
-def _markup(draft: Draft) -> str:
-    return f"{as_html(draft.story)}<p>{mark(draft.ticket)}</p>"
+def _path(reference: str) -> str:
+    return f"/api/v1/tickets/{safe(reference)}"
 
 
-def _story(draft: Draft) -> dict[str, Any]:
-    return {**_note(_markup(draft)), "subject": one_line(draft.title, 250), "content_type": "text/html"}
+def _text(id_: int | None) -> str | None:
+    return None if id_ is None else str(id_)
+
+
+def _story(title: str, ticket: UUID, story: Story) -> dict[str, Any]:
+    body = f"{as_html(story)}<p>{mark(ticket)}</p>"
+    return {**_note(body), "subject": one_line(title, 250), "content_type": "text/html"}
 
 
 def _note(text: str) -> dict[str, Any]:

@@ -5,27 +5,28 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 import msgspec
 
-from services.ticketing.desks import MOST, BadSignature, Draft, Failed, Gone, News, Remark, Remote
+from services.ticketing.desks import MOST, BadSignature, Draft, Failed, Gone, News, Remark, Remarks, Remote
 from services.ticketing.desks.api import (
     MARK,
-    SEES_NOTHING,
+    Account,
     Api,
     Pace,
     basic,
     each,
     ends_in_mark,
     is_own,
-    letters,
     mark,
     moment,
+    newest_first,
+    number,
     one_line,
-    raise_unless_over,
     reached,
     safe,
     shaped,
@@ -34,7 +35,7 @@ from services.ticketing.desks.api import (
     visible,
 )
 from services.ticketing.desks.signatures import check, check_time, digest, header, reference_in
-from services.ticketing.domain.story import as_html
+from services.ticketing.domain.story import Story, as_html
 from services.ticketing.domain.ticket import ACTIVE
 from shared.directory import model
 from shared.events import Severity, TicketState
@@ -65,6 +66,8 @@ _STATUS: Mapping[TicketState, str] = {
     "cancelled": "solved",
 }
 _CANCELLED = f"{MARK}-cancelled"
+_MERGED = "closed_by_merge"
+_MERGED_INTO = re.compile(r"merged into (?:request|ticket)?\s*#([0-9]{1,20})", re.IGNORECASE)
 _BLACK = "▇"
 _SHOWN = 1_000
 """Results of a search, whatever page is asked for; beyond it refuses."""
@@ -118,13 +121,17 @@ class Zendesk:
     Options: `assignee` (the user): e-mail of whom a ticket is assigned to when we solve one that nobody has taken, as
     Zendesk solves no other.
 
-    The first comment cannot be changed: a story that has changed is appended as a further private comment.
+    A comment cannot be changed: what has come since is appended as a further private comment.
     New reads back as open, open as in_progress (so open and acknowledged do too), solved as resolved (so closed does
-    too), or as cancelled where it has the tag fiilis-cancelled. A closed ticket refuses every change.
+    too), or as cancelled where it has the tag fiilis-cancelled. A closed ticket refuses every change, for ever: what is
+    opened again gets a follow-up.
     """
 
     settles = 60.0  # lists are read from a copy
     readable = True
+    rewrites = False
+    opens_with_story = True
+    room = 60_000  # of 65,535 characters
 
     def __init__(
         self, name: str, settings: model.Desk, secrets: Mapping[str, str], outbound: Outbound, pace: Pace
@@ -136,11 +143,12 @@ class Zendesk:
         self._group_id: int | None = None
         self._requester = settings.requester
         self._solver = settings.options.get("assignee", user)
-        self._account: int | None = None
+        self._fields = settings.fields
+        self._account = Account(self._me, "Zendesk")
 
     async def who_am_i(self) -> str | None:
         """Return the user's id; Zendesk has an anonymous user for who is not known to it."""
-        return str(await self._me())
+        return await self._account.now()
 
     async def find(self, ticket: UUID) -> Sequence[Remote]:
         """Return the tickets that carry our id."""
@@ -153,58 +161,70 @@ class Zendesk:
         """Create a ticket; for some hours Zendesk answers a repetition with the same ticket."""
         requester = self._requester
         ticket: dict[str, Any] = {
-            **_said(draft),
+            **_titled(draft),
             "type": "incident",
-            "comment": _story(draft),
+            "comment": _story(draft.ticket, draft.story),
             "external_id": str(draft.ticket),
             "tags": [MARK],
+            **self._fields.get("create", {}),
         }
+        if draft.follows is not None and draft.follows.isdecimal():
+            ticket["via_followup_source_id"] = int(draft.follows)
         if requester is not None:
             ticket["requester"] = {"email": requester, "name": requester}
         if self._group is not None:
             ticket["group_id"] = await self._group_of(self._group)
-        headers = {"idempotency-key": str(draft.ticket)}
+        headers = {"idempotency-key": f"{draft.ticket}-{draft.turn}" if draft.turn else str(draft.ticket)}
         answer = await self._api.ask("POST", "/api/v2/tickets.json", {"ticket": ticket}, headers=headers)
         return self._remote(told(shaped(answer, "ticket"), _Ticket), None)
 
-    async def update(self, reference: str, draft: Draft, state: TicketState | None, remark: str | None) -> None:
-        """Set fields and status and append a private comment, in one call as far as Zendesk has a place."""
-        try:
-            await self._update(reference, draft, state, remark)
-        except Failed as failed:
-            await raise_unless_over(failed, self, reference, state)
+    async def describe(self, reference: str, draft: Draft) -> None:
+        """Set subject and priority."""
+        await self._put(reference, _titled(draft))
 
-    async def _update(self, reference: str, draft: Draft, state: TicketState | None, remark: str | None) -> None:
-        path = f"/api/v2/tickets/{safe(reference)}"
-        ticket: dict[str, Any] = _said(draft)
-        if state is not None:
-            ticket |= self._move(await self._ticket(reference), state)
-        said = [letters(visible(one.html_body)) for one in (await self._comments(reference)).comments]
-        if letters(visible(_markup(draft))) not in said:
-            ticket["comment"] = _story(draft)
-        elif remark is not None:
-            ticket["comment"], remark = {"body": remark, "public": False}, None
-        await self._api.call("PUT", f"{path}.json", {"ticket": ticket})
-        if state == "cancelled" and "status" in ticket:
-            await self._api.call("PUT", f"{path}/tags.json", {"tags": [_CANCELLED]})
-        if remark is not None:
-            body = {"ticket": {"comment": {"body": remark, "public": False}}}
-            await self._api.call("PUT", f"{path}.json", body)
+    async def tell(self, reference: str, draft: Draft, story: Story) -> None:
+        """Append a private comment."""
+        await self._put(reference, {"comment": _story(draft.ticket, story)})
+
+    async def move(self, reference: str, draft: Draft, state: TicketState) -> bool:
+        """Set the status."""
+        ticket = await self._ticket(reference)
+        if reached(_state(ticket), state):
+            return False
+        solves = state not in ACTIVE and ticket.assignee_id is None and self._solver is not None
+        assigned = {"assignee_email": self._solver or ""} if solves else {}
+        await self._put(reference, {"status": _STATUS[state], **assigned, **self._fields.get(state, {})})
+        if state == "cancelled":
+            await self._api.call("PUT", f"/api/v2/tickets/{safe(reference)}/tags.json", {"tags": [_CANCELLED]})
+        return True
+
+    async def remark(self, reference: str, draft: Draft, text: str) -> None:
+        """Append a private comment."""
+        await self._put(reference, {"comment": {"body": text, "public": False}})
 
     async def read(self, reference: str) -> Remote:
-        """Return a ticket."""
+        """Return a ticket; of one that was merged, with the one that it became a part of."""
         answer = await self._api.call("GET", f"/api/v2/tickets/{safe(reference)}.json", query={"include": "users"})
         ticket = told(shaped(answer, "ticket"), _Ticket)
         if ticket.status == "deleted":
             raise Gone("the ticket is deleted")
-        return self._remote(ticket, answer)
+        remote = self._remote(ticket, answer)
+        if _MERGED in ticket.tags:
+            return replace(remote, merged_into=await self._target(reference))
+        return remote
 
-    async def remarks(self, reference: str) -> Sequence[Remark]:
-        """Return the newest hundred comments that do not tell our story."""
-        answer = await self._comments(reference)
-        authors = {one.id: one.email or one.name for one in answer.users}
-        me = self._account or (await self._me() if answer.comments else None)
-        return [
+    async def remarks(self, reference: str, after: str | None) -> Remarks:
+        """Return comments that do not tell our story."""
+        authors: dict[int, str] = {}
+
+        async def page(skip: int, count: int) -> list[_Comment]:
+            found = await self._comments(reference, skip // count + 1, count)
+            authors.update((one.id, one.email or one.name) for one in found.users)
+            return found.comments
+
+        comments, upto, skipped = await newest_first(page, lambda one: number(one.id), after)
+        me = await self._account.known() if comments else None
+        remarks = [
             Remark(
                 str(one.id),
                 authors.get(one.author_id or 0, ""),
@@ -212,9 +232,10 @@ class Zendesk:
                 moment(one.created_at),
                 own,
             )
-            for one in answer.comments
-            if not tells_story(visible(one.html_body).strip(), own := is_own(one.author_id, me))
+            for one in comments
+            if not tells_story(visible(one.html_body).strip(), own := is_own(_text(one.author_id), me))
         ]
+        return Remarks(remarks, upto, skipped=skipped)
 
     async def changed(self, since: datetime, skip: int = 0) -> Sequence[Remote]:
         """Return up to a hundred tickets, the longest unchanged first; the search shows a thousand in all."""
@@ -233,23 +254,19 @@ class Zendesk:
         return each(shaped(answer, "results"), _Ticket, lambda one: self._remote(one, answer))
 
     async def redact(self, reference: str, draft: Draft) -> str:
-        """Blacken our comments that say something else, then say it anew."""
-        left = "comments that people wrote, and earlier titles in the ticket's events"
-        now = letters(visible(_markup(draft)))
-        comments = (await self._comments(reference)).comments
-        me = self._account or (await self._me() if comments else None)
+        """Blacken our comments that tell of answers."""
+
+        async def page(skip: int, count: int) -> list[_Comment]:
+            return (await self._comments(reference, skip // count + 1, count)).comments
+
+        comments, _, _ = await newest_first(page, lambda one: number(one.id), None)
+        me = await self._account.known() if comments else None
         for comment in comments:
             text = visible(comment.html_body).strip()
-            if tells_story(text, is_own(comment.author_id, me)) and letters(text) != now and _BLACK not in text:
+            if tells_story(text, is_own(_text(comment.author_id), me)) and _BLACK not in text:
                 body = {"ticket_id": int(safe(reference)), "html_body": _blackened(comment.html_body)}
                 await self._api.call("PUT", f"/api/v2/comment_redactions/{comment.id}.json", body)
-        try:
-            await self._update(reference, draft, None, None)
-        except Failed as failed:
-            # A closed ticket can be blackened but not written to.
-            await raise_unless_over(failed, self, reference, None)
-            left = f"the title, as the ticket is closed; {left}"
-        return left
+        return "comments that people wrote, and earlier titles in the ticket's events"
 
     def heard(self, headers: Mapping[str, str], body: bytes, secret: str, now: datetime) -> News:
         """Return the ticket of a webhook: of an event, or of a trigger that sends `{"ticket_id": "{{ticket.id}}"}`."""
@@ -263,28 +280,30 @@ class Zendesk:
         check_time((signed if signed.tzinfo else signed.replace(tzinfo=UTC)).timestamp(), now)
         return News(reference_in(body, ("ticket_id",), ("detail", "id")))
 
-    async def _me(self) -> int:
+    async def _me(self) -> str | None:
         answer = await self._api.ask("GET", "/api/v2/users/me.json")
-        self._account = me = told(shaped(answer, "user"), _Me).id
-        if me is None:
-            raise Failed("permanent", f"{SEES_NOTHING}: Zendesk takes us for nobody; has the token expired?")
-        return me
+        return _text(told(shaped(answer, "user"), _Me).id)
+
+    async def _put(self, reference: str, ticket: dict[str, Any]) -> None:
+        await self._api.call("PUT", f"/api/v2/tickets/{safe(reference)}.json", {"ticket": ticket})
+
+    async def _target(self, reference: str) -> str:
+        """Return the ticket that one was merged into, as its last comments say; empty where none does."""
+        for comment in (await self._comments(reference, 1, 5)).comments:
+            if found := _MERGED_INTO.search(comment.plain_body or visible(comment.html_body)):
+                return found[1]
+        return ""
 
     async def _ticket(self, reference: str) -> _Ticket:
         answer = await self._api.call("GET", f"/api/v2/tickets/{safe(reference)}.json")
         return told(shaped(answer, "ticket"), _Ticket)
 
-    async def _comments(self, reference: str) -> _Comments:
-        path = f"/api/v2/tickets/{safe(reference)}/comments.json"
-        answer = await self._api.call("GET", path, query={"sort_order": "desc", "per_page": 100, "include": "users"})
-        found = told(answer, _Comments)
-        return _Comments(found.comments[::-1], found.users)
-
-    def _move(self, ticket: _Ticket, wanted: TicketState) -> dict[str, str]:
-        if reached(_state(ticket), wanted):
-            return {}
-        solves = wanted not in ACTIVE and ticket.assignee_id is None and self._solver is not None
-        return {"status": _STATUS[wanted], **({"assignee_email": self._solver or ""} if solves else {})}
+    async def _comments(self, reference: str, page: int, count: int) -> _Comments:
+        """Return a page of comments, the newest first."""
+        query = {"sort_order": "desc", "per_page": count, "page": page, "include": "users"}
+        return told(
+            await self._api.call("GET", f"/api/v2/tickets/{safe(reference)}/comments.json", query=query), _Comments
+        )
 
     async def _group_of(self, group: str) -> int:
         if self._group_id is None and group.isascii() and group.isdecimal():
@@ -308,7 +327,12 @@ class Zendesk:
             _state(ticket),
             None if assignee is None else assignee.email or assignee.name,
             changed_at=moment(ticket.updated_at),
+            sealed=ticket.status == "closed",
         )
+
+
+def _text(id_: int | None) -> str | None:
+    return None if id_ is None else str(id_)
 
 
 def _state(ticket: _Ticket) -> TicketState | None:
@@ -316,16 +340,12 @@ def _state(ticket: _Ticket) -> TicketState | None:
     return "cancelled" if state not in ACTIVE and _CANCELLED in ticket.tags else state
 
 
-def _said(draft: Draft) -> dict[str, Any]:
+def _titled(draft: Draft) -> dict[str, Any]:
     return {"subject": one_line(draft.title, 250), "priority": _PRIORITY[draft.severity]}
 
 
-def _markup(draft: Draft) -> str:
-    return f"{as_html(draft.story)}<p>{mark(draft.ticket)}</p>"
-
-
-def _story(draft: Draft) -> dict[str, Any]:
-    return {"html_body": _markup(draft), "public": False}
+def _story(ticket: UUID, story: Story) -> dict[str, Any]:
+    return {"html_body": f"{as_html(story)}<p>{mark(ticket)}</p>", "public": False}
 
 
 def _blackened(markup: str) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from html import escape
 from typing import Any
 from zoneinfo import ZoneInfo
+
+import msgspec
 
 from services.ticketing.domain.words import Words, words_in
 from shared.directory.model import Customer, Person
@@ -147,11 +149,71 @@ def _spelled(text: str, url: str) -> str:
 # ---- what is told
 
 
-def tell(ticket: TicketV1, customer: Customer, people: Mapping[str, Person], language: str) -> Story:
+def tell(
+    ticket: TicketV1, customer: Customer, people: Mapping[str, Person], language: str, room: int | None = None
+) -> Story:
     """Return what the person who takes the ticket needs, so that the customer repeats nothing.
 
-    Times are in the customer's zone; what is not known is left out.
+    Times are in the customer's zone; what is not known is left out. `room`: bytes of HTML that it may have; the oldest
+    answers are left out first, then long texts are cut.
     """
+    whole = _told(ticket, customer, people, language)
+    if room is None or size(whole) <= room:
+        return whole
+    rest = Paragraph(words_in(language).rest.format(number=ticket.number))
+    for longest in _LONGEST:
+        for count in range(len(ticket.evidence), min(_FEWEST, len(ticket.evidence)) - 1, -1):
+            fewer = msgspec.structs.replace(ticket, evidence=ticket.evidence[:count])
+            told = (*_cut(_told(fewer, customer, people, language), longest), rest)
+            if size(told) <= room:
+                return told
+    return (*_cut((Paragraph(ticket.title),), _LONGEST[-1]), rest)
+
+
+def tell_of(answers: Sequence[EvidenceV1], ticket: TicketV1, customer: Customer, room: int) -> Story:
+    """Return what came since the story was told, within so many bytes of HTML."""
+    words, zone = words_in(customer.language), ZoneInfo(customer.timezone)
+    told = Items(tuple(_answer(answer, words, zone) for answer in answers))
+    story: Story = (Heading(words.added.format(zone=customer.timezone)), told)
+    if size(story) <= room:
+        return story
+    rest = Paragraph(words.rest.format(number=ticket.number))
+    return next((cut for longest in _LONGEST if size(cut := (*_cut(story, longest), rest)) <= room), (rest,))
+
+
+def opening(ticket: TicketV1, language: str) -> Story:
+    """Return what may be mailed to whom a ticket is on behalf of: nothing of what was said."""
+    return (Paragraph(words_in(language).opening.format(number=ticket.number)),)
+
+
+_LONGEST = (8_000, 2_000, 500, 120, 40)
+"""Characters of one text, tried in turn where a story is too long."""
+_FEWEST = 3
+"""Answers that are kept, cut if need be."""
+
+
+def size(story: Story) -> int:
+    """Return the bytes of a story as HTML: no desk's markup that we write takes more room."""
+    return len(as_html(story).encode())
+
+
+def _cut(story: Story, longest: int) -> Story:
+    """Return the story with each of its texts cut."""
+
+    def cut(text: str) -> str:
+        return text if len(text) <= longest else text[: longest - 1] + "…"
+
+    return tuple(
+        Items(tuple(map(cut, block.items)))
+        if isinstance(block, Items)
+        else block
+        if isinstance(block, Link)
+        else type(block)(cut(block.text))
+        for block in story
+    )
+
+
+def _told(ticket: TicketV1, customer: Customer, people: Mapping[str, Person], language: str) -> Story:
     words, zone = words_in(language), ZoneInfo(customer.timezone)
     return (
         *_section(words.happened, Paragraph(ticket.summary or ticket.title)),

@@ -57,6 +57,12 @@ class Words:
     reached: str
 
     said: str
+    added: str
+    """Heads the answers that came since a desk was told the story."""
+    rest: str
+    """Said where a desk has no room for all of a story."""
+    opening: str
+    """All that a desk may mail to whom a ticket is on behalf of."""
     before: str
     opened: str
     cause: str
@@ -126,6 +132,9 @@ _EN = Words(
     gap="goal {goal}, gap {gap}",
     reached="goal {goal}, reached",
     said="What was said (times in {zone})",
+    added="What was said since (times in {zone})",
+    rest="This is shortened; all of it is in Fiilis, ticket {number}.",
+    opening="We are looking into feedback that we were given. Our reference is {number}.",
     before="Earlier tickets of the same problem",
     opened="#{number}, opened {at}, {state}",
     cause="Root cause",
@@ -196,6 +205,9 @@ _FI = Words(
     gap="tavoite {goal}, puuttuu {gap}",
     reached="tavoite {goal}, saavutettu",
     said="Mitä sanottiin (ajat: {zone})",
+    added="Mitä sen jälkeen on sanottu (ajat: {zone})",
+    rest="Tämä on lyhennetty; kaikki on Fiiliksessä, tiketissä {number}.",
+    opening="Selvitämme palautetta, jonka olemme saaneet. Viitteemme on {number}.",
     before="Saman ongelman aiemmat tiketit",
     opened="#{number}, avattu {at}, {state}",
     cause="Juurisyy",
@@ -266,6 +278,9 @@ _SV = Words(
     gap="mål {goal}, {gap} kvar till målet",
     reached="mål {goal}, uppnått",
     said="Vad som sades (tider: {zone})",
+    added="Vad som har sagts sedan dess (tider: {zone})",
+    rest="Detta är förkortat; allt finns i Fiilis, ärende {number}.",
+    opening="Vi undersöker återkoppling som vi har fått. Vår referens är {number}.",
     before="Tidigare ärenden om samma problem",
     opened="#{number}, öppnat {at}, {state}",
     cause="Grundorsak",

@@ -16,17 +16,33 @@ from shared.quarantine import not_held
 QUEUE = "desks"
 """Where a ticket is set aside that cannot be brought to its desk."""
 
-_WANT = """
-INSERT INTO desk_ticket (ticket, desk, customer, severity, wanted, pushed, due_at)
-SELECT ticket, desk, customer, severity, wanted, 0, $6
-FROM unnest($1::uuid[], $2::text[], $3::text[], $4::int[], $5::int[]) AS new(ticket, desk, customer, severity, wanted)
-ON CONFLICT (ticket) DO UPDATE SET wanted = excluded.wanted, severity = excluded.severity,
-    due_at = CASE WHEN desk_ticket.gone THEN desk_ticket.due_at ELSE coalesce(desk_ticket.due_at, excluded.due_at) END
-"""
+_TOLD = "('comment', 'evidence added', 'sla breached', 'reopened', 'alert cleared')"
+"""Lines of the timeline that a desk is told as remarks."""
 _DOUBLED = "EXISTS (SELECT FROM desk_duplicate WHERE desk_duplicate.ticket = desk_ticket.ticket)"
-_KEEP_UP = f"""
-UPDATE desk_ticket SET wanted = $2, pushed = $2, due_at = CASE WHEN erased OR {_DOUBLED} THEN due_at END
-WHERE ticket = $1 AND pushed = $3
+_UNTOLD = f"""EXISTS (
+    SELECT FROM timeline
+    WHERE timeline.ticket = desk_ticket.ticket AND timeline.line > desk_ticket.line AND what IN {_TOLD}
+)"""
+_SETTLE = f"""
+UPDATE desk_ticket SET due_at = CASE
+    WHEN heard THEN $2
+    WHEN gone THEN NULL
+    WHEN NOT ((wanted > pushed AND NOT rests) OR erased OR unread OR {_DOUBLED} OR {_UNTOLD}) THEN NULL
+    WHEN held_until IS NULL OR held_until <= $2 THEN $2
+    WHEN refused <> '{{}}' AND (
+        (unread AND 'read remarks' <> ALL(refused)) OR (erased AND 'redact' <> ALL(refused))
+        OR ('remark' <> ALL(refused) AND {_UNTOLD}) OR ('close duplicate' <> ALL(refused) AND {_DOUBLED})
+    ) THEN $2
+    ELSE held_until END
+WHERE ticket = ANY($1::uuid[])
+"""
+"""The one place that knows what is left to be done for a ticket in its desk, and when."""
+_WANT = """
+INSERT INTO desk_ticket (ticket, desk, customer, severity, wanted, pushed)
+SELECT ticket, desk, customer, severity, wanted, 0
+FROM unnest($1::uuid[], $2::text[], $3::text[], $4::int[], $5::int[]) AS new(ticket, desk, customer, severity, wanted)
+ON CONFLICT (ticket) DO UPDATE SET wanted = excluded.wanted, severity = excluded.severity, rests = false,
+    held_until = CASE WHEN desk_ticket.refused = '{}' THEN desk_ticket.held_until END, refused = '{}'
 """
 _OPEN_DESK = "INSERT INTO desk (name) VALUES ($1) ON CONFLICT DO NOTHING"
 _LEASE = """
@@ -41,7 +57,7 @@ FROM (
         SELECT ticket, severity, due_at,
             row_number() OVER (PARTITION BY customer ORDER BY severity DESC, due_at) AS turn
         FROM desk_ticket WHERE desk = $1 AND due_at <= $2 AND {not_held(QUEUE, "desk_ticket.ticket")} LIMIT 20000
-    ) AS due ORDER BY turn, random() LIMIT $4
+    ) AS due ORDER BY severity < $5, turn, random() LIMIT $4
 ) AS claimed
 WHERE desk_ticket.ticket = claimed.ticket
 RETURNING desk_ticket.*
@@ -57,18 +73,10 @@ FROM desk_ticket LEFT JOIN desk ON desk.name = desk_ticket.desk WHERE ticket = A
 _ASK = """
 UPDATE desk_ticket SET asked_at = $2 WHERE ticket = $1 AND reference IS NULL AND due_at = $3 RETURNING ticket
 """
-_TOLD = "('comment', 'evidence added', 'sla breached', 'reopened', 'alert cleared')"
-"""Lines of the timeline that a desk is told as remarks."""
-_UNTOLD = (
-    f"EXISTS (SELECT FROM timeline WHERE timeline.ticket = desk_ticket.ticket AND line > {{after}} AND what IN {_TOLD})"
-)
-_ADOPT = f"""
-UPDATE desk_ticket SET reference = $2, label = $3, url = $4, state = $5, asked_at = NULL, pushed = $6,
-    attempts = 0, error = NULL, synced_at = $7,
-    due_at = CASE WHEN wanted > $6 OR erased OR {_DOUBLED} OR {_UNTOLD.format(after="desk_ticket.line")}
-        THEN $7::timestamptz END
-WHERE ticket = $1 AND reference IS NULL RETURNING ticket
+_ADOPT = """
+UPDATE desk_ticket SET reference = $2, asked_at = NULL WHERE ticket = $1 AND reference IS NULL RETURNING ticket
 """
+_REST = "UPDATE desk_ticket SET asked_at = NULL, error = $3, rests = true WHERE ticket = $1 AND wanted = $2"
 _DUPLICATED = """
 INSERT INTO desk_duplicate (desk, reference, ticket, label)
 SELECT $1, reference, $2, label FROM unnest($3::text[], $4::text[]) AS new(reference, label)
@@ -76,34 +84,26 @@ ON CONFLICT DO NOTHING RETURNING reference
 """
 _DUPLICATES = "SELECT reference, label FROM desk_duplicate WHERE ticket = $1 ORDER BY reference"
 _CLOSED_DUPLICATE = "DELETE FROM desk_duplicate WHERE desk = $1 AND reference = $2"
-_PUSHED = f"""
-UPDATE desk_ticket SET pushed = $2, line = $3, state = coalesce($4, state), attempts = 0, error = NULL, synced_at = $5,
-    erased = erased AND NOT ($6 AND wanted = $2),
-    due_at = CASE WHEN wanted > $2 OR heard OR (erased AND NOT $6) OR {_DOUBLED} OR {_UNTOLD.format(after="$3")}
-        THEN $5::timestamptz END
-WHERE ticket = $1
-"""
-_READ = f"""
-UPDATE desk_ticket SET heard = false, gone = false, state = coalesce($2, state), assignee = $5, seen_at = $4,
-    synced_at = $3, attempts = 0, error = NULL,
-    due_at = CASE WHEN wanted > pushed OR erased OR {_DOUBLED} OR {_UNTOLD.format(after="desk_ticket.line")}
-        THEN $3::timestamptz END
-WHERE ticket = $1
-"""
-_FAILED = """
-UPDATE desk_ticket SET attempts = attempts + 1, error = $2, due_at = $3, asked_at = CASE WHEN $4 THEN asked_at END
-WHERE ticket = $1
-"""
-_REST = "UPDATE desk_ticket SET asked_at = NULL, error = $3, due_at = NULL WHERE ticket = $1 AND wanted = $2"
-_GONE = "UPDATE desk_ticket SET gone = true, heard = false, error = $2, due_at = NULL WHERE ticket = $1"
 _LOOK_AGAIN = """
 UPDATE desk_ticket SET heard = true, due_at = $2 WHERE ticket IN (
     SELECT ticket FROM desk_ticket WHERE desk = $1 AND gone AND due_at IS NULL ORDER BY random() LIMIT $3
+) OR ticket IN (
+    SELECT ticket FROM desk_ticket
+    WHERE desk = $1 AND reference IS NOT NULL AND ended_at IS NULL AND NOT gone AND due_at IS NULL AND synced_at < $4
+    ORDER BY synced_at LIMIT $3
+)
+"""
+_LOOK_AT_FOLLOWED = """
+UPDATE desk_ticket SET heard = true, unread = true, due_at = $2 WHERE ticket IN (
+    SELECT ticket FROM desk_ticket
+    WHERE desk = $1 AND followed_at IS NOT NULL AND ended_at IS NULL AND NOT gone AND due_at IS NULL
+    ORDER BY synced_at LIMIT $3
 )
 """
 _BACK = "UPDATE desk_erasure SET rest = NULL WHERE ticket = $1 AND rest = ''"
 _TRY_AGAIN = """
-UPDATE desk_ticket SET due_at = $2 WHERE desk = $1 AND due_at > $2 AND error IS NOT NULL AND asked_at IS NULL
+UPDATE desk_ticket SET held_until = NULL, refused = '{}'
+WHERE desk = $1 AND due_at IS NOT NULL AND error IS NOT NULL AND asked_at IS NULL RETURNING ticket
 """
 _SIBLINGS = """
 SELECT reference FROM desk_ticket WHERE desk = $1 AND ticket IS DISTINCT FROM $2 AND reference IS NOT NULL AND NOT gone
@@ -113,13 +113,12 @@ _CREATING = """
 SELECT EXISTS (SELECT FROM desk_ticket WHERE desk = $1 AND due_at IS NOT NULL AND reference IS NULL AND asked_at > $2)
 """
 _HEARD = """
-UPDATE desk_ticket SET heard = true, due_at = least(coalesce(due_at, $3), $3)
+UPDATE desk_ticket SET heard = true, unread = true, due_at = $3
 WHERE desk = $1 AND reference = ANY($2::text[])
 RETURNING ticket
 """
 _BY_REFERENCE = "SELECT reference, seen_at, gone FROM desk_ticket WHERE desk = $1 AND reference = ANY($2::text[])"
 _OF_REFERENCE = "SELECT ticket FROM desk_ticket WHERE desk = $1 AND reference = $2"
-_NUDGE = "UPDATE desk_ticket SET due_at = coalesce(due_at, $2) WHERE ticket = $1 AND NOT gone"
 _POLLED = "UPDATE desk SET polled_until = $2 WHERE name = $1"
 _HEALTH = "UPDATE desk SET failures = $2, closed_until = $3, error = $4 WHERE name = $1"
 _HEALTHS = "SELECT name, polled_until, failures, closed_until, error FROM desk"
@@ -132,14 +131,19 @@ SELECT line, what, detail FROM timeline WHERE ticket = $1 AND line > $2 AND what
 _WAITING = "SELECT desk, count(*)::int FROM desk_ticket WHERE due_at IS NOT NULL GROUP BY desk"
 _ERASE = """
 WITH told AS (
-    UPDATE desk_ticket SET erased = true, due_at = CASE WHEN gone THEN due_at ELSE $2 END WHERE ticket = ANY($1::uuid[])
-    RETURNING ticket, desk, gone
+    UPDATE desk_ticket SET erased = true WHERE ticket = ANY($1::uuid[]) RETURNING ticket, desk, gone
 ), noted AS (
-    INSERT INTO desk_erasure (erasure, ticket, desk, rest) SELECT $3, ticket, desk, CASE WHEN gone THEN '' END FROM told
+    INSERT INTO desk_erasure (erasure, ticket, desk, rest) SELECT $2, ticket, desk, CASE WHEN gone THEN '' END FROM told
     ON CONFLICT DO NOTHING RETURNING desk, rest
 )
 SELECT desk FROM noted WHERE rest IS NULL
 """
+_FORMER = """
+INSERT INTO desk_reference (desk, reference, ticket, label, url, until, why)
+SELECT desk, reference, ticket, label, coalesce(url, ''), $2, $3 FROM desk_ticket WHERE ticket = $1
+ON CONFLICT DO NOTHING
+"""
+_FORMERS = "SELECT reference FROM desk_reference WHERE ticket = $1 ORDER BY until"
 _ERASING = "SELECT erasure FROM desk_erasure WHERE ticket = $1 AND rest IS NULL"
 _ERASED = """
 UPDATE desk_erasure SET rest = $3 WHERE ticket = $1 AND erasure = ANY($2::uuid[]) AND rest IS NULL
@@ -171,11 +175,24 @@ class Mirror:
     due_at: datetime | None
     synced_at: datetime | None
     error: str | None
+    told_state: TicketState | None
+    fields: str | None
+    story: str | None
+    answers: Sequence[UUID]
+    unread: bool
+    remarks_upto: str | None
+    held_until: datetime | None
+    refused: Sequence[str]
+    followed_at: datetime | None
+    sealed: bool
+    rests: bool
+    ended_at: datetime | None
 
 
 def _mirror(row: Any) -> Mirror:
     facts: dict[str, Any] = dict(row)
     facts["ticket"] = UUID(int=facts["ticket"].int)
+    facts["answers"] = [UUID(int=one.int) for one in facts["answers"]]
     return Mirror(**facts)
 
 
@@ -190,13 +207,20 @@ async def want(tx: Connection, tickets: Sequence[tuple[TicketV1, str]], now: dat
             [ticket.customer for ticket, _ in last.values()],
             [severity_rank(ticket.severity) for ticket, _ in last.values()],
             [ticket.version for ticket, _ in last.values()],
-            now,
         )
+        await settle(tx, list(last), now)
 
 
-async def keep_up(tx: Connection, ticket: UUID, version: int, before: int) -> None:
-    """Note that the desk has a version already, since the change came from it; unless it lacked the one before."""
-    await tx.execute(_KEEP_UP, ticket, version, before)
+async def settle(tx: Connection, tickets: Sequence[UUID], now: datetime) -> None:
+    """Bring to what is left when these tickets are due in their desks: after every change of their facts."""
+    await tx.execute(_SETTLE, tickets, now)
+
+
+async def note(tx: Connection, ticket: UUID, now: datetime, **facts: Any) -> None:
+    """Store facts of a ticket in its desk, by the columns' names, and when it is due with them."""
+    values = ", ".join(f"{column} = ${number}" for number, column in enumerate(facts, 2))
+    await tx.execute(f"UPDATE desk_ticket SET {values} WHERE ticket = $1", ticket, *facts.values())
+    await settle(tx, [ticket], now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,8 +241,9 @@ async def lease(tx: Connection, desk: str, owner: UUID, now: datetime, length: t
 
 
 async def claim(tx: Connection, desk: str, now: datetime, lease: timedelta, limit: int) -> list[Mirror]:
-    """Return what the desk is to be told next: of customers drawn by lot the severest, so that each gets its share."""
-    return [_mirror(row) for row in await tx.fetch(_CLAIM, desk, now, now + lease, limit)]
+    """Return what the desk is to be told next: what is critical, then of customers drawn by lot the severest."""
+    first = severity_rank("critical")
+    return [_mirror(row) for row in await tx.fetch(_CLAIM, desk, now, now + lease, limit, first)]
 
 
 async def one(tx: Connection, ticket: UUID) -> Mirror | None:
@@ -244,19 +269,15 @@ async def ask(tx: Connection, mirror: Mirror, now: datetime) -> bool:
     return await tx.fetchval(_ASK, mirror.ticket, now, mirror.due_at) is not None
 
 
-async def adopt(
-    tx: Connection,
-    ticket: UUID,
-    *,
-    reference: str,
-    label: str,
-    url: str,
-    state: TicketState | None,
-    pushed: int,
-    now: datetime,
-) -> bool:
-    """Remember the desk's ticket: it has the version `pushed`. False: there is another one already."""
-    return await tx.fetchval(_ADOPT, ticket, reference, label, url, state, pushed, now) is not None
+async def adopt(tx: Connection, ticket: UUID, reference: str) -> bool:
+    """Remember the desk's ticket. False: there is another one already."""
+    return await tx.fetchval(_ADOPT, ticket, reference) is not None
+
+
+async def rest(tx: Connection, ticket: UUID, wanted: int, why: str, now: datetime) -> None:
+    """Tell the desk nothing until the ticket changes again; unless it has, since that version was wanted."""
+    await tx.execute(_REST, ticket, wanted, why)
+    await settle(tx, [ticket], now)
 
 
 async def duplicated(tx: Connection, desk: str, ticket: UUID, found: Sequence[tuple[str, str]]) -> set[str]:
@@ -277,53 +298,27 @@ async def closed_duplicate(tx: Connection, desk: str, reference: str) -> None:
     await tx.execute(_CLOSED_DUPLICATE, desk, reference)
 
 
-async def pushed(
-    tx: Connection, ticket: UUID, version: int, line: int, state: TicketState | None, *, erased: bool, now: datetime
-) -> None:
-    """Remember that the desk has a version; `erased`: and no longer the words of those who were erased before it."""
-    await tx.execute(_PUSHED, ticket, version, line, state, now, erased)
-
-
-async def read(
-    tx: Connection,
-    ticket: UUID,
-    state: TicketState | None,
-    assignee: str | None,
-    seen_at: datetime | None,
-    now: datetime,
-) -> None:
-    """Remember how the desk has a ticket; `seen_at`: when it had changed last there."""
-    await tx.execute(_READ, ticket, state, now, seen_at, assignee)
-
-
-async def failed(tx: Connection, ticket: UUID, error: str, due_at: datetime, *, unknown: bool) -> None:
-    """Store why a call did not succeed and when to try again; `unknown`: a create may have been done."""
-    await tx.execute(_FAILED, ticket, error[:1000], due_at, unknown)
-
-
-async def rest(tx: Connection, ticket: UUID, wanted: int, why: str) -> None:
-    """Tell the desk nothing until the ticket changes again; unless it has, since that version was wanted."""
-    await tx.execute(_REST, ticket, wanted, why)
-
-
-async def gone(tx: Connection, ticket: UUID, error: str) -> None:
-    """Remember that somebody deleted it in the desk: it is told nothing more, until it is seen again."""
-    await tx.execute(_GONE, ticket, error)
-
-
 async def back(tx: Connection, ticket: UUID) -> None:
     """Have the desk's ticket rewritten for erasures that were over because it was gone."""
     await tx.execute(_BACK, ticket)
 
 
-async def look_again(tx: Connection, desk: str, now: datetime, most: int) -> None:
-    """Have some of those that are gone looked at again."""
-    await tx.execute(_LOOK_AGAIN, desk, now, most)
+async def look_again(tx: Connection, desk: str, now: datetime, most: int, quiet_since: datetime) -> None:
+    """Have some looked at of those that are gone, and of open ones of which nothing was heard since a moment.
+
+    A search may show neither that one is back nor that one became a part of another.
+    """
+    await tx.execute(_LOOK_AGAIN, desk, now, most, quiet_since)
+
+
+async def look_at_followed(tx: Connection, desk: str, now: datetime, most: int) -> None:
+    """Have some looked at of those that became a part of a ticket that is not ours: no search for ours shows it."""
+    await tx.execute(_LOOK_AT_FOLLOWED, desk, now, most)
 
 
 async def try_again(tx: Connection, desk: str, now: datetime) -> None:
     """Have what failed tried again at once, but for creates that may have been done."""
-    await tx.execute(_TRY_AGAIN, desk, now)
+    await settle(tx, [row[0] for row in await tx.fetch(_TRY_AGAIN, desk)], now)
 
 
 async def siblings(tx: Connection, desk: str, ticket: UUID | None, most: int) -> list[str]:
@@ -350,11 +345,6 @@ async def of_reference(tx: Connection, desk: str, reference: str) -> UUID | None
     """Return which of our tickets a desk's is."""
     found = await tx.fetchval(_OF_REFERENCE, desk, reference)
     return None if found is None else UUID(int=found.int)
-
-
-async def nudge(tx: Connection, ticket: UUID, now: datetime) -> None:
-    """Have the desk told of new lines of the timeline."""
-    await tx.execute(_NUDGE, ticket, now)
 
 
 async def polled(tx: Connection, desk: str, until: datetime) -> None:
@@ -389,7 +379,19 @@ async def waiting(tx: Connection) -> dict[str, int]:
 
 async def erase(tx: Connection, erasure: UUID, tickets: Sequence[UUID], now: datetime) -> list[str]:
     """Have the desks' tickets rewritten for an erasure that is stored; return the names of the desks that have any."""
-    return sorted({row[0] for row in await tx.fetch(_ERASE, tickets, now, erasure)})
+    rewritten = sorted({row[0] for row in await tx.fetch(_ERASE, tickets, erasure)})
+    await settle(tx, tickets, now)
+    return rewritten
+
+
+async def former(tx: Connection, ticket: UUID, now: datetime, why: str) -> None:
+    """Remember that the desk's ticket was ours, and why (`closed`, `merged`) another one is now."""
+    await tx.execute(_FORMER, ticket, now, why)
+
+
+async def formers(tx: Connection, ticket: UUID) -> list[str]:
+    """Return the references of the desk's tickets that were ours, the last one last."""
+    return [row[0] for row in await tx.fetch(_FORMERS, ticket)]
 
 
 async def erasing(tx: Connection, ticket: UUID) -> list[UUID]:

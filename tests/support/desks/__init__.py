@@ -28,7 +28,7 @@ class Trouble:
     """What goes wrong with calls.
 
     `limited` 429, `busy` 503, `before` 500 without doing anything, `html` a page, `redirect`, `echo` 400 that says our
-    headers back; having done it: `after` 500, `lost` the connection breaks off, `hang` no answer, `huge` 2 MB of JSON,
+    headers back; having done it: `after` 500, `lost` the connection breaks off, `hang` no answer, `huge` 5 MB of JSON,
     `odd` JSON of another shape, `deep` JSON nested without end.
     """
 
@@ -295,7 +295,7 @@ class FakeDesk:
             case "lost" | "hang":
                 return None
             case "huge":
-                return Reply(done.status, {"padding": "x" * 2_000_000, "more": done.body})
+                return Reply(done.status, {"padding": "x" * 5_000_000, "more": done.body})
             case "odd":
                 return Reply(done.status, {"odd": [None, 1, {"result": 7}]})
             case "deep":

@@ -34,6 +34,8 @@ class FakeJira(FakeDesk):
         self.workflow = {name: [other for other in STATUSES if other != name] for name in STATUSES}
         """Where each status leads, in the order in which it is offered."""
         self.asks_resolution = True
+        self.asks: dict[str, tuple[str, ...]] = {}
+        """Fields besides that a move to a status has on its screen, and must have."""
 
     def authorized(self, call: Call) -> bool:
         wanted = self.basic(self.user) if self.user else f"Bearer {self.token}"
@@ -63,7 +65,7 @@ class FakeJira(FakeDesk):
         if found[2] == "/transitions":
             return self._transitions(ticket) if call.method == "GET" else self._move(ticket, call.json)
         if found[2] == "/comment":
-            return self._comments(ticket) if call.method == "GET" else self._comment(ticket, call.json)
+            return self._comments(ticket, call.query) if call.method == "GET" else self._comment(ticket, call.json)
         if call.method == "GET":
             return Reply(200, self._shape(ticket))
         return self._set(ticket, call.json["fields"]) or Reply(204)
@@ -71,15 +73,18 @@ class FakeJira(FakeDesk):
     def _set(self, ticket: FakeTicket, fields: dict[str, Any]) -> Reply | None:
         if ticket.state == "Closed":
             return self.refuse(400, "You are not allowed to edit this issue due to the current status in the workflow.")
-        if "\n" in fields["summary"] or not 0 < len(fields["summary"]) <= 255:
+        summary = fields.get("summary", ticket.title)
+        if "\n" in summary or not 0 < len(summary) <= 255:
             return self.refuse(400, "The summary is invalid because it contains newline characters.")
         severity = fields.get("priority", {"name": ticket.severity})["name"]
         if severity not in {*_PRIORITIES, ""}:
             return self.refuse(400, "The priority selected is invalid.")
-        text = self._text(fields["description"])
+        text = self._text(fields["description"]) if "description" in fields else ticket.text
         if text is None:
             return self.refuse(400, "Operation value must be an Atlassian Document")
-        ticket.title, ticket.severity, ticket.text = fields["summary"], severity, text
+        if len(text) > 32_767:
+            return self.refuse(400, "The entered text is too long. It exceeds the allowed limit of 32,767 characters.")
+        ticket.title, ticket.severity, ticket.text = summary, severity, text
         ticket.updated = self.now()
         return None
 
@@ -108,7 +113,10 @@ class FakeJira(FakeDesk):
                 "id": str(list(STATUSES).index(name) + 11),
                 "name": f"Go to {name}",
                 "to": _status(name),
-                "fields": {"resolution": {"required": True}} if self._asks(name) else {},
+                "fields": {
+                    **({"resolution": {"required": True}} if self._asks(name) else {}),
+                    **{field: {"required": True, "hasDefaultValue": False} for field in self.asks.get(name, ())},
+                },
             }
             for name in self.workflow[ticket.state]
         ]
@@ -124,6 +132,8 @@ class FakeJira(FakeDesk):
             return self.refuse(400, "It seems that you have tried to perform an illegal workflow operation.")
         if self._asks(name) != (resolution is not None):
             return self.refuse(400, "resolution: is required, or is not on the screen")
+        if missing := [one for one in self.asks.get(name, ()) if one not in wanted.get("fields", {})]:
+            return self.refuse(400, f"{missing[0]} is required.")
         self.move(ticket.reference, name, resolution=resolution)
         return Reply(204)
 
@@ -135,7 +145,7 @@ class FakeJira(FakeDesk):
         comment = self.write(ticket, self.user or "fiilis", text)
         return Reply(201, {"id": str(comment.id)})
 
-    def _comments(self, ticket: FakeTicket) -> Reply:
+    def _comments(self, ticket: FakeTicket, query: dict[str, str]) -> Reply:
         def shape(text: str) -> Any:
             lines = [{"type": "paragraph", "content": [{"type": "text", "text": one}]} for one in text.split("\n")]
             return text if self.server else {"version": 1, "type": "doc", "content": lines}
@@ -149,7 +159,8 @@ class FakeJira(FakeDesk):
             }
             for one in ticket.comments
         ]
-        return Reply(200, {"comments": found[::-1], "total": len(found)})
+        first, count = int(query["startAt"]), int(query["maxResults"])
+        return Reply(200, {"comments": found[::-1][first : first + count], "total": len(found)})
 
     def _person(self, who: str) -> dict[str, str]:
         ids = {"name": who} if self.server else {"accountId": f"712020:{who}", "emailAddress": who}

@@ -70,11 +70,11 @@ class FakeRT(FakeDesk):
                 self._say(ticket, "Comment", call.json["Content"])
                 return Reply(201, ["Comments added"])
             case "/attachments", _:
-                assert '"text/"' in call.query["query"]
-                return Reply(200, {"items": self._texts(ticket)[::-1]})
+                return Reply(200, {"items": self._found(ticket, call.query)})
             case "/history", _:
                 items = [{"type": "transaction", "id": str(one.id), "Type": one.kind} for one in ticket.comments]
-                return Reply(200, {"items": items[::-1]})
+                first = 100 * (int(call.query["page"]) - 1)
+                return Reply(200, {"items": items[::-1][first : first + 100]})
             case _, "PUT":
                 return Reply(200, self._update(ticket, call.json))
         return Reply(200, {**self._shape(ticket), "id": int(ticket.reference)})
@@ -141,6 +141,20 @@ class FakeRT(FakeDesk):
             for one in ticket.comments
             for form in (("plain", "html") if one.kind == "Correspond" else ("plain",))
         ]
+
+    def _found(self, ticket: FakeTicket, query: dict[str, str]) -> list[dict[str, Any]]:
+        kind, beyond = json.loads(query["query"])
+        assert (kind["field"], kind["value"]) == ("ContentType", "text/")
+        assert (beyond["field"], beyond["operator"]) == ("id", ">")
+        texts = sorted(self._texts(ticket), key=lambda one: int(one["id"]))
+        found = [one for one in texts if int(one["id"]) > beyond["value"]][: int(query["per_page"])]
+        return [{name: one[name] for name in one if name != "Content" or name in query["fields"]} for one in found]
+
+    def merge(self, reference: str, into: str) -> None:
+        """A person merges a ticket into another one, which answers for both from then on."""
+        self.tickets[into].comments += self.tickets[reference].comments
+        self.tickets[into].updated = self.now()
+        self.tickets[reference] = self.tickets[into]
 
     def _search(self, query: str, page: int, size: int) -> Reply:
         found = [one for one in self.shown() if one.state != "deleted"]

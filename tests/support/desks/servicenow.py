@@ -40,7 +40,7 @@ class FakeServiceNow(FakeDesk):
             name = call.query["sysparm_query"].removeprefix("user_name=").removeprefix("javascript:gs.getUserName()")
             return Reply(200, {"result": [] if self.nobody else [{"user_name": name or "fiilis"}]})
         if table == "sys_journal_field":
-            return self._journal(call.query["sysparm_query"])
+            return self._journal(call.query)
         if table != "incident":
             return self.refuse(400, f"Invalid table {table}")
         if not reference and call.method == "POST":
@@ -76,8 +76,11 @@ class FakeServiceNow(FakeDesk):
             return self.refuse(403, "Operation Failed: ACL Exception Update Failed due to security constraints")
         if state == "6" and not (wanted.get("close_code") and wanted.get("close_notes")) and ticket.state != "6":
             return self.refuse(403, "Data Policy Exception: The following fields are mandatory: Resolution code")
-        ticket.title, ticket.text = wanted["short_description"][:160], wanted["description"]
-        ticket.severity, ticket.state = f"{wanted['urgency']}/{wanted['impact']}", state
+        ticket.title = wanted.get("short_description", ticket.title)[:160]
+        ticket.text = wanted.get("description", ticket.text)[:4_000]
+        ticket.state = state
+        if "urgency" in wanted:
+            ticket.severity = f"{wanted['urgency']}/{wanted['impact']}"
         ticket.more |= {key: wanted[key] for key in ("close_code", "close_notes", "hold_reason") if key in wanted}
         ticket.updated = self.now()
         if "work_notes" in wanted:
@@ -101,8 +104,10 @@ class FakeServiceNow(FakeDesk):
                     found.sort(key=lambda one: one.updated.replace(microsecond=0))
         return found
 
-    def _journal(self, query: str) -> Reply:
-        reference = query.split("^")[0].removeprefix("element_id=")
+    def _journal(self, query: dict[str, str]) -> Reply:
+        conditions = query["sysparm_query"].split("^")
+        reference = conditions[0].removeprefix("element_id=")
+        since = next((one.partition(">=")[2] for one in conditions if one.startswith("sys_created_on>=")), "")
         notes = [
             {
                 "sys_id": f"{comment.id:032d}",
@@ -115,7 +120,9 @@ class FakeServiceNow(FakeDesk):
             for comment in ticket.comments
             if ticket.reference == reference
         ]
-        return Reply(200, {"result": notes[::-1]})
+        first, count = int(query["sysparm_offset"]), int(query["sysparm_limit"])
+        found = sorted((one for one in notes if one["sys_created_on"] >= since), key=lambda one: one["sys_created_on"])
+        return Reply(200, {"result": found[first : first + count]})
 
     def _shape(self, ticket: FakeTicket, fields: list[str]) -> dict[str, Any]:
         whole = {

@@ -8,7 +8,7 @@ import re
 from datetime import datetime
 from typing import Any
 
-from tests.support.desks import Call, FakeDesk, FakeTicket, Reply
+from tests.support.desks import Call, FakeComment, FakeDesk, FakeTicket, Reply
 
 ME = "fiilis@acme.example"
 _STATES = {"new", "open", "pending reminder", "pending close", "closed"}
@@ -43,7 +43,11 @@ class FakeZammad(FakeDesk):
         if path == "/tags":
             return Reply(200, {"tags": sorted(self.tickets[call.query["o_id"]].tags)})
         if found := re.fullmatch(r"/ticket_articles/(\d+)", path):
-            return self._delete(int(found[1]))
+            return self._delete(int(found[1])) if call.method == "DELETE" else self._article(int(found[1]))
+        if path == "/links":
+            parent = self.tickets[call.query["link_object_value"]].more.get("merged into")
+            link = {"link_type": "parent", "link_object": "Ticket", "link_object_value": parent}
+            return Reply(200, {"links": [] if parent is None else [link], "assets": {}})
         found = re.fullmatch(r"/(tickets|ticket_articles/by_ticket)/(\w+)", path)
         ticket = self.tickets.get(found[2]) if found else None
         if found is None or ticket is None:
@@ -112,19 +116,19 @@ class FakeZammad(FakeDesk):
         size, page = int(query["per_page"]), int(query["page"])
         return Reply(200, [self._shape(one) for one in found[(page - 1) * size : page * size]])
 
+    def _article(self, id_: int) -> Reply:
+        found = [one for ticket in self.tickets.values() for one in ticket.comments if one.id == id_]
+        return Reply(200, _shape(found[0])) if found else self.refuse(404, "Couldn't find Ticket::Article")
+
     def _articles(self, ticket: FakeTicket) -> list[dict[str, Any]]:
-        return [
-            {
-                "id": one.id,
-                "body": one.text,
-                "content_type": "text/html" if one.markup else "text/plain",
-                "created_by": one.author,
-                "created_by_id": 3 if one.author == ME else 4,
-                "created_at": one.at.strftime("%Y-%m-%dT%H:%M:%S.000Z"),
-                "internal": True,
-            }
-            for one in ticket.comments
-        ]
+        return [_shape(one) for one in ticket.comments]
+
+    def merge(self, reference: str, into: str) -> None:
+        """A person merges a ticket into another one."""
+        self.tickets[into].comments += self.tickets[reference].comments
+        self.tickets[reference].comments = []
+        self.move(reference, "merged", **{"merged into": int(into)})
+        self.tickets[into].updated = self.now()
 
     def _shape(self, ticket: FakeTicket) -> dict[str, Any]:
         return {
@@ -134,6 +138,7 @@ class FakeZammad(FakeDesk):
             "state": ticket.state,
             "priority": ticket.severity,
             "owner": ticket.assignee or "-",
+            "article_ids": [one.id for one in ticket.comments],
             "updated_at": ticket.updated.strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z",
         }
 
@@ -143,6 +148,18 @@ class FakeZammad(FakeDesk):
         body = json.dumps({"ticket": {"id": int(reference) if reference.isdecimal() else reference}}).encode()
         signature = hmac.new((secret or self.secret).encode(), body, "sha1").hexdigest()
         return {"X-Hub-Signature": f"sha1={signature}"}, body
+
+
+def _shape(comment: FakeComment) -> dict[str, Any]:
+    return {
+        "id": comment.id,
+        "body": comment.text,
+        "content_type": "text/html" if comment.markup else "text/plain",
+        "created_by": comment.author,
+        "created_by_id": 3 if comment.author == ME else 4,
+        "created_at": comment.at.strftime("%Y-%m-%dT%H:%M:%S.000Z"),
+        "internal": True,
+    }
 
 
 def fake_zammad() -> FakeZammad:

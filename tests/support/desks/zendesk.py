@@ -78,6 +78,7 @@ class FakeZendesk(FakeDesk):
         number = self.number()
         ticket = FakeTicket(str(number), number, wanted["external_id"], wanted["subject"], "new", wanted["priority"])
         ticket.tags = set(wanted["tags"])
+        ticket.more["follows"] = wanted.get("via_followup_source_id")
         ticket.more["requester"] = wanted.get("requester", {}).get("email")
         self._comment(self.keep(ticket), wanted["comment"])
         made = {"ticket": self._shape(ticket)}
@@ -121,10 +122,18 @@ class FakeZendesk(FakeDesk):
         return Reply(200, {"comment": {"id": id_}})
 
     def _comments(self, ticket: FakeTicket, query: dict[str, str]) -> Reply:
-        found = [self._said(one) for one in ticket.comments]
-        return Reply(
-            200, {"comments": found[::-1] if query.get("sort_order") == "desc" else found, "users": self._users()}
-        )
+        size, page = int(query.get("per_page", "100")), int(query.get("page", "1"))
+        comments = ticket.comments[::-1] if query.get("sort_order") == "desc" else ticket.comments
+        found = [self._said(one) for one in comments[(page - 1) * size : page * size]]
+        return Reply(200, {"comments": found, "users": self._users()})
+
+    def merge(self, reference: str, into: str) -> None:
+        """A person merges a ticket into another one: it is closed for ever, and says where it went."""
+        text = f'This request was closed and merged into request #{into} "{self.tickets[into].title}".'
+        self.comment(reference, text)
+        self.tickets[reference].tags.add("closed_by_merge")
+        self.move(reference, "closed")
+        self.comment(into, f"Request #{reference} was closed and merged into this request.")
 
     def _said(self, comment: FakeComment) -> dict[str, Any]:
         text = comment.text
