@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from services import commands
-from services.cli import acls, doctor, offsets, quarantine, republish
+from services.cli import acls, desks, doctor, offsets, quarantine, republish
 from services.run import NAMES, ServiceName
 from services.terminal import err
 from shared import logs
@@ -27,6 +27,7 @@ letters = typer.Typer(help="What services refused for ever: `<topic>.dead`.")
 app.add_typer(letters, name="dead-letters")
 app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(offsets.app, name="offsets")
+app.add_typer(desks.app, name="desks")
 app.command()(republish.republish)
 app.command()(acls.acls)
 app.command()(doctor.doctor)

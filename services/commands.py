@@ -7,8 +7,8 @@ import gc
 import getpass
 import re
 import socket
-from collections.abc import Callable, Mapping, Sequence
-from datetime import timedelta
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -21,7 +21,7 @@ from services import backtest as backtesting
 from services.cli.on_call import who_is_on_call
 from services.scoring.store import counting
 from services.terminal import Faults, bar, err, out, printable, progress
-from shared import logs, security
+from shared import audit, logs, security
 from shared import migrate as migrations
 from shared.audit import COMMAND, Actor
 from shared.clock import SystemClock
@@ -34,6 +34,7 @@ from shared.directory.follower import Revision, publish, read_newest
 from shared.directory.model import Directory, Scope
 from shared.directory.record import RecordTooLarge
 from shared.errors import Misconfigured
+from shared.events import FeedbackReceivedV1
 from shared.ids import uuid7
 from shared.kafka import Kafka
 from shared.parts import kafka_of as kafka_of_settings
@@ -266,7 +267,7 @@ def import_answers(file: Path, *, mapped: str | None, given: Sequence[str], dry_
             take = importing.taking(newest.directory, SystemClock().now())
             moved = bar(bars, "checking" if dry_run else "importing")
             answers = faults.without(answers_csv.read_csv(file, take, columns, moved))
-            count = sum(1 for _ in answers) if dry_run else asyncio.run(importing.send(kafka, answers))
+            count = sum(1 for _ in answers) if dry_run else asyncio.run(_send(kafka, answers, file.name))
     except (OSError, answers_csv.WrongFile) as error:
         err.print(str(error), style="red", markup=False)
         return WRONG
@@ -275,6 +276,11 @@ def import_answers(file: Path, *, mapped: str | None, given: Sequence[str], dry_
     if faults.count:
         out.print("mend them where they stand and import the file again, with the same map: each row counts once")
     return FAILED if faults.count else DONE
+
+
+async def _send(kafka: Kafka, answers: Iterator[FeedbackReceivedV1], file: str) -> int:
+    await ensure_topics(kafka, [AUDIT])
+    return await importing.send(kafka, answers, file, at_the_command_line())
 
 
 def rebuild() -> int:
@@ -290,6 +296,9 @@ def rebuild() -> int:
         try:
             async with database.transaction() as tx:
                 customers = await counting.every_customer(tx)
+                detail = {"customers": len(customers)}
+                begun = audit.line(COMMAND, datetime.now(UTC), at_the_command_line(), "counted afresh", detail)
+                await audit.add(tx, [begun])
             with progress() as bars:
                 for customer in bars.track(customers, description="counting"):
                     async with database.transaction(within=600) as tx:

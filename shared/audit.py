@@ -29,6 +29,11 @@ What = Literal[
     "dead letters replayed",
     "quarantine released",
     "lost offsets accepted",
+    "republished",
+    "answers imported",
+    "counted afresh",
+    "desk retried",
+    "desk ticket synced",
 ]
 """What reaches the audit by its topic; notify writes down itself what it does."""
 

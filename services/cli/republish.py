@@ -16,15 +16,15 @@ from typing import Annotated, NamedTuple
 import typer
 
 from services.cli import stores
-from services.commands import DONE
+from services.commands import DONE, at_the_command_line
 from services.notify.domain.page import message
 from services.notify.store import pages
 from services.scoring.store import alerts
 from services.terminal import out, printable
 from services.ticketing.store import tickets
-from shared import outbox
+from shared import audit, outbox
 from shared.db import Database
-from shared.events import AlertV1, PageV1, TicketV1
+from shared.events import AlertV1, AuditV1, PageV1, TicketV1
 from shared.kafka import Outgoing, cloud_event
 from shared.topics import ALERTS, PAGES, TICKETS, Topic
 
@@ -61,6 +61,7 @@ def republish(
                 if not dry_run:
                     async with owner.transaction() as tx:
                         await outbox.add(tx, [one.message for one in untold])
+                        await audit.add(tx, [_line(service, len(untold))] if untold else [])
                 count += len(untold)
         if not count:
             out.print("every open alert, ticket and page is known to the next stage")
@@ -71,6 +72,11 @@ def republish(
         return DONE
 
     raise typer.Exit(asyncio.run(body()))
+
+
+def _line(service: str, count: int) -> AuditV1:
+    detail = {"service": service, "messages": count}
+    return audit.line(audit.COMMAND, datetime.now(UTC), at_the_command_line(), "republished", detail)
 
 
 async def _alerts(scoring: Database, ticketing: Database) -> Sequence[Untold]:

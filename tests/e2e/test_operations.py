@@ -7,11 +7,15 @@ from typing import Any
 
 import pytest
 from aiokafka.admin import NewTopic
+from msgspec.structs import replace
 
 from services.commands import user
 from shared import provisioning
+from shared.directory.follower import read_newest
+from shared.directory.model import Desk
 from shared.kafka import Kafka
 from shared.topics import ALERTS, DIRECTORY, FEEDBACK, TOPICS
+from tests.support.desks.jira import fake_jira
 from tests.support.house import House, house
 from tests.support.processes import Done, command
 from tests.support.wait import until
@@ -129,6 +133,60 @@ async def test_what_the_next_stage_does_not_know_is_told_again(fiilis: House) ->
     assert "ticketing does not know page" in dry.out
     await run(fiilis, "republish")
     await until(lambda: _clean(fiilis))
+
+
+async def test_a_desk_is_tried_out_before_a_real_ticket_finds_out(fiilis: House) -> None:
+    """What its workflow refuses is said with what to mend; the ticket of the trial is removed, or cancelled."""
+    async with fake_jira() as desk:
+        desk.workflow["In Progress"] = ["Resolved", "To Do"]
+        desk.asks["Resolved"] = ("components",)
+        revision = await read_newest(fiilis.kafka)
+        assert revision is not None
+        there = {"main": Desk(**desk.directory_entry(options={"waiting": "Pending"}))}
+        await fiilis.apply(replace(revision.directory, desks=there))
+        wrong = await run(fiilis, "desks", "test", "other", **desk.environ)
+        assert (wrong.code, "no desk of the directory; it has main" in wrong.err) == (2, True)
+        refused = await run(fiilis, "desks", "test", "main", **desk.environ)
+        assert refused.code == 1
+        assert "the transition to 'Resolved' asks for components" in " ".join(refused.err.split())
+        assert "move to in_progress: shows as in_progress" in refused.out
+        assert "remains, cancelled" in refused.out
+        assert [one.state for one in desk.tickets.values()] == ["Canceled"] or desk.tickets
+
+        desk.asks.clear()
+        desk.lets_delete = True
+        desk.tickets.clear()
+        desk.workflow["In Progress"] = ["Resolved", "To Do", "Pending"]
+        taken = await run(fiilis, "desks", "test", "main", **desk.environ)
+        assert (taken.code, taken.err) == (0, "")
+        assert taken.out.endswith("remove: ok\nmain takes every step\n")
+        assert not desk.tickets
+        closed = await run(fiilis, "desks", "test", "main", **dict.fromkeys(desk.environ, ""))
+        assert (closed.code, "FAKE_JIRA_TOKEN is not set" in closed.err) == (1, True)
+
+
+async def test_a_desks_tickets_are_tried_again_and_synced_by_command(fiilis: House) -> None:
+    """Each with a line of the audit; the row is due, with nothing held."""
+    desk = fake_jira()
+    desk.port = 1
+    revision = await read_newest(fiilis.kafka)
+    assert revision is not None
+    await fiilis.apply(replace(revision.directory, desks={"main": Desk(**desk.directory_entry())}))
+    ticket = await _mood(fiilis)
+    await fiilis.sql(
+        "INSERT INTO ticketing.desk_ticket "
+        "(ticket, desk, customer, severity, wanted, reference, label, error, due_at, held_until, refused) VALUES "
+        f"('{ticket}', 'other', 'acme', 4, 1, '10001', 'SD-1', 'HTTP 422', '2099-01-01', '2099-01-01', '{{move}}')"
+    )
+    assert "no desk of the directory" in (await run(fiilis, "desks", "retry", "other")).err
+    await fiilis.sql("UPDATE ticketing.desk_ticket SET desk = 'main'")
+    again = await run(fiilis, "desks", "retry", "main")
+    assert (again.code, again.out) == (0, "1 tickets of main are tried again as soon as ticketing runs\n")
+    assert (await _audited(fiilis, "desk retried"))["detail"] == {"desk": "main", "tickets": "1"}
+    assert "no ticket of a desk" in (await run(fiilis, "desks", "sync", "4711")).err
+    synced = await run(fiilis, "desks", "sync", "#1")
+    assert (synced.code, synced.out) == (0, "SD-1 in main is read and written as soon as ticketing runs\n")
+    assert (await _audited(fiilis, "desk ticket synced"))["detail"]["ticket"] == ticket
 
 
 async def _clean(fiilis: House) -> Done | None:

@@ -269,6 +269,10 @@ class Desk(Protocol):
         """Replace what the desk's ticket says by the draft, from which a person was erased; return what is left."""
         ...
 
+    async def remove(self, reference: str) -> bool:
+        """Delete a ticket, of a trial; False: the desk lets nobody, or not our account."""
+        ...
+
     def heard(self, headers: Mapping[str, str], body: bytes, secret: str, now: datetime) -> News:
         """Return what a request of the desk tells. Raises BadSignature, ValueError."""
         ...

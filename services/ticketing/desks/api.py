@@ -292,6 +292,17 @@ async def newest_first(
     return [found[one] for one in sorted(found)], None if newest < 0 else str(newest), more
 
 
+async def allowed(call: Awaitable[object]) -> bool:
+    """Make a call that few accounts are allowed; return whether ours was."""
+    try:
+        await call
+    except Failed as failed:
+        if failed.kind != "permanent":
+            raise
+        return False
+    return True
+
+
 def is_own(author: T | None, me: T | None) -> bool | None:
     """Tell whether our account is the author; None where the desk does not say who either is."""
     return None if not author or not me else author == me

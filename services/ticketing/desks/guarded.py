@@ -78,6 +78,10 @@ class Guarded:
         """Ask the driver."""
         return await self._answer(self._driver.redact(reference, draft))
 
+    async def remove(self, reference: str) -> bool:
+        """Ask the driver."""
+        return await self._answer(self._driver.remove(reference))
+
     def heard(self, headers: Mapping[str, str], body: bytes, secret: str, now: datetime) -> News:
         """Ask the driver; what a request brings out is that request's."""
         return self._driver.heard(headers, body, secret, now)

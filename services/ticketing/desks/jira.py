@@ -16,6 +16,7 @@ from services.ticketing.desks.api import (
     Account,
     Api,
     Pace,
+    allowed,
     basic,
     each,
     is_own,
@@ -260,6 +261,10 @@ class Jira:
     async def redact(self, reference: str, draft: Draft) -> str:
         """Do nothing more than what setting the texts does."""
         return "earlier texts in the issue's history, and its comments; in Jira only deleting the issue removes them"
+
+    async def remove(self, reference: str) -> bool:
+        """Delete an issue, where the account has that permission."""
+        return await allowed(self._api.call("DELETE", self._path(reference)))
 
     def heard(self, headers: Mapping[str, str], body: bytes, secret: str, now: datetime) -> News:
         """Return the issue of a webhook with a secret."""

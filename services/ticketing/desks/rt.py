@@ -20,6 +20,7 @@ from services.ticketing.desks.api import (
     Api,
     Pace,
     TooLarge,
+    allowed,
     each,
     is_own,
     mark,
@@ -248,6 +249,10 @@ class RequestTracker:
     async def redact(self, reference: str, draft: Draft) -> str:
         """Do nothing: RT lets nobody change what was said."""
         return "comments and earlier titles; in Request Tracker rt-munge-attachments or the shredder removes them"
+
+    async def remove(self, reference: str) -> bool:
+        """Delete a ticket: give it the status of that name."""
+        return await allowed(self._api.call("DELETE", _path(reference)))
 
     def heard(self, headers: Mapping[str, str], body: bytes, secret: str, now: datetime) -> News:
         """Return the ticket of a request that a scrip sends: `{"id": 20}`, with the secret in x-fiilis-secret."""

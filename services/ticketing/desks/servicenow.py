@@ -17,6 +17,7 @@ from services.ticketing.desks.api import (
     SEES_NOTHING,
     Api,
     Pace,
+    allowed,
     basic,
     each,
     is_own,
@@ -230,6 +231,10 @@ class ServiceNow:
         """Do nothing more than what setting the texts does: nobody can change a work note."""
         notes = "" if self.rewrites else "the story in our work notes, "
         return f"{notes}earlier texts in the incident's audit history, and its comments and work notes"
+
+    async def remove(self, reference: str) -> bool:
+        """Delete an incident."""
+        return await allowed(self._api.call("DELETE", self._record(reference)))
 
     def heard(self, headers: Mapping[str, str], body: bytes, secret: str, now: datetime) -> News:
         """Return the incident of a request that a business rule sends: `{"sys_id": ...}`, secret in x-fiilis-secret."""

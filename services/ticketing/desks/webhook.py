@@ -132,6 +132,10 @@ class SignedWebhook:
         await self._send("ticket.redact", f"{draft.ticket}:{uuid4()}", {**self._data(draft), "reference": reference})
         return "what the other side of the webhook keeps although it was told"
 
+    async def remove(self, reference: str) -> bool:
+        """Do nothing: the other side has no such request."""
+        return False
+
     def heard(self, headers: Mapping[str, str], body: bytes, secret: str, now: datetime) -> News:
         """Return what a request says that is signed as ours are, in `data` or at the top."""
         check_standard(headers, body, secret, now)

@@ -19,6 +19,7 @@ from services.ticketing.desks.api import (
     Api,
     Pace,
     TooLarge,
+    allowed,
     each,
     is_own,
     mark,
@@ -236,6 +237,10 @@ class Zammad:
                     kept += 1
         left = "articles that people wrote, and earlier titles in the ticket's history"
         return f"{kept} notes of ours, which Zammad says are too old to be deleted; {left}" if kept else left
+
+    async def remove(self, reference: str) -> bool:
+        """Delete a ticket, which only an administrator may."""
+        return await allowed(self._api.call("DELETE", _path(reference)))
 
     def heard(self, headers: Mapping[str, str], body: bytes, secret: str, now: datetime) -> News:
         """Return the ticket of a webhook with a signature token."""

@@ -18,6 +18,7 @@ from services.ticketing.desks.api import (
     Account,
     Api,
     Pace,
+    allowed,
     basic,
     each,
     ends_in_mark,
@@ -267,6 +268,10 @@ class Zendesk:
                 body = {"ticket_id": int(safe(reference)), "html_body": _blackened(comment.html_body)}
                 await self._api.call("PUT", f"/api/v2/comment_redactions/{comment.id}.json", body)
         return "comments that people wrote, and earlier titles in the ticket's events"
+
+    async def remove(self, reference: str) -> bool:
+        """Delete a ticket, softly."""
+        return await allowed(self._api.call("DELETE", f"/api/v2/tickets/{safe(reference)}.json"))
 
     def heard(self, headers: Mapping[str, str], body: bytes, secret: str, now: datetime) -> News:
         """Return the ticket of a webhook: of an event, or of a trigger that sends `{"ticket_id": "{{ticket.id}}"}`."""

@@ -63,6 +63,10 @@ WHERE desk_ticket.ticket = claimed.ticket
 RETURNING desk_ticket.*
 """
 _ONE = "SELECT * FROM desk_ticket WHERE ticket = $1"
+_OF_TICKET = """
+SELECT desk_ticket.* FROM desk_ticket JOIN ticket ON ticket.id = desk_ticket.ticket
+WHERE ticket.id::text = $1 OR ticket.number::text = $1
+"""
 _OF_TICKETS = f"""
 SELECT ticket, desk_ticket.desk, reference, url, synced_at,
     CASE WHEN {not_held(QUEUE, "desk_ticket.ticket")}
@@ -252,6 +256,12 @@ async def one(tx: Connection, ticket: UUID) -> Mirror | None:
     return None if row is None else _mirror(row)
 
 
+async def of_ticket(tx: Connection, ticket: str) -> Mirror | None:
+    """Return where a ticket stands in its desk, by its number or id as a person writes it."""
+    row = await tx.fetchrow(_OF_TICKET, ticket.removeprefix("#"))
+    return None if row is None else _mirror(row)
+
+
 async def shown(tx: Connection, tickets: Sequence[UUID]) -> dict[UUID, tuple[str, DeskV1]]:
     """Return what users see of tickets in desks: the desk's name, and the rest without the desk's type."""
     rows = await tx.fetch(_OF_TICKETS, tickets) if tickets else []
@@ -316,9 +326,11 @@ async def look_at_followed(tx: Connection, desk: str, now: datetime, most: int) 
     await tx.execute(_LOOK_AT_FOLLOWED, desk, now, most)
 
 
-async def try_again(tx: Connection, desk: str, now: datetime) -> None:
-    """Have what failed tried again at once, but for creates that may have been done."""
-    await settle(tx, [row[0] for row in await tx.fetch(_TRY_AGAIN, desk)], now)
+async def try_again(tx: Connection, desk: str, now: datetime) -> int:
+    """Have what failed tried again at once, but for creates that may have been done; return how many tickets."""
+    waiting = [row[0] for row in await tx.fetch(_TRY_AGAIN, desk)]
+    await settle(tx, waiting, now)
+    return len(waiting)
 
 
 async def siblings(tx: Connection, desk: str, ticket: UUID | None, most: int) -> list[str]:

@@ -132,6 +132,8 @@ class FakeDesk:
         """The account is known and sees no tickets."""
         self.refuses = ""
         """Writes whose body has this are refused."""
+        self.lets_delete = False
+        """Else only administrators delete tickets."""
         self.options: dict[str, str] = {}
         self.now: Callable[[], datetime] = lambda: datetime.now(UTC)
         self._numbers = 0
@@ -230,6 +232,13 @@ class FakeDesk:
         ticket.comments.append(comment)
         ticket.updated = self.now()
         return comment
+
+    def remove(self, ticket: FakeTicket) -> Reply | None:
+        """Delete a ticket as its interface does; return an error where the account may not."""
+        if not self.lets_delete:
+            return self.refuse(403, "You may not delete tickets")
+        self.delete(ticket.reference)
+        return None
 
     def shown(self) -> list[FakeTicket]:
         """Return the tickets that the search knows by now."""

@@ -68,6 +68,8 @@ class FakeJira(FakeDesk):
             return self._comments(ticket, call.query) if call.method == "GET" else self._comment(ticket, call.json)
         if call.method == "GET":
             return Reply(200, self._shape(ticket))
+        if call.method == "DELETE":
+            return self.remove(ticket) or Reply(204)
         return self._set(ticket, call.json["fields"]) or Reply(204)
 
     def _set(self, ticket: FakeTicket, fields: dict[str, Any]) -> Reply | None:

@@ -75,6 +75,8 @@ class FakeRT(FakeDesk):
                 items = [{"type": "transaction", "id": str(one.id), "Type": one.kind} for one in ticket.comments]
                 first = 100 * (int(call.query["page"]) - 1)
                 return Reply(200, {"items": items[::-1][first : first + 100]})
+            case _, "DELETE":
+                return self.remove(ticket) or Reply(204)
             case _, "PUT":
                 return Reply(200, self._update(ticket, call.json))
         return Reply(200, {**self._shape(ticket), "id": int(ticket.reference)})

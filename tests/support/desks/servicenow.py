@@ -53,6 +53,8 @@ class FakeServiceNow(FakeDesk):
         ticket = self.tickets.get(reference)
         if ticket is None:
             return self.refuse(404, "No Record found")
+        if call.method == "DELETE":
+            return self.remove(ticket) or Reply(204)
         if call.method == "PATCH":
             return self._set(ticket, call.json) or Reply(200, {"result": self._shape(ticket, fields)})
         return Reply(200, {"result": self._shape(ticket, fields)})

@@ -56,6 +56,8 @@ class FakeZammad(FakeDesk):
             return Reply(200, self._articles(ticket))
         if call.method == "PUT":
             return self._update(ticket, call.json)
+        if call.method == "DELETE":
+            return self.remove(ticket) or Reply(200, {})
         return Reply(200, self._shape(ticket))
 
     def _create(self, wanted: dict[str, Any]) -> Reply:

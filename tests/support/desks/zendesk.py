@@ -57,6 +57,8 @@ class FakeZendesk(FakeDesk):
                 return self._comments(ticket, call.query)
             if call.method == "GET":
                 return Reply(200, {"ticket": self._shape(ticket), "users": self._users()})
+            if call.method == "DELETE":
+                return self.remove(ticket) or Reply(204)
             if ticket.state == "closed":
                 return self.refuse(422, "RecordInvalid: Status: closed prevents ticket update")
             if found[2] == "/tags":
