@@ -21,7 +21,7 @@ ON CONFLICT (id) DO UPDATE SET due_on = excluded.due_on, state = excluded.state,
 _UNMEASURED = """
 SELECT body FROM action
 WHERE customer = ANY($1::text[]) AND state <> 'dropped' AND opened_at > $2
-ORDER BY id FOR UPDATE
+ORDER BY id FOR NO KEY UPDATE
 """
 _LIST = """
 SELECT body FROM action
@@ -29,7 +29,7 @@ WHERE ($1::text[] IS NULL OR customer = ANY($1)) AND ($2::text IS NULL OR state 
     AND ($3::timestamptz IS NULL OR (opened_at, id) < ($3, $4::uuid))
 ORDER BY opened_at DESC, id DESC LIMIT $5
 """
-_ONE = "SELECT body FROM action WHERE id = $1 FOR UPDATE"
+_ONE = "SELECT body FROM action WHERE id = $1 FOR NO KEY UPDATE"
 _SCORES = """
 INSERT INTO score (customer, day, body) SELECT * FROM unnest($1::text[], $2::text[], $3::text[])
 ON CONFLICT (customer) DO UPDATE SET day = excluded.day, body = excluded.body WHERE score.day <= excluded.day

@@ -52,13 +52,13 @@ DELETE FROM seen_page WHERE page IN (
     SELECT page FROM seen_page WHERE ticket IS NULL AND page < $1 ORDER BY page LIMIT $2
 )
 """
-_BY_ID = "SELECT body FROM ticket WHERE id = ANY($1::uuid[]) ORDER BY id FOR UPDATE"
+_BY_ID = "SELECT body FROM ticket WHERE id = ANY($1::uuid[]) ORDER BY id FOR NO KEY UPDATE"
 _BY_PROBLEM = """
 SELECT body FROM ticket WHERE id IN (
     SELECT DISTINCT ON (dedup_key) id FROM ticket
     WHERE dedup_key = ANY($1::text[]) AND (state <> 'cancelled')
     ORDER BY dedup_key, (state IN ('open', 'acknowledged', 'in_progress', 'waiting')) DESC, opened_at DESC
-) ORDER BY id FOR UPDATE
+) ORDER BY id FOR NO KEY UPDATE
 """
 _PREVIOUS = """
 SELECT asked.key, earlier.body FROM unnest($1::text[]) AS asked(key)
@@ -101,11 +101,11 @@ FROM unnest($1::uuid[], $2::timestamptz[], $3::timestamptz[]) AS news(id, told_a
 """
 _TO_TELL = f"""
 SELECT id, body FROM ticket WHERE tell_at <= $1 AND {not_held(NEWS, "ticket.id")}
-ORDER BY tell_at LIMIT $2 FOR UPDATE SKIP LOCKED
+ORDER BY tell_at LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED
 """
 _CLOCKS = f"""
 SELECT id, body FROM ticket WHERE clock_due_at <= $1 AND {not_held(CLOCKS, "ticket.id")}
-ORDER BY clock_due_at LIMIT $2 FOR UPDATE SKIP LOCKED
+ORDER BY clock_due_at LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED
 """
 _LOOK_AGAIN = """
 UPDATE ticket SET clock_due_at = later.due_at FROM unnest($1::uuid[], $2::timestamptz[]) AS later(id, due_at)
@@ -120,11 +120,11 @@ ORDER BY ticket.opened_at DESC LIMIT 1
 _OF_RESPONDENT = """
 SELECT body FROM ticket
 WHERE id IN (SELECT ticket FROM shown_answer WHERE customer = $1 AND respondent = ANY($2::text[]))
-ORDER BY id FOR UPDATE
+ORDER BY id FOR NO KEY UPDATE
 """
 _THAT_SHOW = """
 SELECT body FROM ticket WHERE id IN (SELECT ticket FROM shown_answer WHERE customer = $1 AND answer = $2)
-ORDER BY id FOR UPDATE
+ORDER BY id FOR NO KEY UPDATE
 """
 _UNNAME = """
 UPDATE shown_answer SET respondent = NULL, contact = NULL
@@ -169,7 +169,9 @@ SELECT customer, id FROM ticket WHERE state = 'open' AND severity IN ('critical'
 """
 _THAT_EXIST = "SELECT id FROM ticket WHERE id = ANY($1::uuid[])"
 _ONE = "SELECT body FROM ticket WHERE id = $1"
-_ONE_LOCKED = "SELECT body FROM ticket WHERE id = $1 FOR UPDATE"
+# Not FOR UPDATE: whatever refers to a ticket (a line, what a desk has of it) checks that its key is there, and would wait
+# for who holds it with that row in hand.
+_ONE_LOCKED = "SELECT body FROM ticket WHERE id = $1 FOR NO KEY UPDATE"
 _LIST = """
 SELECT body FROM ticket
 WHERE ($1::text[] IS NULL OR customer = ANY($1)) AND ($2::text[] IS NULL OR state = ANY($2))
