@@ -7,7 +7,7 @@ ARGS ?=
 LANE := tests/property tests/unit tests/contract tests/e2e tests/integration/test_channels.py tests/chaos
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup test check fmt chaos rt bench lock schemas env clean
+.PHONY: help demo setup test check fmt chaos rt redmine bench lock schemas env clean
 
 help: ## list what can be made
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ chaos: $(STAMP) ## the long form of the tests that kill processes, and of those 
 
 rt: $(STAMP) ## test the Request Tracker desk against the real one (Debian: request-tracker5 rt5-standalone rt5-db-sqlite)
 	@FIILIS_REAL_RT=required $(BIN)/python -m pytest tests/real/test_request_tracker.py $(ARGS)
+
+redmine: $(STAMP) ## test the Redmine desk against the real one (Debian: redmine redmine-sqlite)
+	@FIILIS_REAL_REDMINE=required $(BIN)/python -m pytest tests/real/test_redmine.py $(ARGS)
 
 .venv-peers/.ready: bench/peers/requirements.txt
 	@echo "Setting up .venv-peers, with what scoring is measured beside (once)"

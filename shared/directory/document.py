@@ -233,7 +233,7 @@ DeskMove = Literal["create", "acknowledged", "in_progress", "waiting", "resolved
 class Desk(Section):
     """A service desk that customers' tickets are mirrored to."""
 
-    type: Literal["jira", "servicenow", "zendesk", "zammad", "rt", "webhook"]
+    type: Literal["freshservice", "glpi", "jira", "redmine", "rt", "servicenow", "webhook", "zammad", "zendesk"]
     url: Url
     token_env: Env
     user_env: Env | None = None

@@ -29,6 +29,9 @@ MOVES = {
     "zendesk": '"status"',
     "zammad": '"state"',
     "rt": '"Status"',
+    "redmine": '"status_id"',
+    "glpi": "<p>Mended",
+    "freshservice": '"status":',
     "webhook": '"move_to":"resolved"',
 }
 """What the body of a move to resolved has, and of no other call."""
@@ -228,7 +231,11 @@ async def test_a_poll_costs_no_more_with_many_remarks(name: str, make: Make) -> 
                 at.desk.comment(reference, f"remark {number}")
             at.desk.tickets[reference].comments = at.desk.tickets[reference].comments[-3_000:]
             upto = max(one.id for one in at.desk.tickets[reference].comments)
-            cursor = {"rt": str(2 * upto + 5_001), "servicenow": at.clock.now().strftime("%Y-%m-%d %H:%M:%S")}
+            cursor = {
+                "freshservice": f"{many // 25 + 1}:{upto}",
+                "rt": str(2 * upto + 5_001),
+                "servicenow": at.clock.now().strftime("%Y-%m-%d %H:%M:%S"),
+            }
             async with at.database.transaction() as tx:
                 await desks.note(tx, ticket.id, at.clock.now(), remarks_upto=cursor.get(name, str(upto)), unread=False)
             at.clock.move(timedelta(minutes=3))

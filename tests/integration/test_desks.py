@@ -17,7 +17,10 @@ from shared.events import TicketState
 from shared.http import Guard, Outbound
 from tests.support.desk_calls import erase, remarks_of, updated
 from tests.support.desks import FakeDesk, Trouble, What
+from tests.support.desks.freshservice import fake_freshservice
+from tests.support.desks.glpi import FakeGlpi, fake_glpi
 from tests.support.desks.jira import STATUSES, FakeJira, fake_jira
+from tests.support.desks.redmine import FakeRedmine, fake_redmine
 from tests.support.desks.rt import FakeRT, fake_rt
 from tests.support.desks.servicenow import FakeServiceNow, fake_servicenow
 from tests.support.desks.webhook import FakeReceiver, fake_webhook
@@ -25,6 +28,9 @@ from tests.support.desks.zammad import FakeZammad, fake_zammad
 from tests.support.desks.zendesk import FakeZendesk, fake_zendesk
 
 SEARCHABLE: dict[str, Callable[[], FakeDesk]] = {
+    "freshservice": fake_freshservice,
+    "glpi": fake_glpi,
+    "redmine": fake_redmine,
     "jira": fake_jira,
     "jira-server": lambda: fake_jira(server=True),
     "rt": fake_rt,
@@ -33,7 +39,7 @@ SEARCHABLE: dict[str, Callable[[], FakeDesk]] = {
     "zendesk": fake_zendesk,
 }
 FAKES = {**SEARCHABLE, "webhook": fake_webhook}
-NOTES = ("rt", "zammad", "zendesk")
+NOTES = ("freshservice", "glpi", "rt", "zammad", "zendesk")
 """Desks in which nothing that was said can be changed."""
 
 each = pytest.mark.parametrize("fake", SEARCHABLE, indirect=True)
@@ -155,7 +161,10 @@ async def test_who_we_are_there(fake: FakeDesk, outbound: Outbound) -> None:
 
 
 READS_BACK: dict[str, dict[TicketState, TicketState]] = {
+    "freshservice": {"acknowledged": "open", "in_progress": "open", "cancelled": "closed"},
+    "glpi": {"acknowledged": "in_progress", "cancelled": "closed"},
     "jira": {"acknowledged": "in_progress"},
+    "redmine": {"acknowledged": "in_progress"},
     "rt": {"acknowledged": "in_progress", "closed": "resolved"},
     "servicenow": {"acknowledged": "in_progress", "closed": "resolved"},
     "zammad": {"open": "in_progress", "acknowledged": "in_progress", "closed": "resolved", "cancelled": "resolved"},
@@ -256,6 +265,10 @@ async def test_only_tickets_with_our_id_are_found(fake: FakeDesk, outbound: Outb
         fake.fields.clear()
     if isinstance(fake, FakeZammad):
         fake.knows_conditions = False
+    if isinstance(fake, FakeRedmine):
+        fake.knows_filter = False
+    if isinstance(fake, FakeGlpi):
+        fake.knows_field = False
     assert [one.reference for one in await desk.find(told.ticket)] == [first.reference, second.reference]
     assert await desk.find(uuid4()) == []
 
@@ -365,7 +378,7 @@ async def test_trouble_is_classified(
     assert len(fake.of(told.ticket)) == (what in done), "and the ticket is there, or not"
 
     fake.trouble = Trouble(what, methods={"PUT", "PATCH"})
-    nothing_said = fake.type == "jira" and what in {"huge", "deep"}  # its 204 has no body
+    nothing_said = fake.type in {"jira", "redmine"} and what in {"huge", "deep"}  # their 204 has no body
     if what != "odd" and not nothing_said:
         with pytest.raises(Failed) as failed:
             await updated(desk, reference, told, None, None)
@@ -454,9 +467,8 @@ async def test_slow_answers_and_the_budget(fake: FakeDesk, outbound: Outbound) -
 async def test_the_least_that_must_be_set(fake: FakeDesk, outbound: Outbound) -> None:
     """Type, url, token and group are enough; what a token's file ends with is no part of it."""
     fake.user = None
-    entry = {
-        key: value for key, value in fake.directory_entry().items() if key in {"type", "url", "token_env", "group"}
-    }
+    wanted = {"type", "url", "token_env", "group", *(["requester"] if fake.type == "freshservice" else [])}
+    entry = {key: value for key, value in fake.directory_entry().items() if key in wanted}
     if fake.type == "jira":
         entry["options"] = fake.options
     checked = document.Desk(**entry)
@@ -514,7 +526,7 @@ async def test_what_a_desk_tells_of_itself(fake: FakeDesk, outbound: Outbound) -
             desk.heard(bad, body, fake.secret, now)
     with pytest.raises(BadSignature):
         desk.heard(headers, body, "", now)
-    if fake.type not in {"servicenow", "rt"}:  # which cannot sign what they send
+    if fake.type in {"jira", "webhook", "zammad", "zendesk"}:  # the others cannot sign what they send
         with pytest.raises(BadSignature):
             desk.heard(headers, body.replace(b"4711", b"4712"), fake.secret, now)
     if fake.type in {"zendesk", "webhook"}:

@@ -28,7 +28,10 @@ from shared.quarantine import Quarantine
 from shared.security import Signer
 from tests.support import build
 from tests.support.desks import FakeDesk
+from tests.support.desks.freshservice import fake_freshservice
+from tests.support.desks.glpi import fake_glpi
 from tests.support.desks.jira import fake_jira
+from tests.support.desks.redmine import fake_redmine
 from tests.support.desks.rt import fake_rt
 from tests.support.desks.servicenow import fake_servicenow
 from tests.support.desks.webhook import fake_webhook
@@ -42,6 +45,9 @@ FAKES: dict[str, Callable[[], FakeDesk]] = {
     "zendesk": fake_zendesk,
     "zammad": fake_zammad,
     "rt": fake_rt,
+    "redmine": fake_redmine,
+    "glpi": fake_glpi,
+    "freshservice": fake_freshservice,
     "webhook": fake_webhook,
 }
 SEARCHABLE = [name for name in FAKES if name != "webhook"]

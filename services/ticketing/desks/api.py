@@ -174,7 +174,9 @@ SEES_NOTHING = "the account sees nothing"
 
 
 def basic(user: str, password: str) -> dict[str, str]:
-    """Return the header of HTTP Basic authentication."""
+    """Return the header of HTTP Basic authentication. Raises Failed for what is neither a name nor a password."""
+    if not (user + password).isprintable():
+        raise Failed("permanent", "the desk's token has characters that no header can carry")
     return {"authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()}
 
 

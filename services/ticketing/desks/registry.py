@@ -6,7 +6,10 @@ from collections.abc import Callable, Mapping
 
 from services.ticketing.desks import Desk, Failed
 from services.ticketing.desks.api import Pace
+from services.ticketing.desks.freshservice import Freshservice
+from services.ticketing.desks.glpi import Glpi
 from services.ticketing.desks.jira import Jira
+from services.ticketing.desks.redmine import Redmine
 from services.ticketing.desks.rt import RequestTracker
 from services.ticketing.desks.servicenow import ServiceNow
 from services.ticketing.desks.webhook import SignedWebhook
@@ -16,7 +19,10 @@ from shared.directory import model
 from shared.http import Outbound
 
 DESKS: Mapping[str, Callable[[str, model.Desk, Mapping[str, str], Outbound, Pace], Desk]] = {
+    "freshservice": Freshservice,
+    "glpi": Glpi,
     "jira": Jira,
+    "redmine": Redmine,
     "rt": RequestTracker,
     "servicenow": ServiceNow,
     "webhook": SignedWebhook,

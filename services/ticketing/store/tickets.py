@@ -169,8 +169,8 @@ SELECT customer, id FROM ticket WHERE state = 'open' AND severity IN ('critical'
 """
 _THAT_EXIST = "SELECT id FROM ticket WHERE id = ANY($1::uuid[])"
 _ONE = "SELECT body FROM ticket WHERE id = $1"
-# Not FOR UPDATE: whatever refers to a ticket (a line, what a desk has of it) checks that its key is there, and would wait
-# for who holds it with that row in hand.
+# Not FOR UPDATE: whatever refers to a ticket (a line, what a desk has of it) checks that its key is there, and would
+# wait for who holds it with that row in hand.
 _ONE_LOCKED = "SELECT body FROM ticket WHERE id = $1 FOR NO KEY UPDATE"
 _LIST = """
 SELECT body FROM ticket
