@@ -278,7 +278,8 @@ async def test_what_the_account_may_not_do(redmine: RealRedmine, outbound: Outbo
         with pytest.raises(Failed, match="401") as failed:
             await call
         assert "f" * 40 not in failed.value.detail
-    for more in ({"group": "nobodys"}, {"options": {"field": "Other"}}):
+    wrong: list[dict[str, Any]] = [{"group": "nobodys"}, {"options": {"field": "Other"}}]
+    for more in wrong:
         with pytest.raises(Failed) as failed:
             await redmine.driver(outbound, **more).create(told)
         assert failed.value.kind == "permanent"
