@@ -10,6 +10,7 @@ import asyncio
 import functools
 import ipaddress
 import itertools
+import os
 import re
 import socket
 import ssl
@@ -186,17 +187,37 @@ class _Transport(httpx.AsyncHTTPTransport):
         )
 
 
+_AUTHORITIES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+"""Environment variables by which other programs are told of a company's own authorities."""
+
+
 @functools.cache
-def _context() -> ssl.SSLContext:
-    """Return how others prove who they are: once for a process, since reading all authorities takes a while."""
-    return httpx.create_ssl_context(trust_env=False)
+def _context(ca_file: str | None = None) -> ssl.SSLContext:
+    """Return how others prove who they are: once for a process, since reading all authorities takes a while.
+
+    What the environment names, and `ca_file`, is believed besides the public authorities. Raises OSError, SSLError.
+    """
+    context = httpx.create_ssl_context(trust_env=False)
+    for file in (*filter(None, map(os.environ.get, _AUTHORITIES)), *([ca_file] if ca_file else [])):
+        context.load_verify_locations(cafile=file)
+    if folder := os.environ.get("SSL_CERT_DIR"):
+        context.load_verify_locations(capath=folder)
+    return context
 
 
 class Outbound:
     """Calls the outside for desks, channels and webhooks."""
 
-    def __init__(self, guard: Guard) -> None:
-        context = _context()
+    def __init__(self, guard: Guard, ca_file: str | None = None) -> None:
+        """`ca_file`: certificates of authorities that are believed besides. Raises Refused where there are none."""
+        self._guard = guard
+        self._trusting: dict[str, Outbound] = {}
+        try:
+            context = _context(ca_file)
+        except (OSError, ssl.SSLError) as error:
+            raise Refused(
+                f"certificates of authorities cannot be read from {ca_file or 'the environment'}: {error}"
+            ) from None
         self._clients = [
             httpx.AsyncClient(
                 transport=_Transport(guard, context), follow_redirects=False, trust_env=False, cookies=_NoCookies()
@@ -205,8 +226,18 @@ class Outbound:
         ]
         self._turns = itertools.cycle(self._clients)
 
+    def trusting(self, ca_file: str | None) -> Outbound:
+        """Return a client that believes some more authorities, closed with this one. Raises Refused."""
+        if ca_file is None:
+            return self
+        if ca_file not in self._trusting:
+            self._trusting[ca_file] = Outbound(self._guard, ca_file)
+        return self._trusting[ca_file]
+
     async def close(self) -> None:
         """Close every connection."""
+        for other in self._trusting.values():
+            await other.close()
         for client in self._clients:
             await client.aclose()
 

@@ -20,7 +20,7 @@ from shared.directory.follower import Follower
 from shared.directory.kept import DirectoryKeeper
 from shared.due import Periodic
 from shared.errors import Misconfigured, Transient
-from shared.http import Guard, Outbound
+from shared.http import Guard, Outbound, Refused
 from shared.kafka import Kafka
 from shared.kafka_security import security
 from shared.logs import Log
@@ -108,7 +108,10 @@ def too_short(number: int, secret: str) -> str:
 
 def outbound(settings: Settings) -> Outbound:
     """Return the guarded client."""
-    return Outbound(Guard(settings.allow_private_targets))
+    try:
+        return Outbound(Guard(settings.allow_private_targets))
+    except Refused as refused:
+        raise Misconfigured(str(refused)) from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from shared.directory.fields import (
     ClockHours,
     ClockTime,
     CustomerId,
+    Day,
     DeskName,
     Duration,
     Email,
@@ -203,6 +204,7 @@ class Customer(Section):
     language: Language | None = None
     business_hours: BusinessHours | None = None
     holidays: Holidays | None = None
+    closed: Annotated[list[Day], Field(max_length=400)] = []
     touchpoints: Annotated[list[Touchpoint], Field(min_length=1), AfterValidator(distinct)] | None = None
     goals: Goals = {}
     touchpoint_goals: dict[Touchpoint, Goals] = {}
@@ -243,6 +245,7 @@ class Desk(Section):
     calls_per_minute: Annotated[int, Field(ge=1, le=10_000)] = 60
     poll: Duration = 60
     options: dict[Text, Text] = {}
+    ca_file: Annotated[str, Field(pattern=r"^/[^\x00-\x1f]{1,300}$")] | None = None
     reopen: Reopening | None = None
     fields: dict[DeskMove, dict[Text, JsonValue]] = {}
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping
-from datetime import datetime
+from datetime import date, datetime
 from functools import cache
 from typing import Annotated, Literal, cast
 from urllib.parse import urlsplit
@@ -123,6 +123,22 @@ def _hours(value: str) -> str:
     return value
 
 
+def _opening(value: str) -> str:
+    start, end = value.rsplit(" ", maxsplit=1)[-1].split("-")
+    if start == end:
+        raise ValueError(f"must end at another time than it starts: '{value}'; all day is 00:00-24:00")
+    return value
+
+
+def _day(value: object) -> date:
+    try:
+        if isinstance(value, str) and re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", value):
+            return date.fromisoformat(value)
+    except ValueError:
+        pass
+    raise ValueError("must be a date such as 2026-12-31")
+
+
 def _local_time(value: str) -> str:
     try:
         at = datetime.strptime(value, "%Y-%m-%dT%H:%M")  # noqa: DTZ007 (a local time; the schedule says in which zone)
@@ -224,10 +240,14 @@ Host = Annotated[str, _matches(r"[A-Za-z0-9.:-]{1,253}", "a host name or address
 Holidays = Annotated[str, _matches(r"[A-Z]{2}(-[A-Z0-9]{1,3})?", "a country such as FI, or DE-BY")]
 Origin = Annotated[str, _matches(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?", "like https://www.acme.example, no path")]
 ClockHours = Annotated[str, _matches(f"{_CLOCK}-{_CLOCK}", "hours such as 22:00-07:00"), AfterValidator(_hours)]
-BusinessHours = Annotated[
+Opening = Annotated[
     str,
     _matches(f"{_WEEKDAY}(-{_WEEKDAY})? {_CLOCK}-({_CLOCK}|24:00)", "hours such as Mon-Fri 08:00-16:00"),
-    AfterValidator(_hours),
+    AfterValidator(_opening),
+]
+"""Hours of a wall clock on the days on which they begin; those that end before they begin pass midnight."""
+BusinessHours = Annotated[
+    list[Opening], BeforeValidator(lambda given: [given] if isinstance(given, str) else given), Field(min_length=1)
 ]
 Watch = Annotated[
     str,
@@ -241,6 +261,7 @@ Watch = Annotated[
 Watches = Annotated[list[Watch], BeforeValidator(lambda given: [given] if isinstance(given, str) else given)]
 ClockTime = Annotated[str, _matches(_CLOCK, "a time of day such as 08:00")]
 SlackId = Annotated[str, _matches(r"[A-Z][A-Z0-9]{2,20}", "the id of a Slack channel or person, such as C0123456789")]
+Day = Annotated[date, BeforeValidator(_day)]
 LocalTime = Annotated[str, AfterValidator(_local_time)]
 LocalMoment = Annotated[str, AfterValidator(_moment)]
 """A local date or time."""

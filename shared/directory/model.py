@@ -7,7 +7,7 @@ holds no I/O and only facts.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any, Literal
 
 import msgspec
@@ -168,8 +168,11 @@ class Customer(_Fact, frozen=True):
     language: str
     deputy: str | None = None
     touchpoints: tuple[str, ...] = ()
-    business_hours: str | None = None
+    business_hours: str | tuple[str, ...] | None = None
+    """When it is open, such as Mon-Fri 08:00-16:00 (a text alone in revisions of before); None: around the clock."""
     holidays: str | None = None
+    closed: tuple[date, ...] = ()
+    """Days on which it is closed besides, by its own clock."""
     goals: Mapping[str, float] = {}
     """By nps, mood, or a key metric."""
     touchpoint_goals: Mapping[str, Mapping[str, float]] = {}
@@ -311,6 +314,8 @@ class Desk(_Fact, frozen=True):
     """What only this type of desk has."""
     fields: Mapping[str, Mapping[str, Any]] = {}
     """What the desk asks for besides, in its own words: with `create`, or with the move to a state."""
+    ca_file: str | None = None
+    """File of certificates, where ticketing runs, of authorities that are believed besides the public ones."""
     reopen: int | None = None
     """Seconds after its end for which a ticket of the desk is opened again, later there is a new one that follows it
     up; None: as long as the desk lets anybody."""

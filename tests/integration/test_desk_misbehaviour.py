@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from services.ticketing.store import desks
 from shared.directory.follower import revision_of
+from shared.errors import Problem
 from shared.kafka import Kafka
 from tests.support import build
+from tests.support.certificates import Authority
 from tests.support.desks import FakeDesk, Trouble
 from tests.support.desks.jira import FakeJira
 from tests.support.office import FAKES, SEARCHABLE, Office, office
@@ -41,7 +45,12 @@ MERGING = [name for name in SEARCHABLE if hasattr(FAKES[name](), "merge")]
 @pytest.fixture
 async def make(database_url: str, kafka: Kafka, monkeypatch: pytest.MonkeyPatch) -> Make:
     """Return an office at a desk of some kind."""
-    return lambda name, **settings: office(FAKES[name](), database_url, kafka, monkeypatch, **settings)
+
+    def made(of: str | FakeDesk, **settings: Any) -> Any:
+        desk = FAKES[of]() if isinstance(of, str) else of
+        return office(desk, database_url, kafka, monkeypatch, **settings)
+
+    return made
 
 
 def written(desk: FakeDesk, text: str) -> int:
@@ -123,6 +132,77 @@ async def test_a_page_to_sign_in(name: str, what: Any, make: Make) -> None:
         at.clock.move(timedelta(minutes=3))
         await at.mirrored(ticket, step=timedelta(minutes=1))
         assert (await at.shown(ticket)).error is None
+
+
+async def test_a_desk_with_an_authority_of_its_own(make: Make, tmp_path: Path) -> None:
+    """Waiting, and told why; with `ca_file` all is synced. A file that is none is told too."""
+    authority = Authority(tmp_path)
+    desk = FAKES["zammad"]()
+    desk.tls = authority.server()
+    async with make(desk) as at:
+        ticket = await at.open()
+        at.run()
+        await until(lambda: _ails(at, "CERTIFICATE_VERIFY_FAILED"))
+        await at.end()
+        await _apply(at, ca_file=str(tmp_path / "none.pem"))
+        at.clock.move(timedelta(minutes=3))
+        at.run()
+        await until(lambda: _ails(at, "certificates of authorities cannot be read"))
+        await at.end()
+        await _apply(at, ca_file=str(authority.file))
+        at.clock.move(timedelta(minutes=3))
+        at.run()
+        await at.mirrored(ticket, step=timedelta(minutes=3))
+        assert (await at.shown(ticket)).error is None
+
+
+async def _ails(at: Office, why: str) -> bool:
+    async with at.database.transaction() as tx:
+        health = (await desks.healths(tx)).get("main")
+    return health is not None and why in (health.error or "")
+
+
+async def _apply(at: Office, **more: Any) -> None:
+    """Change the desk's entry in the directory."""
+    assert at.follower.current is not None
+    before = at.follower.current.directory
+    changed = replace(before, desks={"main": replace(before.desks["main"], **more)})
+    at.follower.current = revision_of(at.follower.current.number + 1, changed)
+
+
+@pytest.mark.parametrize("name", FAKES)
+async def test_a_secret_of_webhooks_is_replaced(name: str, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it is, the desk may sign with either; then with the new one alone."""
+    async with make(name) as at:
+        synchronizer = at.run()
+        variable = f"FAKE_{name.upper()}_HOOK"
+        old, new = at.desk.secret, "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
+        for value, good in ((f"{new}, {old}", (old, new)), (new, (new,))):
+            monkeypatch.setenv(variable, value)
+            for secret in (old, new):
+                signed = at.desk.hook("4711", at.clock.now(), secret)
+                if secret in good:
+                    assert not await at.hear(synchronizer, *signed)
+                else:
+                    with pytest.raises(Problem, match="signature"):
+                        await at.hear(synchronizer, *signed)
+
+
+async def test_who_has_it_by_a_name_that_is_one_persons(make: Make) -> None:
+    """Redmine tells no e-mail of an assignee."""
+    async with make("redmine", options={"assignees": "by name"}) as at:
+        ticket = await at.open()
+        at.run()
+        reference = await at.mirrored(ticket)
+        at.clock.move(timedelta(minutes=3))
+        at.desk.take(reference, "second ARCHITECT")
+        at.clock.move(timedelta(minutes=3))
+
+        async def taken() -> bool:
+            at.ledger.wake()
+            return (await at.ticket(ticket)).assignee == "architect-2"
+
+        await until(taken)
 
 
 # ---- synced

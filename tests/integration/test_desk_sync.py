@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace as copied
 from datetime import UTC, datetime, timedelta
@@ -12,11 +11,8 @@ from typing import Any, cast
 
 import asyncpg
 import pytest
-from fastapi import Request
-from fastapi.routing import APIRoute
 from msgspec.structs import replace
 
-from services.ticketing.api.desks import build_router
 from services.ticketing.desk_sync import supervisor
 from services.ticketing.desk_sync.pull import is_ours
 from services.ticketing.desks import Remark
@@ -26,7 +22,6 @@ from services.ticketing.ledger import Happened
 from services.ticketing.pace import Pace
 from services.ticketing.store import desks, people, tickets
 from services.ticketing.timekeeper import Timekeeper
-from shared.directory.access import Access
 from shared.directory.follower import revision_of
 from shared.directory.model import Sla
 from shared.errors import Problem, Transient
@@ -888,23 +883,9 @@ async def test_two_changes_of_one_second_are_both_seen(
 async def test_a_desks_word_of_a_ticket_that_is_being_created_is_asked_for_again(at: Office) -> None:
     """Its reference is not known before the desk has answered; what nobody creates is not ours."""
     synchronizer = at.run()
-    access = Access(at.follower, at.clock, cast("Any", None))
-    heard = next(
-        route.endpoint
-        for route in build_router(at.database, access, at.clock, synchronizer).routes
-        if isinstance(route, APIRoute) and route.path.endswith("/events")
-    )
 
     async def tell(reference: str) -> bool:
-        headers, body = at.desk.hook(reference)
-        sent = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-
-        async def receive() -> dict[str, Any]:
-            return {"type": "http.request", "body": body}
-
-        answer = await heard("main", Request({"type": "http", "method": "POST", "headers": sent}, receive))
-        assert answer.status_code == 202
-        return json.loads(answer.body)["known"]
+        return await at.hear(synchronizer, *at.desk.hook(reference))
 
     assert not await tell("4711")
     at.desk.delay = 0.5

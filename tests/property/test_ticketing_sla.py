@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -52,14 +52,20 @@ def clock(minutes: int) -> str:
 @st.composite
 def customers(draw: st.DrawFn) -> Customer:
     zone = draw(st.sampled_from(ZONES))
-    first, last = draw(st.sampled_from(WEEK)), draw(st.sampled_from(WEEK))
-    days = first if first == last else f"{first}-{last}"
-    opens, closes = sorted(draw(st.sets(st.integers(0, 96), min_size=2, max_size=2)))
     return customer(
-        business_hours=f"{days} {clock(opens * 15)}-{clock(closes * 15)}",
+        business_hours=tuple(draw(st.lists(openings(), min_size=1, max_size=4))),
         timezone=zone,
         holidays=draw(st.sampled_from((None, "FI", "DE-BY", "XX"))),
     )
+
+
+@st.composite
+def openings(draw: st.DrawFn) -> str:
+    """Any hours: of one day or some, a lunch apart, over midnight."""
+    first, last = draw(st.sampled_from(WEEK)), draw(st.sampled_from(WEEK))
+    days = first if first == last else f"{first}-{last}"
+    opens, closes = draw(st.permutations(sorted(draw(st.sets(st.integers(0, 95), min_size=2, max_size=2)))))
+    return f"{days} {clock(opens * 15)}-{draw(st.sampled_from((clock(closes * 15), '24:00')))}"
 
 
 @st.composite
@@ -77,21 +83,43 @@ def rules(holds: Customer) -> Calendar:
 # ---- working time
 
 
-def worked_minutes(holds: Customer, start: datetime, end: datetime) -> int:
-    """Count minute by minute, on a wall clock that stands still instead of going back."""
-    assert holds.business_hours is not None
-    days, hours = holds.business_hours.split(" ")
+class Opening(NamedTuple):
+    days: list[int]
+    opens: str
+    closes: str
+
+
+def _opening(text: str) -> Opening:
+    days, hours = text.split(" ")
     opens, closes = hours.split("-")
     first, last = WEEK.index(days[:3]), WEEK.index(days[-3:])
     open_on = [*range(first, last + 1)] if first <= last else [*range(first, 7), *range(last + 1)]
+    return Opening(open_on, opens, closes)
+
+
+def worked_minutes(holds: Customer, start: datetime, end: datetime) -> int:
+    """Count minute by minute, on a wall clock that stands still instead of going back."""
+    assert isinstance(holds.business_hours, tuple)
+    openings = [_opening(one) for one in holds.business_hours]
     country = (holds.holidays or "XX").partition("-")
     closed = [] if country[0] == "XX" else country_holidays(country[0], subdiv=country[2] or None)
+
+    def begins(opening: Opening, day: date) -> bool:
+        return day.weekday() in opening.days and day not in closed and day not in holds.closed
+
+    def is_open(shown: datetime) -> bool:
+        time, yesterday = f"{shown:%H:%M}", shown.date() - timedelta(days=1)
+        return any(
+            (begins(one, shown.date()) and one.opens <= time < (one.closes if one.opens < one.closes else "24:00"))
+            or (one.closes <= one.opens and begins(one, yesterday) and time < one.closes)
+            for one in openings
+        )
+
     zone, count, at = ZoneInfo(holds.timezone), 0, start - timedelta(days=2)
     shown = at.astimezone(zone).replace(tzinfo=None)
     while at < end:
         shown = max(shown, at.astimezone(zone).replace(tzinfo=None))
-        open_now = shown.weekday() in open_on and shown.date() not in closed and opens <= f"{shown:%H:%M}" < closes
-        count += open_now and at >= start
+        count += is_open(shown) and at >= start
         at += timedelta(minutes=1)
     return count
 
@@ -101,6 +129,8 @@ def test_working_time_is_what_a_person_with_a_wall_clock_counts(data: st.DataObj
     holds = data.draw(customers())
     start = data.draw(moments(holds.timezone))
     end = start + timedelta(minutes=data.draw(st.integers(0, 5 * 1440)))
+    days = data.draw(st.lists(st.integers(-1, 6), max_size=3))
+    holds = msgspec.structs.replace(holds, closed=tuple((start + timedelta(days=n)).date() for n in days))
     assert rules(holds).between(start, end) == 60 * worked_minutes(holds, start, end)
 
 

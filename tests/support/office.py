@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+import json
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, cast
 
 import pytest
+from fastapi import Request
+from fastapi.routing import APIRoute
 
 from services.run import MIGRATIONS
+from services.ticketing.api.desks import build_router
 from services.ticketing.desk_sync.supervisor import Synchronizer
 from services.ticketing.domain.ticket import Opening, Outcome, Patch, change, entry, merge, open_ticket
 from services.ticketing.ledger import Happened, Ledger
 from services.ticketing.store import desks, tickets
 from shared.clock import MovableClock
 from shared.db import Database
+from shared.directory.access import Access
 from shared.directory.follower import Follower, revision_of
 from shared.directory.model import Customer, Desk, Directory, Escalation, Person, Step
 from shared.events import DeskV1, EvidenceV1, TicketV1
@@ -135,6 +140,23 @@ class Office:
             return error if error is not None and why in error else None
 
         return cast("str", await until(told))
+
+    async def hear(self, synchronizer: Synchronizer, headers: Mapping[str, str], body: bytes) -> bool:
+        """Post what a desk tells of itself; return whether the ticket is known. Raises Problem."""
+        access = Access(self.follower, self.clock, cast("Any", None))
+        heard = next(
+            route.endpoint
+            for route in build_router(self.database, access, self.clock, synchronizer).routes
+            if isinstance(route, APIRoute) and route.path.endswith("/events")
+        )
+        sent = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": body}
+
+        answer = await heard("main", Request({"type": "http", "method": "POST", "headers": sent}, receive))
+        assert answer.status_code == 202
+        return json.loads(answer.body)["known"]
 
     async def ticket(self, ticket: TicketV1) -> TicketV1:
         """Return a ticket as it is now."""

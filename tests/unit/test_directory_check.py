@@ -181,6 +181,7 @@ LAYER = "schedules.night.layers[0]"
 URL = "must be an address that starts with https:// or http://"
 OWN = "each needs its own"
 PAGES = "it must be architect, deputy, catch_all, schedule:NAME or a person's id"
+SAME = "must end at another time than it starts: 'Mon 16:00-16:00'; all day is 00:00-24:00"
 END = "must end after it starts"
 METRICS = "it must be nps, mood or one declared under metrics"
 ZONES = "it must be an IANA name such as Europe/Helsinki"
@@ -279,8 +280,9 @@ TYPO = "unknown field; correct its name or remove it"
         ("deputy: eve", "deputy: ann", f"19: {ACME}.deputy: 'ann' is the architect already; {NOT_ARCHITECT}"),
         ("deputy: eve", "escalation: fast", f"19: {ACME}.escalation: unknown escalation 'fast'; {ADD_ESCALATION}"),
         ("deputy: eve", "desk: other", f"19: {ACME}.desk: unknown desk 'other'; {ADD_DESK}"),
-        ("deputy: eve", "business_hours: 8-16", f"19: {ACME}.business_hours: {HOURS} Mon-Fri 08:00-16:00"),
-        ("deputy: eve", "business_hours: Mon 16:00-08:00", f"19: {ACME}.business_hours: {END}: 'Mon 16:00-08:00'"),
+        ("deputy: eve", "business_hours: 8-16", f"19: {ACME}.business_hours[0]: {HOURS} Mon-Fri 08:00-16:00"),
+        ("deputy: eve", "business_hours: Mon 16:00-16:00", f"19: {ACME}.business_hours[0]: {SAME}"),
+        ("deputy: eve", "closed: [2026-02-30]", f"19: {ACME}.closed[0]: must be a date such as 2026-12-31"),
         ("[support]", "[sales]", f"20: {ACME}.touchpoints[0]: unknown touchpoint 'sales'; {ADD_TOUCHPOINT}"),
         ("touchpoints: [support]", "touchpoints: []", f"20: {ACME}.touchpoints: must have at least one entry"),
         ("nps: 40", "nps: 101", f"21: {ACME}.goals.nps: must be from -100 to 100, not 101.0"),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from datetime import timedelta
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime, timedelta
 
 from fastapi import APIRouter, Request, Response
 
 from services.ticketing.desk_sync.supervisor import Synchronizer
-from services.ticketing.desks import BadSignature, Failed
+from services.ticketing.desks import BadSignature, Desk, Failed, News
 from services.ticketing.store import desks
 from shared.clock import Clock
 from shared.db import Database
@@ -55,15 +56,15 @@ def build_router(database: Database, access: Access, clock: Clock, synchronizer:
     async def heard(desk: str, request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
         """Take a desk's word that a ticket changed; what it is now, the desk is asked, if it can be."""
         settings = access.revision.directory.desks.get(desk)
-        secret = None if settings is None else os.environ.get(settings.hook_secret_env or "")
-        if settings is None or not secret:
+        secrets = [] if settings is None else _secrets(settings.hook_secret_env)
+        if settings is None or not secrets:
             # Nobody without the secret is told which desks there are.
             log.warning("a desk's word was refused: no such desk, or its hook_secret_env is not set", desk=desk[:63])
             raise _not_the_desks()
         headers: Mapping[str, str] = request.headers
         body = await request.body()
         try:
-            news = synchronizer.driver(desk, settings).heard(headers, body, secret, clock.now())
+            news = _heard(synchronizer.driver(desk, settings), headers, body, secrets, clock.now())
         except BadSignature as error:
             log.warning("a desk's word was refused", desk=desk, why=str(error))
             raise _not_the_desks() from None
@@ -85,6 +86,19 @@ def build_router(database: Database, access: Access, clock: Clock, synchronizer:
         return json_response({"known": known}, 202)
 
     return router
+
+
+def _secrets(variable: str | None) -> list[str]:
+    """Return the secrets of an environment variable: a comma list while one is replaced."""
+    return [one for part in os.environ.get(variable or "", "").split(",") if (one := part.strip())]
+
+
+def _heard(driver: Desk, headers: Mapping[str, str], body: bytes, secrets: Sequence[str], now: datetime) -> News:
+    """Return what a request tells that was signed by one of some secrets. Raises BadSignature, ValueError."""
+    for secret in secrets[:-1]:
+        with suppress(BadSignature):
+            return driver.heard(headers, body, secret, now)
+    return driver.heard(headers, body, secrets[-1], now)
 
 
 def _too_early() -> Problem:

@@ -187,7 +187,7 @@ class Pull:
             ticket,
             mirror.desk,
             None if is_alike(mirror.state, remote.state) else remote.state,
-            assignee=None if remote.assignee == mirror.assignee else _person(directory, remote.assignee),
+            assignee=None if remote.assignee == mirror.assignee else _person(directory, mirror.desk, remote.assignee),
             resolution=remote.resolution,
             now=now,
         )
@@ -232,8 +232,8 @@ def _known_as_of(mirror: Mirror, changed_at: datetime | None, now: datetime) -> 
     return changed_at if again and late else before
 
 
-def _person(directory: Directory, assignee: str | None) -> str | None:
-    """Return who an assignee of the desk is, by id or e-mail, however they are written."""
+def _person(directory: Directory, desk: str, assignee: str | None) -> str | None:
+    """Return who an assignee of the desk is: by id or e-mail, or by a name that is one person's where that is set."""
     if assignee is None:
         return None
     wanted = assignee.strip().casefold()
@@ -242,4 +242,8 @@ def _person(directory: Directory, assignee: str | None) -> str | None:
             return person.id
         if any(one.channel == "email" and one.address.casefold() == wanted for one in person.contacts):
             return person.id
-    return None
+    settings = directory.desks.get(desk)
+    if settings is None or settings.options.get("assignees") != "by name":
+        return None
+    named = [person.id for person in directory.people.values() if person.name.casefold() == wanted]
+    return named[0] if len(named) == 1 else None

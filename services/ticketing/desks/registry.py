@@ -16,7 +16,7 @@ from services.ticketing.desks.webhook import SignedWebhook
 from services.ticketing.desks.zammad import Zammad
 from services.ticketing.desks.zendesk import Zendesk
 from shared.directory import model
-from shared.http import Outbound
+from shared.http import Outbound, Refused
 
 DESKS: Mapping[str, Callable[[str, model.Desk, Mapping[str, str], Outbound, Pace], Desk]] = {
     "freshservice": Freshservice,
@@ -43,4 +43,7 @@ def build(name: str, settings: model.Desk, outbound: Outbound, pace: Pace, envir
         secrets[purpose] = environ.get(variable, "").strip()  # a file's last line break is no part of a secret
         if not secrets[purpose]:
             raise Failed("permanent", f"environment variable {variable} is not set")
-    return driver(name, settings, secrets, outbound, pace)
+    try:
+        return driver(name, settings, secrets, outbound.trusting(settings.ca_file), pace)
+    except Refused as refused:
+        raise Failed("permanent", str(refused)) from None

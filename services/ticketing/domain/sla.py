@@ -31,14 +31,14 @@ ClockName = Literal["first_response", "resolve"]
 
 @dataclass(frozen=True, slots=True)
 class Hours:
-    """When a customer is open."""
+    """Some of the time when a customer is open."""
 
     days: frozenset[int]
     """0 is Monday."""
     opens: int
     """Minutes of the wall clock after midnight."""
     closes: int
-    """The same; 1440 is the day's end."""
+    """The same; 1440 is the day's end, and more is in the next day."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +51,12 @@ class Calendar:
     """
 
     zone: ZoneInfo
-    hours: Hours | None
+    hours: tuple[Hours, ...] | None
     """None: around the clock, on holidays too."""
     holidays: str | None
     """Country, or country and subdivision, such as DE-BY."""
+    closed: frozenset[date] = frozenset()
+    """Days on which no shift begins besides."""
 
     def add(self, start: datetime, seconds: float) -> datetime:
         """Return the first moment, in UTC, at which so much working time has passed; at most ten years ahead."""
@@ -79,40 +81,63 @@ class Calendar:
             if start < end:
                 yield start, end
             return
-        day = start.astimezone(self.zone).date()
+        # A shift of the night before may still last.
+        day = start.astimezone(self.zone).date() - timedelta(days=1)
         # One more: where clocks go back over midnight, the next day has begun once already.
         last = end.astimezone(self.zone).date() + timedelta(days=1)
+        held: tuple[datetime, datetime] | None = None
         while day <= last:
-            if self._works(day, self.hours):
-                opens = max(start, self._at(day, self.hours.opens))
-                closes = min(end, self._at(day, self.hours.closes))
-                if opens < closes:
-                    yield opens, closes
+            for opens, closes in self._shifts_of(day):
+                if held is not None and opens <= held[1]:
+                    held = (held[0], max(held[1], closes))
+                    continue
+                if held is not None:
+                    yield from _within(held, start, end)
+                held = (opens, closes)
             day += timedelta(days=1)
+        if held is not None:
+            yield from _within(held, start, end)
+
+    def _shifts_of(self, day: date) -> list[tuple[datetime, datetime]]:
+        """Return the shifts that begin on a day, in order."""
+        assert self.hours is not None
+        works = (one for one in self.hours if self._works(day, one))
+        return sorted((self._at(day, one.opens), self._at(day, one.closes)) for one in works)
 
     def _works(self, day: date, hours: Hours) -> bool:
-        if day.weekday() not in hours.days:
+        if day.weekday() not in hours.days or day in self.closed:
             return False
         if self.holidays is None or day not in public_holidays(self.holidays, day.year):
             return True
         # Holidays that leave no working day for a month would stop every clock, and nobody would be late: it is rather
         # the calendar that is wrong for this customer, such as one that has every Sunday for who is open on Sundays.
+        assert self.hours is not None
+        days = frozenset[int]().union(*(one.days for one in self.hours))
         near = (day + timedelta(days=n) for n in range(-_NEAR, _NEAR + 1))
-        return all(d in public_holidays(self.holidays, d.year) for d in near if d.weekday() in hours.days)
+        return all(d in public_holidays(self.holidays, d.year) for d in near if d.weekday() in days)
 
     def _at(self, day: date, minutes: int) -> datetime:
         """Return the first moment at which the wall clock shows so many minutes after the day's midnight, or more."""
         return moment(self.zone.key, datetime.combine(day, time()) + timedelta(minutes=minutes))
 
 
+def _within(shift: tuple[datetime, datetime], start: datetime, end: datetime) -> Iterator[tuple[datetime, datetime]]:
+    opens, closes = max(start, shift[0]), min(end, shift[1])
+    if opens < closes:
+        yield opens, closes
+
+
 def calendar_of(customer: Customer, severity: Severity) -> Calendar:
     """Return the time in which a customer's tickets of a severity are worked on."""
-    return _calendar(None if severity == "critical" else customer.business_hours, customer.timezone, customer.holidays)
+    hours = customer.business_hours
+    opening = None if hours is None or severity == "critical" else (hours,) if isinstance(hours, str) else hours
+    return _calendar(opening, customer.timezone, customer.holidays, customer.closed)
 
 
 @lru_cache(maxsize=4096)
-def _calendar(hours: str | None, zone: str, holidays: str | None) -> Calendar:
-    return Calendar(ZoneInfo(zone), None if hours is None else _hours(hours), holidays)
+def _calendar(opening: tuple[str, ...] | None, zone: str, holidays: str | None, closed: tuple[date, ...]) -> Calendar:
+    hours = None if opening is None else tuple(map(_hours, opening))
+    return Calendar(ZoneInfo(zone), hours, holidays, frozenset(closed))
 
 
 def _hours(text: str) -> Hours:
@@ -120,6 +145,8 @@ def _hours(text: str) -> Hours:
     first, _, last = days.partition("-")
     start, end = _WEEKDAYS.index(first), _WEEKDAYS.index(last or first)
     opens, closes = (int(clock[:2]) * 60 + int(clock[3:]) for clock in hours.split("-"))
+    if closes <= opens:
+        closes += 1440
     return Hours(frozenset((start + n) % 7 for n in range((end - start) % 7 + 1)), opens, closes)
 
 

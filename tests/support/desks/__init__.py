@@ -13,6 +13,7 @@ import asyncio
 import base64
 import gzip
 import json
+import ssl
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -118,6 +119,7 @@ class FakeDesk:
         self.tickets: dict[str, FakeTicket] = {}
         self.calls: list[Call] = []
         self.trouble: Trouble | None = None
+        self.tls: ssl.SSLContext | None = None
         self.delay = 0.0
         """Seconds before each answer."""
         self.search_delay = 0.0
@@ -142,7 +144,7 @@ class FakeDesk:
     # ---- how tests and the product reach it
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self.tls)
         self.port: int = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -154,7 +156,7 @@ class FakeDesk:
     @property
     def url(self) -> str:
         """Where it is."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://127.0.0.1:{self.port}" if self.tls is None else f"https://localhost:{self.port}"
 
     @property
     def environ(self) -> dict[str, str]:
