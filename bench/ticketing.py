@@ -20,14 +20,14 @@ from bench.room import Room
 from bench.servers import Place, directory, place
 from services.ticketing.main import build
 from services.ticketing.settings import TicketingSettings
-from shared.directory.model import Desk
+from shared.directory.model import Desk, severity_rank
 from shared.directory.rules.document import built_in_rules
 from shared.events import AlertScoresV1, AlertV1, EvidenceV1
 from shared.ids import uuid7
 from shared.kafka import Kafka, Outgoing, Producer, cloud_event
 from shared.service import tune_memory
 from shared.topics import ALERTS
-from tests.support.desks import Call, Reply
+from tests.support.desks import Call, Reply, Trouble
 from tests.support.desks.zammad import FakeZammad
 
 SHORT = bool(os.environ.get("BENCH_SHORT"))
@@ -36,6 +36,8 @@ PACED, PER_SECOND = (100, 200) if SHORT else (2_000, 400)
 TICKETS, CUSTOMERS = (20, 4) if SHORT else (1_000, 10)
 LIMIT = 100
 """Calls a minute that the desk allows."""
+MISSED, CRITICAL = (50, 5) if SHORT else (5_000, 10)
+"""Tickets while the desk was down, and the critical ones of them."""
 WATCHED = 2.0 if SHORT else 90.0
 """Seconds of the desk with a limit."""
 
@@ -190,6 +192,41 @@ async def desk(at: Place, limit: int, seconds: float) -> None:
         await office.close()
 
 
+async def back(at: Place, limit: int, seconds: float) -> None:
+    """Print how a desk that was down is caught up with: within its budget, what is critical first."""
+    async with Limited(limit) as fake:
+        os.environ.update(fake.environ)
+        fake.trouble = Trouble("before")
+        entry = fake.directory_entry(calls_per_minute=limit, poll=60)
+        chance, office = random.Random(9), office_at(at, f"back{limit}.", CUSTOMERS, Desk(**entry))
+        await office.open()
+        alerts = [
+            replace(alert(n, n % CUSTOMERS, chance), severity="critical" if n % (MISSED // CRITICAL) == 0 else "low")
+            for n in range(MISSED)
+        ]
+        await _send(office.kafka, alerts)
+        office.start()
+        while await office.ask("SELECT count(*) FROM ticket") < MISSED:
+            await asyncio.sleep(0.05)
+        while await office.ask("SELECT count(*) FROM desk WHERE closed_until > now()") == 0:
+            await asyncio.sleep(0.05)
+        fake.trouble = None
+        begun = time.perf_counter()
+        rank = severity_rank("critical")
+        critical = f"SELECT count(*) FROM desk_ticket WHERE reference IS NOT NULL AND severity = {rank}"
+        while await office.ask(critical) < CRITICAL and time.perf_counter() - begun < seconds:
+            await asyncio.sleep(0.05)
+        first = time.perf_counter() - begun
+        others = len(fake.tickets) - CRITICAL
+        await asyncio.sleep(max(0.0, WATCHED - first))
+        print(
+            f"  a desk that was down meanwhile ({limit:,} calls a minute): {CRITICAL} critical of {MISSED:,} tickets "
+            f"after {first:.0f} s with {others} others, {len(fake.tickets)} in {time.perf_counter() - begun:.0f} s, "
+            f"{fake.refused} refused (429)"
+        )
+        await office.close()
+
+
 async def _customers(office: Room) -> list[Any]:
     async with office.admin.transaction() as tx:
         return await tx.fetch("SELECT customer FROM desk_ticket WHERE reference IS NOT NULL")
@@ -203,6 +240,7 @@ async def run() -> None:
         await paced(at)
         await desk(at, LIMIT, WATCHED)
         await desk(at, 60 * LIMIT, 300)
+        await back(at, LIMIT, 300)
 
 
 def main() -> None:

@@ -40,8 +40,11 @@ class Push:
         self._database = database
         self._clock = clock
 
-    async def create(self, desk: Desk, mirror: Mirror, ticket: TicketV1, draft: Draft) -> None:
-        """Create the desk's ticket, unless it is found; the intent is stored before the call."""
+    async def create(self, desk: Desk, mirror: Mirror, ticket: TicketV1, draft: Draft) -> bool:
+        """Create the desk's ticket, unless it is found; the intent is stored before the call.
+
+        Return whether the desk was asked: not while its search has not settled, nor for a ticket that ended before.
+        """
         now = self._clock.now()
         found: list[Remote] = []
         if mirror.asked_at is not None:
@@ -50,7 +53,7 @@ class Push:
                 why = mirror.error or "asked, and waits"
                 async with self._database.transaction() as tx:
                     await desks.note(tx, mirror.ticket, now, held_until=settled, error=why)
-                return
+                return False
             async with self._database.transaction() as tx:
                 former = await desks.formers(tx, ticket.id)
             found = [one for one in await desk.find(ticket.id) if one.reference not in former]
@@ -61,15 +64,16 @@ class Push:
             if ticket.state in {"closed", "cancelled"}:
                 async with self._database.transaction() as tx:
                     await desks.rest(tx, ticket.id, mirror.wanted, "it ended before the desk had it", now)
-                return
+                return mirror.asked_at is not None
             async with self._database.transaction() as tx:
                 if not await desks.ask(tx, mirror, self._clock.now()):
                     await desks.settle(tx, [ticket.id], now)  # it changed meanwhile: the next turn asks
-                    return
+                    return False
             found = [await desk.create(draft)]
         if not all(one.can_be_named for one in found):
             raise Failed("unknown", "the desk calls its ticket something that nobody can store")
         await self._adopt(desk, mirror, ticket, draft, found, was_found=was_found)
+        return True
 
     async def _adopt(
         self, desk: Desk, mirror: Mirror, ticket: TicketV1, draft: Draft, found: Sequence[Remote], *, was_found: bool

@@ -64,6 +64,8 @@ _OVERLAP = timedelta(minutes=2)
 """Desks' clocks and searches lag: what changed lately is looked at again."""
 _STEPS = 40
 """Steps of one ticket in one turn: another one's turn comes, whatever a desk makes of it."""
+_CALLS: frozenset[Step] = frozenset({"read", "describe", "tell", "move"})
+"""Steps that cannot be done without the desk: what else is done shows nothing of how it does."""
 _TICK = 0.5
 _PATIENCE = LONGEST_WAIT + STALE_SECONDS
 """Seconds that a turn can take between two calls: a desk may ask us to wait."""
@@ -292,10 +294,12 @@ class Synchronizer:
                     if seen:
                         return  # it was tried in this turn
                     # Who has claimed the row since may be creating it.
-                    await self._push.create(desk, replace(mirror, due_at=claimed), wanted.ticket, draft)
+                    asked = await self._push.create(desk, replace(mirror, due_at=claimed), wanted.ticket, draft)
                 else:
                     await self._take_step(step, desk, mirror, wanted, draft, directory)
-                await loop.circuit.well()
+                    asked = step in _CALLS and (desk.readable or step != "read")
+                if asked:
+                    await loop.circuit.well()
             except Gone as gone:
                 try:
                     await self._check_that_it_is_gone(desk, mirror, gone)
