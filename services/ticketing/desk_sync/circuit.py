@@ -28,10 +28,12 @@ class Circuit:
         self._pace = pace
         self._failures = 0
         self._error: str | None = None
+        self._opened = False
+        """In this turn: what else fails in it failed of the same."""
 
     def begin(self, turn: desks.Turn) -> None:
         """Go on from how the desk did."""
-        self._failures, self._error = turn.failures, turn.error
+        self._failures, self._error, self._opened = turn.failures, turn.error, False
 
     @property
     def is_blind(self) -> bool:
@@ -45,11 +47,14 @@ class Circuit:
             self._pace.hold(failed.retry_after or 10.0)
         if failed.kind == "limited":
             return
+        if self._opened:
+            return
         self._error = failed.detail
         closed_until = None
         if failed.kind != "blind":  # all of them may be deleted: what is new is not kept waiting
             self._failures += 1
             if self._failures >= _TROUBLE:
+                self._opened = True
                 closed_until = now + timedelta(seconds=_PAUSE.delay(self._failures - _TROUBLE + 1))
         async with self._database.transaction() as tx:
             await desks.health(tx, self._desk, self._failures, closed_until, failed.detail)
