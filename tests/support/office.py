@@ -14,7 +14,6 @@ import pytest
 from fastapi import Request
 from fastapi.routing import APIRoute
 
-from services.run import MIGRATIONS
 from services.ticketing.api.desks import build_router
 from services.ticketing.desk_sync.supervisor import Synchronizer
 from services.ticketing.domain.ticket import Opening, Outcome, Patch, change, entry, merge, open_ticket
@@ -28,7 +27,6 @@ from shared.directory.model import Customer, Desk, Directory, Escalation, Person
 from shared.events import DeskV1, EvidenceV1, TicketV1
 from shared.http import Guard, Outbound
 from shared.kafka import Kafka
-from shared.migrate import migrate
 from shared.quarantine import Quarantine
 from shared.security import Signer
 from tests.support import build
@@ -258,7 +256,6 @@ async def office(
         for name, value in desk.environ.items():
             monkeypatch.setenv(name, value)
         database = Database(database_url, "ticketing", pool=6)
-        await migrate(database, MIGRATIONS["ticketing"])
         follower = Follower(kafka, ("ticketing",))
         entry = {"calls_per_minute": 6_000, "poll": 1, **desk.directory_entry(), **settings}
         follower.current = revision_of(1, directory(Desk(**entry)))

@@ -16,7 +16,7 @@ from shared.quarantine import not_held
 QUEUE = "desks"
 """Where a ticket is set aside that cannot be brought to its desk."""
 
-_TOLD = "('comment', 'evidence added', 'sla breached', 'reopened', 'alert cleared')"
+_TOLD = "('comment', 'evidence added', 'sla breached', 'reopened', 'alert cleared', 'followed up in the desk')"
 """Lines of the timeline that a desk is told as remarks."""
 _DOUBLED = "EXISTS (SELECT FROM desk_duplicate WHERE desk_duplicate.ticket = desk_ticket.ticket)"
 _UNTOLD = f"""EXISTS (
