@@ -13,7 +13,7 @@ import pytest
 from services.run import MIGRATIONS
 from services.ticketing.domain.service import Service, service_of
 from services.ticketing.domain.ticket import ACTIVE, Entry, Outcome, entry
-from services.ticketing.store import tickets
+from services.ticketing.store import desks, tickets
 from shared.db import Database
 from shared.events import TicketState, TicketV1
 from shared.migrate import migrate
@@ -108,6 +108,13 @@ async def test_the_figures_are_those_of_the_tickets(database: Database, count: i
 _SHOWN = "SELECT ticket, answer, respondent, occurred_at, contact, language FROM shown_answer ORDER BY 1, 2"
 
 
+_STEPS = (
+    *("told_state", "fields", "story", "answers", "unread", "remarks_upto", "held_until", "refused", "followed_at"),
+    *("sealed", "ended_at", "rests"),
+)
+"""Columns of what a desk has that came later."""
+
+
 async def test_the_upgrade_reads_the_columns_from_the_tickets(database: Database) -> None:
     """What was stored before there were such columns has the same figures."""
     chance = random.Random(7)
@@ -119,7 +126,14 @@ async def test_the_upgrade_reads_the_columns_from_the_tickets(database: Database
         await tx.execute("ALTER TABLE ticket DROP opening, DROP acknowledged_at, DROP named, DROP waited")
         await tx.execute("ALTER TABLE webhook_delivery DROP secret_env")
         await tx.execute("ALTER TABLE seen_page DROP ticket")
-        await tx.execute("DROP TABLE desk_duplicate, desk_erasure, erasure_key")
+        await tx.execute("DROP TABLE desk_duplicate, desk_erasure, erasure_key, desk_reference")
+        await tx.execute(f"ALTER TABLE desk_ticket {', '.join(f'DROP {column}' for column in _STEPS)}")
+        await tx.execute(
+            "INSERT INTO desk_ticket (ticket, desk, customer, severity, wanted, pushed, reference, error, due_at) "
+            "VALUES ($1, 'main', 'acme', 4, 1, 1, 'D-1', 'HTTP 422', $2)",
+            outcomes[0].ticket.id,
+            NOW,
+        )
         await tx.execute("ALTER TABLE ticket DROP evidence_told_at, DROP tell_at")
         await tx.execute("ALTER TABLE shown_answer DROP occurred_at, DROP contact, DROP language")
         await tx.execute("UPDATE version SET version_num = '0002'")
@@ -128,3 +142,8 @@ async def test_the_upgrade_reads_the_columns_from_the_tickets(database: Database
         assert await tickets.tally(tx, "acme", NOW - timedelta(days=200)) == before
         assert shown
         assert await tx.fetch(_SHOWN) == shown, "whom to ask, and when they answered"
+        mirror = await desks.one(tx, outcomes[0].ticket.id)
+    assert mirror is not None
+    assert mirror.told_state == outcomes[0].ticket.state
+    assert set(mirror.answers) == {answer.id for answer in outcomes[0].ticket.evidence}, "they are not told again"
+    assert (mirror.story, mirror.held_until) == ("told", NOW)

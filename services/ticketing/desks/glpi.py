@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -306,7 +306,7 @@ class Glpi:
         return f"{self._api.url}/front/ticket.form.php?id={reference}"
 
     def _remote(self, ticket: _Ticket, assignee: str | None = None) -> Remote:
-        at = self._moment(ticket.date_mod).astimezone(UTC)
+        at = self._moment(ticket.date_mod)
         page = self._page(ticket.id)
         return Remote(str(ticket.id), f"#{ticket.id}", page, _SHOWS.get(ticket.status), assignee, changed_at=at)
 
