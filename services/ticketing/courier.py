@@ -106,7 +106,8 @@ class Courier:
             secrets = signing_secrets(endpoint.url, endpoint.secret_env, self._signer)
             body = sending.body.encode()
             headers = signed_headers(secrets, str(sending.id), self._clock.now(), body)
-            answer = await self._outbound.post(endpoint.url, body, headers, seconds=_SECONDS)
+            outbound = self._outbound.trusting(endpoint.ca_file)
+            answer = await outbound.post(endpoint.url, body, headers, seconds=_SECONDS)
         except (NoSecret, Refused, Unreachable) as error:
             await self._again(sending, None, str(error), 0)
             return

@@ -15,6 +15,7 @@ from shared.directory import model
 from shared.directory.fields import (
     DAY,
     BusinessHours,
+    CaFile,
     ClockHours,
     ClockTime,
     CustomerId,
@@ -93,6 +94,7 @@ class Contact(Section):
     """Pages of these only; None: of all."""
     after: Duration | None = None
     """Not before the person has been paged for so long; None: at once, or when the contact before it fails."""
+    ca_file: CaFile | None = None
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
@@ -227,6 +229,7 @@ class Webhook(Section):
     secret_env: Env | None = None
     customers: Annotated[list[CustomerId], Field(min_length=1)] | None = None
     events: Annotated[list[TicketEvent], Field(min_length=1)] | None = None
+    ca_file: CaFile | None = None
 
 
 DeskMove = Literal["create", "acknowledged", "in_progress", "waiting", "resolved", "closed", "cancelled", "open"]
@@ -245,7 +248,7 @@ class Desk(Section):
     calls_per_minute: Annotated[int, Field(ge=1, le=10_000)] = 60
     poll: Duration = 60
     options: dict[Text, Text] = {}
-    ca_file: Annotated[str, Field(pattern=r"^/[^\x00-\x1f]{1,300}$")] | None = None
+    ca_file: CaFile | None = None
     reopen: Reopening | None = None
     fields: dict[DeskMove, dict[Text, JsonValue]] = {}
 
@@ -259,6 +262,7 @@ class Smtp(Section):
     sender: Email
     user_env: Env | None = None
     password_env: Env | None = None
+    ca_file: CaFile | None = None
 
 
 class Gateway(Section):
@@ -269,6 +273,7 @@ class Gateway(Section):
     account_env: Env | None = None
     token_env: Env
     sender: Text | None = None
+    ca_file: CaFile | None = None
     template: dict[Text, Annotated[str, Field(max_length=500)]] = {}
     """Fields of the JSON object of an `http` gateway; {to}, {text}, {key} and {sender} are filled in."""
 

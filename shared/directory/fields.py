@@ -231,6 +231,8 @@ def _goals(goals: dict[str, float]) -> dict[str, float]:
 
 Text = Annotated[str, _matches(r"(?=.*\S)[^\x00-\x1f\x7f]{1,200}", "one line of 1 to 200 characters")]
 Slug = Annotated[str, _matches(r"[a-z0-9][a-z0-9-]{0,62}", "a slug: a-z, 0-9 and '-', at most 63, not '-' first")]
+CaFile = Annotated[str, _matches(r"/[^\x00-\x1f]{1,300}", "a file of certificates such as /etc/ssl/acme.pem")]
+"""Authorities that are believed besides the public ones, where the service runs that calls."""
 Env = Annotated[str, _matches(r"[A-Za-z_][A-Za-z0-9_]{0,99}", "the name of an environment variable")]
 Email = Annotated[str, _matches(r'[^@\s<>,;"]{1,64}@[^@\s<>,;"]+\.[^@\s<>,;".]{2,}', "an e-mail address")]
 Phone = Annotated[str, _matches(r"\+[1-9][0-9]{6,14}", "a number such as +358401234567")]

@@ -80,6 +80,8 @@ class Contact(_Fact, frozen=True):
     """Empty: pages of all."""
     after: int | None = None
     """Seconds for which the person has been paged; None: at once, or when the contact before it fails."""
+    ca_file: str | None = None
+    """File of certificates of authorities that are believed besides the public ones, as in all `ca_file`."""
 
 
 class Absence(_Fact, frozen=True):
@@ -231,6 +233,7 @@ class Smtp(_Fact, frozen=True):
     tls: Literal["none", "starttls", "implicit"] = "starttls"
     user_env: str | None = None
     password_env: str | None = None
+    ca_file: str | None = None
 
 
 class Gateway(_Fact, frozen=True):
@@ -244,6 +247,7 @@ class Gateway(_Fact, frozen=True):
     sender: str | None = None
     template: Mapping[str, str] = {}
     """Fields of the JSON object of an `http` gateway."""
+    ca_file: str | None = None
 
 
 class Slack(_Fact, frozen=True):
@@ -290,6 +294,7 @@ class Webhook(_Fact, frozen=True):
     """Empty: every customer."""
     events: tuple[str, ...] = ()
     """Empty: every event."""
+    ca_file: str | None = None
 
 
 class Desk(_Fact, frozen=True):
@@ -315,7 +320,6 @@ class Desk(_Fact, frozen=True):
     fields: Mapping[str, Mapping[str, Any]] = {}
     """What the desk asks for besides, in its own words: with `create`, or with the move to a state."""
     ca_file: str | None = None
-    """File of certificates, where ticketing runs, of authorities that are believed besides the public ones."""
     reopen: int | None = None
     """Seconds after its end for which a ticket of the desk is opened again, later there is a new one that follows it
     up; None: as long as the desk lets anybody."""

@@ -74,7 +74,8 @@ def _end(moment: str) -> str:
 
 def _contact(contact: document.Contact) -> model.Contact:
     channel, address = contact.way()
-    return model.Contact(channel, address, contact.secret_env, tuple(contact.severities or ()), contact.after)
+    severities = tuple(contact.severities or ())
+    return model.Contact(channel, address, contact.secret_env, severities, contact.after, contact.ca_file)
 
 
 def _schedule(name: str, schedule: document.Schedule, company: document.Company) -> model.Schedule:
@@ -154,4 +155,4 @@ def _key(key: document.Key) -> model.Key:
 
 
 def _webhook(hook: document.Webhook) -> model.Webhook:
-    return model.Webhook(hook.url, hook.secret_env, tuple(hook.customers or ()), tuple(hook.events or ()))
+    return model.Webhook(hook.url, hook.secret_env, tuple(hook.customers or ()), tuple(hook.events or ()), hook.ca_file)

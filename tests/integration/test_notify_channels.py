@@ -7,6 +7,7 @@ import contextlib
 import json
 import socket
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,14 +16,15 @@ from msgspec.structs import replace
 
 from demo.inbox import Inbox
 from shared.directory.model import Contact, Key, Person, Smtp
-from shared.http import shown_url
+from shared.http import _context, shown_url
 from shared.kafka import Kafka
 from shared.security import Signer, key_hash
 from tests.support import house as houses
+from tests.support.certificates import Authority
 from tests.support.house import SECRET, House, company, house
 from tests.support.phone import Phone, Received
 from tests.support.relay import MailRelay, mail_relay
-from tests.support.wait import until
+from tests.support.wait import until, until_true
 
 SENDER = "fiilis@example.test"
 _PATHS: dict[str, str] = {}
@@ -101,6 +103,38 @@ async def received(house: House, count: int) -> list[Any]:
 
     await until(rung)
     return house.phone.received
+
+
+# ---- authorities of a company's own
+
+
+@pytest.mark.parametrize("trusts", ["contact", "environment", "nobody"])
+async def test_a_provider_with_an_authority_of_its_own(
+    kafka: Kafka, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trusts: str
+) -> None:
+    """It is believed where the contact's `ca_file` or the usual variables say so; else the next one is called."""
+    authority = Authority(tmp_path)
+    if trusts == "environment":
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))
+    _context.cache_clear()
+    inside = Phone()
+    inside.tls = authority.server()
+    await inside.start()
+    try:
+        async with house(kafka, database_url) as fiilis:
+            contact = Contact(
+                "webhook", inside.url("/inside"), ca_file=str(authority.file) if trusts == "contact" else None
+            )
+            await employ(fiilis, architect_1=(contact, call(fiilis, "/next")))
+            await unhappy(fiilis)
+            if trusts == "nobody":
+                await received(fiilis, 1)
+                assert inside.received == []
+            else:
+                await until_true(lambda: len(inside.received) == 1)
+    finally:
+        await inside.close()
+        _context.cache_clear()
 
 
 # ---- e-mail

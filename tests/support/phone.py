@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -44,10 +45,11 @@ class Phone:
         self.body = b""
         """What answers of 200 say."""
         self.delay = 0.0
+        self.tls: ssl.SSLContext | None = None
 
     async def start(self) -> Phone:
         """Listen on a free port."""
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self.tls)
         self.port: int = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -57,7 +59,7 @@ class Phone:
 
     def url(self, path: str = "/page") -> str:
         """Return an address of this phone."""
-        return f"http://127.0.0.1:{self.port}{path}"
+        return f"{'http' if self.tls is None else 'https'}://127.0.0.1:{self.port}{path}"
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

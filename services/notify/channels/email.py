@@ -73,6 +73,7 @@ class Mailer:
                     password=password,
                     use_tls=smtp.tls == "implicit",
                     start_tls=smtp.tls == "starttls",
+                    cert_bundle=smtp.ca_file,
                     timeout=self._seconds,
                 )
         except (aiosmtplib.SMTPRecipientsRefused, aiosmtplib.SMTPResponseException) as error:

@@ -10,6 +10,7 @@ import base64
 import html
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from urllib.parse import quote, urlencode
 
 from services.notify.channels import Notice, Result
@@ -138,6 +139,7 @@ def _twilio(gateway: Gateway, notice: Notice, what: str, said: Mapping[str, str]
         {"content-type": "application/x-www-form-urlencoded", "authorization": f"Basic {basic}"},
         (token, basic),
         named_by="sid",
+        ca_file=gateway.ca_file,
     )
 
 
@@ -154,7 +156,8 @@ def _plain(gateway: Gateway, notice: Notice, text: str) -> Request:
         for name, template in (gateway.template or _TEMPLATE).items()
         if notice.callback_url or "{callback}" not in template
     }
-    return json_request(gateway.url or "", body, token=secret(gateway.token_env), idempotency_key=notice.key)
+    request = json_request(gateway.url or "", body, token=secret(gateway.token_env), idempotency_key=notice.key)
+    return replace(request, ca_file=gateway.ca_file)
 
 
 def _accepted(answer: Answer) -> Result:

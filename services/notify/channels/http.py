@@ -32,6 +32,8 @@ class Request:
     """Secrets: they are cut out of what is kept of the answer."""
     named_by: str | None = None
     """The field by which the provider names what it took: an answer without it proves nothing."""
+    ca_file: str | None = None
+    """Authorities that are believed besides; None: those of the contact."""
 
 
 class Provider(Protocol):
@@ -72,7 +74,8 @@ class HttpChannel:
         # The outbound client reads bodies as they come, so none may come compressed.
         headers = {"accept-encoding": "identity", "user-agent": "Fiilis", **request.headers}
         try:
-            answer = await self._outbound.post(request.url, request.body, headers, seconds=self._seconds)
+            outbound = self._outbound.trusting(request.ca_file or notice.contact.ca_file)
+            answer = await outbound.post(request.url, request.body, headers, seconds=self._seconds)
         except (Refused, Unreachable) as error:
             return failed(error)
         if 200 <= answer.status < 300:
