@@ -20,8 +20,8 @@ from services.ticketing.desks import Desk, Draft, Failed, Gone, Remote
 from services.ticketing.desks.guarded import Guarded
 from services.ticketing.desks.registry import DESKS, build
 from services.ticketing.domain.story import Heading, Items, Paragraph
-from services.ticketing.pace import Pace
 from services.ticketing.store import desks
+from services.ticketing.token_bucket import TokenBucket
 from shared import audit
 from shared.db import Database
 from shared.directory import model
@@ -65,7 +65,7 @@ def try_out(
             return WRONG
         outbound = Outbound(Guard(settings().allow_private_targets))
         try:
-            driver = build(name, desk_settings, outbound, Pace(desk_settings.calls_per_minute), os.environ)
+            driver = build(name, desk_settings, outbound, TokenBucket(desk_settings.calls_per_minute), os.environ)
             refused = await _Trial(Guarded(name, driver)).run(keep=keep)
         except Failed as failed:
             err.print(printable(f"{name}: {failed.detail}"), style="red", markup=False)

@@ -16,7 +16,7 @@ from services.notify.channels import Channel
 from services.notify.domain.contacts import listed
 from services.notify.domain.page import WAITING, Page, delivered, escalate
 from services.notify.domain.words import link_words
-from services.notify.ledger import Happened, call_next, save, take
+from services.notify.ledger import PageChange, call_next, save, take
 from services.notify.reach import Reach, tell_at
 from services.notify.store import audit, contacts, deliveries, notices, pages
 from services.notify.store.contacts import Key
@@ -144,7 +144,7 @@ class Answers:
             outcome = escalate(replace(kept.page, lead=None, held=None), now, "escalated by hand")
             if outcome is None:
                 raise Problem(409, "resolved", "The page is over", "Its ticket was resolved; nobody needs to answer.")
-            await save(tx, [Happened(outcome, kept.traceparent, by)], now)
+            await save(tx, [PageChange(outcome, kept.traceparent, by)], now)
         return outcome.page
 
     async def mail_fresh_link(self, page: UUID, person: str, base: str) -> bool:
@@ -187,7 +187,7 @@ class Answers:
             await audit.add(tx, [_receipt_line(receipt, kept.page, delivery, now)])
             if receipt.result == "delivered":
                 if await deliveries.settle(tx, delivery.id, "delivered"):  # nobody knew: it is not sent again
-                    await save(tx, [Happened(delivered(kept.page, now), kept.traceparent)], now)
+                    await save(tx, [PageChange(delivered(kept.page, now), kept.traceparent)], now)
             elif await deliveries.settle(tx, delivery.id, "failed") and _waits(kept.page, delivery):
                 reach = Reach(revision.directory, self._channels, await contacts.stopped(tx))
                 await save(tx, await call_next(tx, [delivery], {kept.page.id: kept}, reach, now), now)

@@ -25,7 +25,7 @@ from services.notify.domain.page import (
     wants_page,
     without,
 )
-from services.notify.ledger import Happened, save
+from services.notify.ledger import PageChange, save
 from services.notify.store import audit, letters, notices, pages, proactive
 from services.notify.store.notices import Line
 from shared import metrics, outbox
@@ -79,7 +79,7 @@ class TicketHandler(Memoryless):
 
     async def handle(self, tx: Connection, records: Sequence[Record[TicketMessage]]) -> AfterCommit | None:
         """Take tickets, follow-ups and erasures in the order that they came."""
-        happened: list[Happened] = []
+        happened: list[PageChange] = []
         written: list[tuple[FollowUpDueV1, str | None]] = []
         for kind, some in groupby(enumerate(records), lambda place: type(place[1].message)):
             if kind is RespondentErasedV1:
@@ -97,7 +97,7 @@ class TicketHandler(Memoryless):
                 happened += await self._follow(tx, cast("list[tuple[int, Record[TicketV1]]]", list(some)))
         return lambda: self._committed(happened, written)
 
-    async def _follow(self, tx: Connection, records: Sequence[tuple[int, Record[TicketV1]]]) -> list[Happened]:
+    async def _follow(self, tx: Connection, records: Sequence[tuple[int, Record[TicketV1]]]) -> list[PageChange]:
         """Bring each ticket's pages to where the ticket stands."""
         now, directory = self._clock.now(), self._current()
         ids = sorted({record.message.id for _, record in records})
@@ -105,8 +105,8 @@ class TicketHandler(Memoryless):
         known: defaultdict[UUID, dict[int, Page]] = defaultdict(dict)
         for page in await pages.of_tickets(tx, ids):
             known[page.ticket][page.opening] = page
-        happened: list[Happened] = []
-        new: dict[UUID, Happened] = {}
+        happened: list[PageChange] = []
+        new: dict[UUID, PageChange] = {}
         lines: list[Line] = []
         for index, record in records:
             ticket = record.message
@@ -118,17 +118,17 @@ class TicketHandler(Memoryless):
             for opening, page in list(of_ticket.items()):
                 for outcome in follow_ticket(page, ticket, now):
                     of_ticket[opening] = outcome.page
-                    happened.append(Happened(outcome, record.traceparent))
+                    happened.append(PageChange(outcome, record.traceparent))
             if wants_page(ticket) and ticket.opening not in of_ticket:
                 page = self._start(ticket, directory, index, now)
                 of_ticket[ticket.opening] = page
-                new[page.id] = Happened(Outcome(page, None), record.traceparent)
+                new[page.id] = PageChange(Outcome(page, None), record.traceparent)
             lines += _told_later(record, directory, before, now)
         # What something has become of in the same batch is sent on its own, if at all.
         changed = {one.outcome.page.id for one in happened}
         gathered = await self._gathered(tx, [one.outcome.page for id_, one in new.items() if id_ not in changed], now)
         opened = [*gathered, *(one.outcome.page for id_, one in new.items() if id_ in changed)]
-        first = [Happened(Outcome(page, None, why=OPENED), new[page.id].traceparent) for page in opened]
+        first = [PageChange(Outcome(page, None, why=OPENED), new[page.id].traceparent) for page in opened]
         await save(tx, [*first, *happened], now)
         await notices.add_lines(tx, lines)
         await pages.remember(tx, {ticket: seen[ticket] for ticket in ids if ticket in seen}, now)
@@ -187,7 +187,7 @@ class TicketHandler(Memoryless):
             raise Invalid("no-escalation", f"the directory has nobody to page for {ticket.customer}", index=index)
         return start(ticket, directory, customer, now)
 
-    def _committed(self, happened: Sequence[Happened], written: Sequence[tuple[FollowUpDueV1, str | None]]) -> None:
+    def _committed(self, happened: Sequence[PageChange], written: Sequence[tuple[FollowUpDueV1, str | None]]) -> None:
         for one in happened:
             page = one.outcome.page
             if one.outcome.why == OPENED:

@@ -14,7 +14,7 @@ from services.notify.domain.chain import Presence, Turn, stand_in
 from services.notify.domain.hold import Silence, held_back, silenced_until, turn
 from services.notify.domain.page import WAITING, Finds, Outcome, Page, follow, look_up, to_catch_all
 from services.notify.domain.rota import REACH
-from services.notify.ledger import Happened, save
+from services.notify.ledger import PageChange, save
 from services.notify.reach import Reach
 from services.notify.store import audit, contacts, deliveries, pages, rota
 from services.notify.store.deliveries import Wanted
@@ -82,7 +82,7 @@ class Escalator:
 
     async def _decide(
         self, tx: Connection, due: Sequence[Kept], directory: Directory, now: datetime
-    ) -> tuple[list[Happened], list[Wanted]]:
+    ) -> tuple[list[PageChange], list[Wanted]]:
         reach = Reach(directory, self._channels, await contacts.stopped(tx))
         people = reach.people()
         presence = Presence(directory, await rota.overrides(tx, now - REACH, now + REACH), now)
@@ -95,7 +95,7 @@ class Escalator:
         happened = await self._storms(tx, due, silences, now)
         for kept in due:
             if not _follows(kept.page):
-                happened.append(Happened(_turned(kept.page, finds, silences, directory, now), kept.traceparent))
+                happened.append(PageChange(_turned(kept.page, finds, silences, directory, now), kept.traceparent))
         paged = [(one, one.outcome.pages) for one in happened if one.outcome.pages is not None]
         before = {kept.page.id: kept.page for kept in due}
         load = await deliveries.load(tx, sorted(_repeated(paged, before)), now - _LOAD)
@@ -119,7 +119,7 @@ class Escalator:
 
     async def _storms(
         self, tx: Connection, due: Sequence[Kept], silences: Sequence[Silence], now: datetime
-    ) -> list[Happened]:
+    ) -> list[PageChange]:
         """Look after pages that others are sent for; where theirs is over, one of them leads the rest."""
         following = [kept for kept in due if _follows(kept.page)]
         # The most severe leads: what may be held at night leads nothing that may not.
@@ -128,7 +128,7 @@ class Escalator:
         customers = sorted({kept.page.customer for kept in following})
         leading_now = await pages.leads(tx, customers, now - _STORM) if customers else {}
         new: dict[UUID | None, Page] = {}
-        happened: list[Happened] = []
+        happened: list[PageChange] = []
         for kept in following:
             page = kept.page
             lead = leads.get(page.lead) if page.lead is not None else None
@@ -144,7 +144,7 @@ class Escalator:
                 else:
                     leading = new[page.lead] = replace(outcome.page, storm=True)
                     outcome = Outcome(leading, None, why="leads the others")
-            happened.append(Happened(outcome, kept.traceparent))
+            happened.append(PageChange(outcome, kept.traceparent))
         return happened
 
 
@@ -191,6 +191,6 @@ def _turned(page: Page, finds: Finds, silences: Sequence[Silence], directory: Di
         return to_catch_all(page, now)
 
 
-def _repeated(paged: Sequence[tuple[Happened, str]], before: Mapping[UUID, Page]) -> set[str]:
+def _repeated(paged: Sequence[tuple[PageChange, str]], before: Mapping[UUID, Page]) -> set[str]:
     """Return who is paged again for what they were paged for before."""
     return {person for one, person in paged if person in before[one.outcome.page.id].paged}

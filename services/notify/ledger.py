@@ -32,7 +32,7 @@ _RETRY_LATER = Backoff(2, 45)
 
 
 @dataclass(frozen=True, slots=True)
-class Happened:
+class PageChange:
     """What became of a page, under the trace of the answer that led to it."""
 
     outcome: Outcome
@@ -40,7 +40,7 @@ class Happened:
     actor: Actor = audit.SYSTEM
 
 
-async def save(tx: Connection, happened: Sequence[Happened], now: datetime) -> None:
+async def save(tx: Connection, happened: Sequence[PageChange], now: datetime) -> None:
     """Store pages, write down what happened to them and tell others, all at once."""
     await pages.save(tx, [Kept(one.outcome.page, one.traceparent) for one in happened])
     told: list[Outgoing] = []
@@ -77,13 +77,13 @@ def _line(now: datetime, actor: Actor, what: str, page: Page, outcome: Outcome) 
 
 async def take(
     tx: Connection, asked: Sequence[Kept], person: str | None, now: datetime, *, actor: Actor
-) -> list[Happened]:
+) -> list[PageChange]:
     """Acknowledge a page, and those that it was sent for after it, all locked; empty when it was over before."""
-    happened: list[Happened] = []
+    happened: list[PageChange] = []
     for kept in asked:
         outcome = acknowledge(kept.page, person, now)
         if outcome is not None:
-            happened.append(Happened(outcome, kept.traceparent, actor))
+            happened.append(PageChange(outcome, kept.traceparent, actor))
         elif kept is asked[0]:
             return []
     await save(tx, happened, now)
@@ -92,7 +92,7 @@ async def take(
 
 async def call_next(
     tx: Connection, failed: Sequence[Delivery], current: Mapping[UUID, Kept], reach: Reach, now: datetime
-) -> list[Happened]:
+) -> list[PageChange]:
     """Call the next contacts of people whose contact failed; return the pages whose next person is due sooner.
 
     Where there is no further contact and no other one was reached, what failed for something that passes is called
@@ -108,7 +108,7 @@ async def call_next(
         severity = None if delivery.page is None else current[delivery.page].page.severity
         if not await _called_next(tx, delivery, turns[of_turn], reach.order(delivery.person, severity), reach, now):
             last[of_turn] = None
-    happened: dict[UUID, Happened] = {}
+    happened: dict[UUID, PageChange] = {}
     again: list[tuple[UUID, datetime]] = []
     for of_turn in last:
         if of_turn.page is None or any(one.state in {"pending", "delivered"} for one in turns[of_turn]):
@@ -118,7 +118,7 @@ async def call_next(
         in_vain = [one for one in turns[of_turn] if one.in_vain and reach.leads_somewhere(one.delivery)]
         outcome = None if in_vain else undeliverable(kept.page, of_turn.turn, now)
         if outcome is not None:
-            happened[of_turn.page] = Happened(outcome, kept.traceparent)
+            happened[of_turn.page] = PageChange(outcome, kept.traceparent)
         elif kept.page.state in WAITING:
             again += [(one.delivery.id, _later(one, kept.page, now)) for one in in_vain]
     await deliveries.revive(tx, again)

@@ -14,7 +14,7 @@ from services.notify.domain.hold import silenced_until
 from services.notify.domain.page import UNREACHED, delivered
 from services.notify.domain.rota import quiet_until
 from services.notify.domain.words import Asked, page_words
-from services.notify.ledger import Happened, call_next, save
+from services.notify.ledger import PageChange, call_next, save
 from services.notify.reach import Reach
 from services.notify.store import audit, contacts, deliveries, notices, pages, rota
 from services.notify.store.deliveries import Delivery, DeliveryState, Finished, Intent
@@ -338,10 +338,10 @@ class Sender:
 
 def _delivered(
     batch: Sequence[_Called], known: Mapping[UUID, Kept], now: datetime
-) -> tuple[list[Happened], list[Kept]]:
+) -> tuple[list[PageChange], list[Kept]]:
     """Return what becomes of the pages that reached somebody, and those of them that did for the first time."""
     current = dict(known)
-    happened: list[Happened] = []
+    happened: list[PageChange] = []
     first: list[Kept] = []
     for one in batch:
         id_ = one.call.delivery.page
@@ -352,7 +352,7 @@ def _delivered(
             first.append(kept)
         outcome = delivered(kept.page, now)
         current[id_] = Kept(outcome.page, kept.traceparent)
-        happened.append(Happened(outcome, kept.traceparent))
+        happened.append(PageChange(outcome, kept.traceparent))
     return happened, first
 
 

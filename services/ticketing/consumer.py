@@ -26,7 +26,7 @@ from services.ticketing.domain.ticket import (
     take_page,
     together,
 )
-from services.ticketing.ledger import Happened, Ledger, measure_breaches
+from services.ticketing.ledger import Ledger, TicketChange, measure_breaches
 from services.ticketing.store import actions, desks, hooks, people, tickets
 from shared import metrics, outbox
 from shared.clock import Clock
@@ -105,7 +105,7 @@ class AlertHandler(Memoryless):
         new = [a for a in alerts if a.dedup_key not in newest_of or not self._takes(newest_of[a.dedup_key], now)]
         numbers = await tickets.numbers(tx, len({a.dedup_key for a in new if not opens_nothing(a)}))
         previous = await tickets.previous(tx, [a.dedup_key for a in new]) if new else {}
-        happened: list[Happened] = []
+        changes: list[TicketChange] = []
         for record, alert in zip(records, alerts, strict=True):
             seen = merged.get(alert.id)
             if seen is not None and alert.version <= seen[0]:
@@ -128,7 +128,7 @@ class AlertHandler(Memoryless):
                 outcome = open_ticket(alert, opening, now)
             if outcome is not None:
                 outcome = self._ledger.timed(current, outcome)
-                happened.append(Happened(outcome, record.traceparent))
+                changes.append(TicketChange(outcome, record.traceparent))
             ticket = cast("TicketV1", current) if outcome is None else outcome.ticket
             merged[alert.id] = (alert.version, ticket.id)
             by_id[ticket.id] = ticket
@@ -136,11 +136,11 @@ class AlertHandler(Memoryless):
             if seen is None or newest is None or newest.id == ticket.id:
                 # An older alert may still belong to an earlier ticket of the problem: that one is not the newest.
                 newest_of[ticket.dedup_key] = ticket
-        happened = _one_each(happened)
-        await self._ledger.save(tx, happened, now)
+        changes = _one_each(changes)
+        await self._ledger.save(tx, changes, now)
         await tickets.remember(tx, {alert.id: merged[alert.id] for alert in alerts if alert.id in merged})
         opened = {a.id: a.opened_at for a in alerts}
-        return lambda: _measure(happened, opened, now)
+        return lambda: _measure(changes, opened, now)
 
     async def _without_the_erased(self, tx: Connection, alerts: Sequence[AlertV1]) -> list[AlertV1]:
         """Return alerts without the words of those who are to be forgotten, where they come late."""
@@ -203,7 +203,7 @@ class AlertHandler(Memoryless):
             for before, after in changed
             if after is not before
         ]
-        await self._ledger.save(tx, [Happened(outcome, record.traceparent) for outcome in outcomes], now)
+        await self._ledger.save(tx, [TicketChange(outcome, record.traceparent) for outcome in outcomes], now)
         # Also of those that no longer show the person, but did when they were told.
         ids = [after.id for _, after in changed]
         addresses = {a.contact for ticket in found for a in ticket.evidence if is_erased(a, wanted)}
@@ -240,7 +240,7 @@ async def _keep(tx: Connection, wanted: RespondentErasedV1, done: list[ErasedV1]
 
 
 class PageHandler(Memoryless):
-    """What happened to a page is written on its ticket; an acknowledged page acknowledges it."""
+    """What changes to a page is written on its ticket; an acknowledged page acknowledges it."""
 
     takes: Collection[str] | None = None
 
@@ -262,7 +262,7 @@ class PageHandler(Memoryless):
                     await _keep(tx, erased, erased.done, now)
         current = await tickets.locked(tx, sorted({record.message.ticket for record in pages}))
         seen = await tickets.seen_pages(tx, sorted({record.message.id for record in pages}))
-        happened: list[Happened] = []
+        changes: list[TicketChange] = []
         taken: dict[UUID, tuple[int, UUID]] = {}
         for record in pages:
             page = record.message
@@ -273,20 +273,20 @@ class PageHandler(Memoryless):
             taken[page.id] = (page.version, ticket.id)
             outcome = self._ledger.timed(ticket, take_page(ticket, record.type, page, now))
             current[page.ticket] = outcome.ticket
-            happened.append(Happened(outcome, record.traceparent))
-        await self._ledger.save(tx, happened, now)
+            changes.append(TicketChange(outcome, record.traceparent))
+        await self._ledger.save(tx, changes, now)
         await tickets.remember_pages(tx, taken)
-        return lambda: self._after(happened)
+        return lambda: self._after(changes)
 
-    def _after(self, happened: Sequence[Happened]) -> None:
-        measure_breaches(happened)
+    def _after(self, changes: Sequence[TicketChange]) -> None:
+        measure_breaches(changes)
         self._ledger.wake()
 
 
-def _one_each(happened: Sequence[Happened]) -> list[Happened]:
+def _one_each(changes: Sequence[TicketChange]) -> list[TicketChange]:
     """Return what a batch made of each ticket as one change: a flood of answers is one version, and told once."""
-    by_ticket: dict[UUID, Happened] = {}
-    for one in happened:
+    by_ticket: dict[UUID, TicketChange] = {}
+    for one in changes:
         id_ = one.outcome.ticket.id
         before = by_ticket.get(id_)
         by_ticket[id_] = (
@@ -295,9 +295,9 @@ def _one_each(happened: Sequence[Happened]) -> list[Happened]:
     return list(by_ticket.values())
 
 
-def _measure(happened: Sequence[Happened], opened: dict[UUID, datetime], now: datetime) -> None:
-    measure_breaches(happened)
-    for one in happened:
+def _measure(changes: Sequence[TicketChange], opened: dict[UUID, datetime], now: datetime) -> None:
+    measure_breaches(changes)
+    for one in changes:
         alert = one.outcome.ticket.alert
         if one.outcome.event == "ticket.opened" and alert is not None and alert in opened:
             metrics.BREACH_TO_TICKET.observe(max(0.0, (now - opened[alert]).total_seconds()))

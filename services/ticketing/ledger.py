@@ -31,7 +31,7 @@ SURVEY = timedelta(days=30)
 
 
 @dataclass(frozen=True, slots=True)
-class Happened:
+class TicketChange:
     """What became of a ticket, under the trace of what led to it."""
 
     outcome: Outcome
@@ -118,25 +118,27 @@ class Ledger:
 
     # ---- saving
 
-    async def save(self, tx: Connection, happened: Sequence[Happened], now: datetime) -> None:
+    async def save(self, tx: Connection, changes: Sequence[TicketChange], now: datetime) -> None:
         """Store tickets and their new lines, and tell others what changed, all at once. Raises AlreadyOpen."""
-        if not happened:
+        if not changes:
             return
         directory = self._current()
-        changed = {one.outcome.ticket.id: one.outcome.ticket for one in happened if one.outcome.event is not None}
+        changed = {one.outcome.ticket.id: one.outcome.ticket for one in changes if one.outcome.event is not None}
         looks = {id_: _next_look(directory, ticket) for id_, ticket in changed.items()}
-        await tickets.save(tx, [one.outcome for one in happened], looks)
-        await self._tell(tx, await self._to_be_told_now(tx, happened, now), now)
+        await tickets.save(tx, [one.outcome for one in changes], looks)
+        await self._tell(tx, await self._to_be_told_now(tx, changes, now), now)
 
     async def tell_later(self, tx: Connection, waiting: Sequence[TicketV1], now: datetime) -> None:
         """Tell of evidence that was added since it was told last."""
         await tickets.tell_evidence(tx, {ticket.id: now for ticket in waiting}, {})
-        await self._tell(tx, [Happened(Outcome(ticket, "ticket.updated", ()), None) for ticket in waiting], now)
+        await self._tell(tx, [TicketChange(Outcome(ticket, "ticket.updated", ()), None) for ticket in waiting], now)
 
-    async def _to_be_told_now(self, tx: Connection, happened: Sequence[Happened], now: datetime) -> Sequence[Happened]:
+    async def _to_be_told_now(
+        self, tx: Connection, changes: Sequence[TicketChange], now: datetime
+    ) -> Sequence[TicketChange]:
         """Return what others hear at once; what only adds evidence waits where they have just heard of such."""
-        added = {one.outcome.ticket.id for one in happened if one.outcome.only_adds_evidence}
-        at_once = [one for one in happened if one.outcome.event is not None and not one.outcome.only_adds_evidence]
+        added = {one.outcome.ticket.id for one in changes if one.outcome.only_adds_evidence}
+        at_once = [one for one in changes if one.outcome.event is not None and not one.outcome.only_adds_evidence]
         # Whatever is told holds all that was added.
         added -= {one.outcome.ticket.id for one in at_once}
         await tickets.told(tx, [one.outcome.ticket.id for one in at_once])
@@ -144,16 +146,16 @@ class Ledger:
         later = {id_: at + self._group_interval for id_, at in last.items() if at and now < at + self._group_interval}
         await tickets.tell_evidence(tx, dict.fromkeys(added - later.keys(), now), later)
         waits = later.keys()
-        return [one for one in happened if one.outcome.event is not None and one.outcome.ticket.id not in waits]
+        return [one for one in changes if one.outcome.event is not None and one.outcome.ticket.id not in waits]
 
-    async def _tell(self, tx: Connection, happened: Sequence[Happened], now: datetime) -> None:
+    async def _tell(self, tx: Connection, changes: Sequence[TicketChange], now: datetime) -> None:
         """Leave what Kafka, webhooks and desks are to be told."""
         directory = self._current()
-        resolved = [one.outcome.ticket.id for one in happened if one.outcome.event == "ticket.resolved"]
+        resolved = [one.outcome.ticket.id for one in changes if one.outcome.event == "ticket.resolved"]
         asked = await tickets.to_ask(tx, resolved)
         told: list[Outgoing] = []
         sent: list[hooks.Sending] = []
-        for one in happened:
+        for one in changes:
             ticket, event = one.outcome.ticket, one.outcome.event
             if event is None:
                 continue
@@ -168,11 +170,11 @@ class Ledger:
             sent += _webhooks(directory.webhooks, event, ticket, now)
         await outbox.add(tx, told)
         await hooks.add(tx, sent, now)
-        await self._want(tx, happened, directory, now)
+        await self._want(tx, changes, directory, now)
 
-    async def _want(self, tx: Connection, happened: Sequence[Happened], directory: Directory, now: datetime) -> None:
+    async def _want(self, tx: Connection, changes: Sequence[TicketChange], directory: Directory, now: datetime) -> None:
         wanted: list[tuple[TicketV1, str]] = []
-        for one in happened:
+        for one in changes:
             ticket = one.outcome.ticket
             customer = directory.customers.get(ticket.customer)
             # A line of the timeline alone, such as each page, is no news for a desk.
@@ -212,9 +214,9 @@ class Ledger:
             yield cloud_event(TICKETS, "follow-up.due", key=ticket.customer, id=id_, at=now, message=message)
 
 
-def measure_breaches(happened: Sequence[Happened]) -> None:
+def measure_breaches(changes: Sequence[TicketChange]) -> None:
     """Count the clocks that ran out, after the commit."""
-    for one in happened:
+    for one in changes:
         for line in one.outcome.entries:
             if line.what == "sla breached":
                 metrics.SLA_BREACHED.labels(line.detail["clock"]).inc()

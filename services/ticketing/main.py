@@ -8,12 +8,12 @@ from pathlib import Path
 
 from services.ticketing.api import build_router
 from services.ticketing.consumer import AlertHandler, PageHandler
-from services.ticketing.courier import Courier
-from services.ticketing.desk_sync.supervisor import Synchronizer
+from services.ticketing.desk_sync.supervisor import DeskSync
 from services.ticketing.ledger import Ledger
 from services.ticketing.settings import TicketingSettings
+from services.ticketing.sla_timer import SlaTimer
 from services.ticketing.store import tickets
-from services.ticketing.timekeeper import Timekeeper
+from services.ticketing.webhook_sender import WebhookSender
 from shared import metrics
 from shared.comparison import looking, telling
 from shared.consume import Consumer
@@ -45,9 +45,9 @@ def build(settings: TicketingSettings, parts: Parts, public_url: Callable[[], st
     ledger = Ledger(directory, clock, signs, public_url, group_interval=interval)
     keys = ErasureKeys(database, settings.secrets)
     quarantine = Quarantine(database)
-    synchronizer = Synchronizer(database, directory, clock, ledger, client, quarantine)
-    courier = Courier(database, directory, clock, signs, client, quarantine)
-    timekeeper = Timekeeper(database, directory, clock, ledger, quarantine)
+    desk_sync = DeskSync(database, directory, clock, ledger, client, quarantine)
+    webhook_sender = WebhookSender(database, directory, clock, signs, client, quarantine)
+    sla_timer = SlaTimer(database, directory, clock, ledger, quarantine)
     alert_handler = AlertHandler(
         directory,
         clock,
@@ -59,8 +59,8 @@ def build(settings: TicketingSettings, parts: Parts, public_url: Callable[[], st
     pages = Consumer(parts.kafka, database, PAGES, PageHandler(clock, ledger))
 
     def wake() -> None:
-        synchronizer.wake()
-        courier.loop.wake()
+        desk_sync.wake()
+        webhook_sender.loop.wake()
 
     ledger.wake = wake
 
@@ -69,11 +69,11 @@ def build(settings: TicketingSettings, parts: Parts, public_url: Callable[[], st
             open_now = await tickets.open_by_severity(tx)
         for severity in SEVERITIES:
             metrics.TICKETS_OPEN.labels(severity).set(open_now.get(severity, 0))
-        await synchronizer.figures()
+        await desk_sync.figures()
 
     return Service(
         name="ticketing",
-        router=build_router(database, parts.access, clock, ledger, synchronizer, signs),
+        router=build_router(database, parts.access, clock, ledger, desk_sync, signs),
         resources=[
             database_ready(database, MIGRATIONS, parts.migration_url),
             opened(lambda: patiently("PostgreSQL", keys.load), producer.close),
@@ -85,14 +85,14 @@ def build(settings: TicketingSettings, parts: Parts, public_url: Callable[[], st
             Relay(database, producer).worker,
             telling(database, clock, TICKETS, "tickets.open", tickets.to_be_paged, settings.compare_seconds).worker,
             looking(database, clock, settings.compare_seconds).worker,
-            Worker(synchronizer.run, synchronizer.progress),
-            Worker(courier.run, courier.loop.progress),
-            timekeeper.loop.worker,
-            timekeeper.news.worker,
-            Periodic("ticketing", "retention", _FORGET_SECONDS, timekeeper.forget).worker,
+            Worker(desk_sync.run, desk_sync.progress),
+            Worker(webhook_sender.run, webhook_sender.loop.progress),
+            sla_timer.loop.worker,
+            sla_timer.news.worker,
+            Periodic("ticketing", "retention", _FORGET_SECONDS, sla_timer.forget).worker,
             Periodic("ticketing", "figures", _FIGURES_SECONDS, figures).worker,
             Periodic("ticketing", "quarantine", _QUARANTINE_SECONDS, quarantine.measure).worker,
         ],
         checks={"alerts.v1": alerts.ready, "pages.v1": pages.ready},
-        notes=lambda: {**{f"desk {name}": why for name, why in synchronizer.troubles.items()}, **quarantine.notes()},
+        notes=lambda: {**{f"desk {name}": why for name, why in desk_sync.troubles.items()}, **quarantine.notes()},
     )

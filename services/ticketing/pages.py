@@ -1,4 +1,4 @@
-"""The page of a respondent: what happened to their feedback, and nothing that is internal."""
+"""The page of a respondent: what changes to their feedback, and nothing that is internal."""
 
 from __future__ import annotations
 

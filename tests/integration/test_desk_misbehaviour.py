@@ -174,7 +174,7 @@ async def _apply(at: Office, **more: Any) -> None:
 async def test_a_secret_of_webhooks_is_replaced(name: str, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """While it is, the desk may sign with either; then with the new one alone."""
     async with make(name) as at:
-        synchronizer = at.run()
+        desk_sync = at.run()
         variable = f"FAKE_{name.upper()}_HOOK"
         old, new = at.desk.secret, "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
         for value, good in ((f"{new}, {old}", (old, new)), (new, (new,))):
@@ -182,10 +182,10 @@ async def test_a_secret_of_webhooks_is_replaced(name: str, make: Make, monkeypat
             for secret in (old, new):
                 signed = at.desk.hook("4711", at.clock.now(), secret)
                 if secret in good:
-                    assert not await at.hear(synchronizer, *signed)
+                    assert not await at.hear(desk_sync, *signed)
                 else:
                     with pytest.raises(Problem, match="signature"):
-                        await at.hear(synchronizer, *signed)
+                        await at.hear(desk_sync, *signed)
 
 
 async def test_who_has_it_by_a_name_that_is_one_persons(make: Make) -> None:

@@ -18,10 +18,10 @@ from services.ticketing.desk_sync.pull import is_ours
 from services.ticketing.desks import Remark
 from services.ticketing.domain.erase import without
 from services.ticketing.domain.ticket import Outcome, entry
-from services.ticketing.ledger import Happened
-from services.ticketing.pace import Pace
+from services.ticketing.ledger import TicketChange
+from services.ticketing.sla_timer import SlaTimer
 from services.ticketing.store import desks, people, tickets
-from services.ticketing.timekeeper import Timekeeper
+from services.ticketing.token_bucket import TokenBucket
 from shared.directory.follower import revision_of
 from shared.directory.model import Sla
 from shared.errors import Problem, Transient
@@ -191,9 +191,9 @@ async def test_a_process_that_was_stopped_while_it_created(zammad: Office, monke
 
 async def test_no_call_is_made_that_could_end_after_the_lease(zammad: Office) -> None:
     """A process that was stopped longer than that, and does not know yet, creates nothing."""
-    synchronizer = zammad.run()
+    desk_sync = zammad.run()
     await zammad.turned()
-    (loop,) = synchronizer._loops.values()
+    (loop,) = desk_sync._loops.values()
     await zammad.end()
     loop.lost_at = asyncio.get_running_loop().time() + 15
     with pytest.raises(Transient):
@@ -272,17 +272,17 @@ async def test_a_webhook_tells_how_its_ticket_is(
     fake = fake_webhook()
     async with office(fake, database_url, kafka, monkeypatch) as at:
         ticket = await at.open()
-        synchronizer = at.run()
+        desk_sync = at.run()
         reference = await at.mirrored(ticket)
 
         async def tells(*, envelope: bool = False, **more: Any) -> bool:
             said = {"reference": reference, **more}
             headers, body = fake.tells({"type": "ticket.changed", "data": said} if envelope else said)
             assert at.follower.current is not None
-            desk = synchronizer.driver("main", at.follower.current.directory.desks["main"])
+            desk = desk_sync.driver("main", at.follower.current.directory.desks["main"])
             news = desk.heard(headers, body, FakeReceiver.secret, at.clock.now())
             assert news.told is not None
-            return await synchronizer.take("main", news.reference, news.told)
+            return await desk_sync.take("main", news.reference, news.told)
 
         early = at.clock.now()
         at.clock.move(timedelta(minutes=1))
@@ -349,13 +349,13 @@ async def test_what_happens_in_the_desk_comes_back(
     """Somebody comments and closes it there: the timeline has it, the ticket is resolved, and once."""
     async with office(FAKES[name](), database_url, kafka, monkeypatch) as at:
         ticket = await at.open()
-        synchronizer = at.run()
+        desk_sync = at.run()
         reference = await at.mirrored(ticket)
         at.clock.move(timedelta(minutes=3))
         at.desk.comment(reference, "I called them, and it was the invoice")
         at.desk.end(reference)
         at.clock.move(timedelta(seconds=5))
-        synchronizer.wake()
+        desk_sync.wake()
         resolved = await at.becomes(ticket, "resolved")
         assert resolved.acknowledged_at is not None
         comments = await until(lambda: at.timeline(ticket, "desk comment"))
@@ -431,7 +431,7 @@ async def test_an_account_that_sees_nothing_deletes_nothing(
         await until(lambda: _is_well(at))
 
 
-async def _ailing(at: Office) -> desks.Turn | None:
+async def _ailing(at: Office) -> desks.DeskState | None:
     """Return how the desk does, once its failure is stored: after that of its ticket."""
     async with at.database.transaction() as tx:
         health = (await desks.healths(tx))["main"]
@@ -495,7 +495,7 @@ async def test_a_ticket_that_is_seen_again_is_back(
 async def test_what_is_refused_is_one_tickets_failure(at: Office) -> None:
     """It says what the desk said, keeps no other waiting, and is tried again when the directory has changed."""
     at.desk.refuses = "Acme"
-    synchronizer = at.run()
+    desk_sync = at.run()
     refused = [await at.open() for _ in range(7)]
 
     async def told() -> bool:
@@ -518,8 +518,8 @@ async def test_what_is_refused_is_one_tickets_failure(at: Office) -> None:
         await at.open()
 
     async def alone() -> bool:
-        await synchronizer.figures()
-        return "main" in synchronizer.troubles
+        await desk_sync.figures()
+        return "main" in desk_sync.troubles
 
     await until(alone)
 
@@ -533,12 +533,12 @@ async def test_an_outage_loses_nothing_and_is_no_flood(
     """The desk is left alone, told of in one place, and gets each ticket once when it is back."""
     async with office(fake_zammad(), database_url, kafka, monkeypatch) as at:
         at.desk.trouble = Trouble("before")
-        synchronizer = at.run()
+        desk_sync = at.run()
         opened = [await at.open(customer=("acme", "borealis")[n % 2]) for n in range(20)]
 
         async def alone() -> bool:
-            await synchronizer.figures()
-            return "main" in synchronizer.troubles
+            await desk_sync.figures()
+            return "main" in desk_sync.troubles
 
         await until(alone)
         calls = len(at.desk.calls)
@@ -559,8 +559,8 @@ async def test_an_outage_loses_nothing_and_is_no_flood(
         for ticket in opened:
             await at.mirrored(ticket, step=timedelta(seconds=20))
         assert len(at.desk.tickets) == 20
-        await synchronizer.figures()
-        assert synchronizer.troubles == {}
+        await desk_sync.figures()
+        assert desk_sync.troubles == {}
 
 
 async def test_customers_share_a_desks_budget(database_url: str, kafka: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -591,7 +591,7 @@ async def test_each_customer_gets_its_share(database_url: str, kafka: Kafka, mon
 async def test_a_missing_secret_says_which(database_url: str, kafka: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
     async with office(fake_zammad(), database_url, kafka, monkeypatch, token_env="NOT_SET_ANYWHERE") as at:
         await at.open()
-        synchronizer = at.run()
+        desk_sync = at.run()
 
         async def said() -> bool:
             async with at.database.transaction() as tx:
@@ -599,7 +599,7 @@ async def test_a_missing_secret_says_which(database_url: str, kafka: Kafka, monk
             return "main" in health and "NOT_SET_ANYWHERE" in (health["main"].error or "")
 
         await until(said)
-        assert synchronizer.troubles is not None
+        assert desk_sync.troubles is not None
 
 
 @pytest.mark.parametrize("name", [name for name in SEARCHABLE if name != "rt"])  # RT can only append
@@ -622,7 +622,7 @@ async def test_an_erased_person_disappears_from_the_desk(
             asked = RespondentErasedV1(erasure=erasure, customer="acme", respondent="r-17", before=now)
             (current,) = await tickets.of_respondent(tx, "acme", ["r-17"])
             scrubbed = replace(without(current, asked), version=current.version + 1)
-            await at.ledger.save(tx, [Happened(Outcome(scrubbed, "ticket.updated", ()), None)], now)
+            await at.ledger.save(tx, [TicketChange(Outcome(scrubbed, "ticket.updated", ()), None)], now)
             wanted = people.Erasure(id=erasure, customer="acme", before=now, done=[], updated_at=now)
             await people.save(tx, wanted)
             assert await desks.erase(tx, erasure, [ticket.id], at.clock.now()) == ["main"]
@@ -888,10 +888,10 @@ async def test_two_changes_of_one_second_are_both_seen(
 
 async def test_a_desks_word_of_a_ticket_that_is_being_created_is_asked_for_again(at: Office) -> None:
     """Its reference is not known before the desk has answered; what nobody creates is not ours."""
-    synchronizer = at.run()
+    desk_sync = at.run()
 
     async def tell(reference: str) -> bool:
-        return await at.hear(synchronizer, *at.desk.hook(reference))
+        return await at.hear(desk_sync, *at.desk.hook(reference))
 
     assert not await tell("4711")
     at.desk.delay = 0.5
@@ -913,13 +913,13 @@ async def test_a_desks_word_of_a_ticket_that_is_being_created_is_asked_for_again
 
 async def test_a_desk_that_asks_for_patience_gets_it() -> None:
     """Also from those that already wait for the budget."""
-    pace, loop = Pace(60), asyncio.get_running_loop()
+    budget, loop = TokenBucket(60), asyncio.get_running_loop()
     for _ in range(15):
-        await pace()
-    waiting = [asyncio.create_task(pace()) for _ in range(3)]
+        await budget()
+    waiting = [asyncio.create_task(budget()) for _ in range(3)]
     await asyncio.sleep(0.1)
     begun = loop.time()
-    pace.hold(2)
+    budget.hold(2)
     await asyncio.gather(*waiting)
     assert loop.time() - begun >= 2
 
@@ -1023,10 +1023,10 @@ async def test_clocks_that_cannot_be_looked_at_are_set_aside(zammad: Office) -> 
     async with zammad.database.transaction() as tx:
         await tx.execute("UPDATE ticket SET body = 'no JSON' WHERE id = $1", bad.id)
     quarantine = Quarantine(zammad.database)
-    timekeeper = Timekeeper(zammad.database, zammad.follower, zammad.clock, zammad.ledger, quarantine)
+    sla_timer = SlaTimer(zammad.database, zammad.follower, zammad.clock, zammad.ledger, quarantine)
     zammad.clock.move(timedelta(hours=1, minutes=1))
     for _ in range(3):
-        await timekeeper.loop.once()
+        await sla_timer.loop.once()
     assert await held(zammad, "clocks") == [str(bad.id)]
     late = (await zammad.ticket(well)).sla
     assert late is not None

@@ -63,7 +63,7 @@ async def outbound() -> AsyncIterator[Outbound]:
     await made.close()
 
 
-class Pace:
+class Budget:
     """Counts what a desk's budget is asked for."""
 
     def __init__(self) -> None:
@@ -73,9 +73,9 @@ class Pace:
         self.calls += 1
 
 
-def driver(fake: FakeDesk, outbound: Outbound, pace: api.Pace | None = None, **more: object) -> Desk:
+def driver(fake: FakeDesk, outbound: Outbound, budget: api.Budget | None = None, **more: object) -> Desk:
     settings = model.Desk(**fake.directory_entry(**more))
-    return build("main", settings, outbound, pace or Pace(), fake.environ)
+    return build("main", settings, outbound, budget or Budget(), fake.environ)
 
 
 def draft(**more: object) -> Draft:
@@ -412,7 +412,7 @@ async def test_what_the_account_may_not_do(fake: FakeDesk, outbound: Outbound) -
             wrong[name] = "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
         fake.forbidden = broken == "forbidden"
         fake.trouble = Trouble("echo") if broken == "echo" else None
-        desk = build("main", model.Desk(**fake.directory_entry()), outbound, Pace(), wrong)
+        desk = build("main", model.Desk(**fake.directory_entry()), outbound, Budget(), wrong)
         with pytest.raises(Failed) as failed:
             await desk.create(draft())
         assert failed.value.kind == "permanent"
@@ -451,12 +451,12 @@ async def test_a_wrong_address(fake: FakeDesk, outbound: Outbound) -> None:
 async def test_slow_answers_and_the_budget(fake: FakeDesk, outbound: Outbound) -> None:
     """Slow is not broken; each call waits for its place in the desk's budget."""
     fake.delay = 0.05
-    pace = Pace()
-    desk, told = driver(fake, outbound, pace), draft()
+    budget = Budget()
+    desk, told = driver(fake, outbound, budget), draft()
     reference = (await desk.create(told)).reference
     await updated(desk, reference, told, "waiting", "a remark")
     await desk.changed(datetime.now(UTC))
-    assert pace.calls == len(fake.calls)
+    assert budget.calls == len(fake.calls)
     assert all(call.headers["user-agent"] == "Fiilis" for call in fake.calls)
 
 
@@ -474,7 +474,7 @@ async def test_the_least_that_must_be_set(fake: FakeDesk, outbound: Outbound) ->
     checked = document.Desk(**entry)
     assert checked.type in DESKS
     environ = {entry["token_env"]: f"{fake.token}\n"}
-    desk = build("main", model.Desk(**entry), outbound, Pace(), environ)
+    desk = build("main", model.Desk(**entry), outbound, Budget(), environ)
     told = draft()
     reference = (await desk.create(told)).reference
     await updated(desk, reference, told, "waiting", "a remark")
@@ -487,17 +487,17 @@ async def test_secrets_that_are_missing_or_none(fake: FakeDesk, outbound: Outbou
     settings = model.Desk(**fake.directory_entry())
     for environ in ({}, {**fake.environ, settings.token_env: " \n"}):
         with pytest.raises(Failed, match=f"{settings.token_env} is not set") as failed:
-            build("main", settings, outbound, Pace(), environ)
+            build("main", settings, outbound, Budget(), environ)
         assert failed.value.kind == "permanent"
     if settings.user_env is not None:
         with pytest.raises(Failed, match=f"{settings.user_env} is not set"):
-            build("main", settings, outbound, Pace(), {settings.token_env: fake.token})
+            build("main", settings, outbound, Budget(), {settings.token_env: fake.token})
     else:
         with pytest.raises(Failed) as failed:
-            build("main", settings, outbound, Pace(), {settings.token_env: "s€cret-token\nmore"})
+            build("main", settings, outbound, Budget(), {settings.token_env: "s€cret-token\nmore"})
         assert "s€cret" not in failed.value.detail
     with pytest.raises(Failed, match="no driver"):
-        build("main", model.Desk("carrier-pigeon", fake.url, settings.token_env), outbound, Pace(), fake.environ)
+        build("main", model.Desk("carrier-pigeon", fake.url, settings.token_env), outbound, Budget(), fake.environ)
 
 
 @only("jira", "rt", "servicenow", "zammad", "zendesk")

@@ -212,10 +212,10 @@ def test_a_request_of_a_desk(name: str) -> None:
     fake = DESKS[name]()
     fake.port = 80
 
-    async def pace() -> None:
+    async def budget() -> None:
         """Wait for nothing."""
 
-    desk = build("main", model.Desk(**fake.directory_entry()), Outbound(Guard("true")), pace, fake.environ)
+    desk = build("main", model.Desk(**fake.directory_entry()), Outbound(Guard("true")), budget, fake.environ)
     said = {
         "data": {
             "reference": "4711",

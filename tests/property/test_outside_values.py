@@ -22,7 +22,7 @@ from services.notify.channels.registry import providers
 from services.ticketing.desks import Desk, Draft, Failed, Gone, Remark, Remote
 from services.ticketing.desks.registry import build
 from services.ticketing.desks.signatures import reference_in
-from services.ticketing.domain.crowd import Crowd
+from services.ticketing.domain.change_cursor import ChangeCursor
 from services.ticketing.domain.story import Paragraph
 from shared.directory import model
 from shared.http import LONGEST_WAIT, Answer, Guard, Outbound
@@ -165,11 +165,11 @@ def test_an_odd_answer_of_a_desk_fails_one_call(name: str, place: int, value: An
         fake.port = 80
         outbound = Odd(fake, place, value)
 
-        async def pace() -> None:
+        async def budget() -> None:
             """Wait for nothing."""
 
         settings = model.Desk(**fake.directory_entry())
-        desk: Desk = build("main", settings, outbound, pace, fake.environ)
+        desk: Desk = build("main", settings, outbound, budget, fake.environ)
         draft = Draft(uuid4(), 42, "NPS fell", (Paragraph("NPS fell to -12."),), (), "high", "open", "acme")
         made = await desk.create(draft)
         if name != "webhook":
@@ -221,10 +221,10 @@ def test_one_ticket_that_nobody_can_read_hides_no_other(name: str, value: Any) -
         fake.port = 80
         outbound = Odd(fake, 0, None)
 
-        async def pace() -> None:
+        async def budget() -> None:
             """Wait for nothing."""
 
-        desk = build("main", model.Desk(**fake.directory_entry()), outbound, pace, fake.environ)
+        desk = build("main", model.Desk(**fake.directory_entry()), outbound, budget, fake.environ)
         made = [
             await desk.create(Draft(uuid4(), n, "NPS fell", (Paragraph("-12"),), (), "high", "open", "acme"))
             for n in range(3)
@@ -258,13 +258,13 @@ _LISTS = ("issues", "items", "result", "results", "tickets")
 )
 def test_the_next_look_at_a_desk_begins_at_no_time_to_come(changed: list[Any], most: int) -> None:
     """A desk's clock that is years ahead hides nothing that changes until then."""
-    crowd = Crowd(NOW - timedelta(hours=1))
+    cursor = ChangeCursor(NOW - timedelta(hours=1))
     for _ in range(20):
-        begin = crowd.look(changed, most, NOW)
+        begin = cursor.look(changed, most, NOW)
         if begin is not None:
             assert begin <= NOW
             return
-        if crowd.skip:
+        if cursor.skip:
             changed = []
 
 

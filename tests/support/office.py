@@ -15,9 +15,9 @@ from fastapi import Request
 from fastapi.routing import APIRoute
 
 from services.ticketing.api.desks import build_router
-from services.ticketing.desk_sync.supervisor import Synchronizer
+from services.ticketing.desk_sync.supervisor import DeskSync
 from services.ticketing.domain.ticket import Opening, Outcome, Patch, change, entry, merge, open_ticket
-from services.ticketing.ledger import Happened, Ledger
+from services.ticketing.ledger import Ledger, TicketChange
 from services.ticketing.store import desks, tickets
 from shared.clock import MovableClock
 from shared.db import Database
@@ -68,10 +68,10 @@ class Office:
     running: asyncio.Task[None] | None = None
     opened: list[TicketV1] = field(default_factory=list[TicketV1])
 
-    def run(self, outbound: Outbound | None = None) -> Synchronizer:
+    def run(self, outbound: Outbound | None = None) -> DeskSync:
         """Start a process."""
         quarantine, client = Quarantine(self.database), outbound or Outbound(Guard("true"))
-        made = Synchronizer(self.database, self.follower, self.clock, self.ledger, client, quarantine)
+        made = DeskSync(self.database, self.follower, self.clock, self.ledger, client, quarantine)
         self.ledger.wake = made.wake
         self.running = asyncio.create_task(made.run())
         return made
@@ -91,7 +91,7 @@ class Office:
         async with self.database.transaction() as tx:
             (number,) = await tickets.numbers(tx, 1)
             outcome = self.ledger.timed(None, open_ticket(alert, Opening(number, "architect-1"), now))
-            await self.ledger.save(tx, [Happened(outcome, None)], now)
+            await self.ledger.save(tx, [TicketChange(outcome, None)], now)
         self.opened.append(outcome.ticket)
         self.ledger.wake()
         return outcome.ticket
@@ -104,7 +104,7 @@ class Office:
             assert current is not None
             outcome = change(current, Patch(**patch), root_causes=(), actor="architect-1", now=now)
             outcome = self.ledger.timed(current, cast("Outcome", outcome))
-            await self.ledger.save(tx, [Happened(outcome, None)], now)
+            await self.ledger.save(tx, [TicketChange(outcome, None)], now)
         self.ledger.wake()
         return outcome.ticket
 
@@ -118,7 +118,7 @@ class Office:
             outcome = merge(current, alert, first=False, now=now)
             assert outcome is not None
             outcome = self.ledger.timed(current, outcome)
-            await self.ledger.save(tx, [Happened(outcome, None)], now)
+            await self.ledger.save(tx, [TicketChange(outcome, None)], now)
             await self.ledger.tell_later(tx, [outcome.ticket], now)
         self.ledger.wake()
         return outcome.ticket
@@ -139,12 +139,12 @@ class Office:
 
         return cast("str", await until(told))
 
-    async def hear(self, synchronizer: Synchronizer, headers: Mapping[str, str], body: bytes) -> bool:
+    async def hear(self, desk_sync: DeskSync, headers: Mapping[str, str], body: bytes) -> bool:
         """Post what a desk tells of itself; return whether the ticket is known. Raises Problem."""
         access = Access(self.follower, self.clock, cast("Any", None))
         heard = next(
             route.endpoint
-            for route in build_router(self.database, access, self.clock, synchronizer).routes
+            for route in build_router(self.database, access, self.clock, desk_sync).routes
             if isinstance(route, APIRoute) and route.path.endswith("/events")
         )
         sent = [(name.lower().encode(), value.encode()) for name, value in headers.items()]

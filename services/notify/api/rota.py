@@ -15,7 +15,7 @@ from services.notify.domain.hold import Silence
 from services.notify.domain.page import Outcome
 from services.notify.domain.preflight import rule_names
 from services.notify.domain.rota import Override
-from services.notify.ledger import Happened, save
+from services.notify.ledger import PageChange, save
 from services.notify.store import audit, deliveries, pages
 from services.notify.store import rota as store
 from shared.asked import Asked, Moment
@@ -180,10 +180,10 @@ def build_router(
                 raise Problem(409, "over", "The silence is over", "It has ended before.")
             await audit.add(tx, [_silence_line(now, caller.actor, "silence ended", ended)])
             # Those that another silence holds too are held again when they are looked at.
-            held: list[Happened] = []
+            held: list[PageChange] = []
             for kept in await pages.held_locked(tx, ended.customer):
                 outcome = Outcome(msgspec.structs.replace(kept.page, due_at=now, held=None), None)
-                held.append(Happened(outcome, kept.traceparent, caller.actor))
+                held.append(PageChange(outcome, kept.traceparent, caller.actor))
             await save(tx, held, now)
             await deliveries.release(tx, ended.customer, now)
         escalate()

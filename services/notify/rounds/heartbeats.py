@@ -8,7 +8,7 @@ from uuid import UUID, uuid5
 
 from services.notify.domain.chain import stand_in
 from services.notify.domain.page import OPENED, Outcome, Page, resolve, start
-from services.notify.ledger import Happened, save
+from services.notify.ledger import PageChange, save
 from services.notify.store import heartbeats, pages
 from services.notify.store.heartbeats import Heartbeat
 from shared import metrics
@@ -58,7 +58,7 @@ class Heartbeats:
             with judging(heartbeats.QUEUE, [one.name for one in silent]):
                 pages_of = [(one.name, _page(one, revision.directory, now)) for one in silent]
                 started = [(name, page) for name, page in pages_of if page is not None]
-                await save(tx, [Happened(Outcome(page, None, why=OPENED), None) for _, page in started], now)
+                await save(tx, [PageChange(Outcome(page, None, why=OPENED), None) for _, page in started], now)
                 await heartbeats.silent(tx, [(name, page.id) for name, page in started])
         for _, page in started:
             metrics.PAGES.labels(page.severity).inc()
@@ -70,7 +70,7 @@ class Heartbeats:
 async def end_pages(tx: Connection, over: list[UUID], now: datetime) -> None:
     """Stop paging for silences that are over."""
     ended = [
-        Happened(outcome, kept.traceparent)
+        PageChange(outcome, kept.traceparent)
         for kept in (await pages.some_locked(tx, over)).values()
         if (outcome := resolve(kept.page)) is not None
     ]

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 from fastapi import APIRouter, Request, Response
 
-from services.ticketing.desk_sync.supervisor import Synchronizer
+from services.ticketing.desk_sync.supervisor import DeskSync
 from services.ticketing.desks import BadSignature, Desk, Failed, News
 from services.ticketing.store import desks
 from shared.clock import Clock
@@ -28,7 +28,7 @@ _WAIT = 5
 """Seconds."""
 
 
-def build_router(database: Database, access: Access, clock: Clock, synchronizer: Synchronizer) -> APIRouter:
+def build_router(database: Database, access: Access, clock: Clock, desk_sync: DeskSync) -> APIRouter:
     """Return what is served of desks."""
     router = new_router(prefix="/v1/desks")
 
@@ -64,7 +64,7 @@ def build_router(database: Database, access: Access, clock: Clock, synchronizer:
         headers: Mapping[str, str] = request.headers
         body = await request.body()
         try:
-            news = _heard(synchronizer.driver(desk, settings), headers, body, secrets, clock.now())
+            news = _heard(desk_sync.driver(desk, settings), headers, body, secrets, clock.now())
         except BadSignature as error:
             log.warning("a desk's word was refused", desk=desk, why=str(error))
             raise _not_the_desks() from None
@@ -76,11 +76,11 @@ def build_router(database: Database, access: Access, clock: Clock, synchronizer:
             # Asked first: what is called so by then is known below.
             creating = await desks.creating(tx, desk, clock.now() - _IN_THE_AIR)
         if news.told is not None:
-            known = await synchronizer.take(desk, news.reference, news.told)
+            known = await desk_sync.take(desk, news.reference, news.told)
         else:
             async with database.transaction() as tx:
                 known = await desks.heard(tx, desk, [news.reference], clock.now()) > 0
-            synchronizer.wake()
+            desk_sync.wake()
         if creating and not known:
             raise _too_early()
         return json_response({"known": known}, 202)

@@ -1,4 +1,4 @@
-"""The respondent's own page: what happened to my feedback."""
+"""The respondent's own page: what changes to my feedback."""
 
 from __future__ import annotations
 

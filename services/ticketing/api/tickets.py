@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from pydantic import Field
 
 from services.ticketing.domain.ticket import Missing, NotAllowed, Outcome, Patch, by_hand, change, entry
-from services.ticketing.ledger import Happened, Ledger, measure_breaches
+from services.ticketing.ledger import Ledger, TicketChange, measure_breaches
 from services.ticketing.store import desks
 from services.ticketing.store import tickets as store
 from shared import audit
@@ -162,7 +162,7 @@ def build_router(database: Database, access: Access, clock: Clock, ledger: Ledge
 
     @router.get("/{ticket}/timeline")
     async def timeline(ticket: str, query: Annotated[TimelineQuery, Query()], caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
-        """Return everything that happened to a ticket, oldest first."""
+        """Return everything that changes to a ticket, oldest first."""
         if query.cursor is not None and not re.fullmatch("[0-9]{1,18}", query.cursor):
             raise invalid_fields(FieldError("cursor", "not a cursor of this list"))
         after = int(query.cursor or 0)
@@ -175,9 +175,9 @@ def build_router(database: Database, access: Access, clock: Clock, ledger: Ledge
 
     async def _save(tx: Connection, before: TicketV1 | None, outcome: Outcome) -> Outcome:
         timed = ledger.timed(before, outcome)
-        happened = [Happened(timed, new_traceparent(timed.ticket.id.hex))]
-        await ledger.save(tx, happened, clock.now())
-        measure_breaches(happened)
+        changes = [TicketChange(timed, new_traceparent(timed.ticket.id.hex))]
+        await ledger.save(tx, changes, clock.now())
+        measure_breaches(changes)
         return timed
 
     return router

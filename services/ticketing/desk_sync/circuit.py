@@ -6,8 +6,8 @@ from datetime import datetime, timedelta
 
 from services.ticketing.desks import Failed
 from services.ticketing.desks.api import SEES_NOTHING
-from services.ticketing.pace import Pace
 from services.ticketing.store import desks
+from services.ticketing.token_bucket import TokenBucket
 from shared.db import Database
 from shared.logs import Log
 from shared.retry import Backoff
@@ -22,16 +22,16 @@ _PAUSE = Backoff(15, 120)
 class Circuit:
     """How one desk does, as the database has it for whoever works for the desk."""
 
-    def __init__(self, database: Database, desk: str, pace: Pace) -> None:
+    def __init__(self, database: Database, desk: str, budget: TokenBucket) -> None:
         self._database = database
         self._desk = desk
-        self._pace = pace
+        self._budget = budget
         self._failures = 0
         self._error: str | None = None
         self._opened = False
         """In this turn: what else fails in it failed of the same."""
 
-    def begin(self, turn: desks.Turn) -> None:
+    def begin(self, turn: desks.DeskState) -> None:
         """Go on from how the desk did."""
         self._failures, self._error, self._opened = turn.failures, turn.error, False
 
@@ -44,7 +44,7 @@ class Circuit:
         """Count a failure; after several in a row leave the desk alone for a while."""
         log.warning("desk failed", desk=self._desk, kind=failed.kind, why=failed.detail)
         if failed.kind == "limited" or failed.retry_after is not None:
-            self._pace.hold(failed.retry_after or 10.0)
+            self._budget.hold(failed.retry_after or 10.0)
         if failed.kind == "limited":
             return
         if self._opened:

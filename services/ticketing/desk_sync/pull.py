@@ -14,7 +14,7 @@ from services.ticketing.desk_sync.step import is_alike
 from services.ticketing.desks import Desk, Gone, Remark, Remote, Told
 from services.ticketing.desks.api import quotes
 from services.ticketing.domain.ticket import Outcome, entry, take_desk
-from services.ticketing.ledger import Happened, Ledger, measure_breaches
+from services.ticketing.ledger import Ledger, TicketChange, measure_breaches
 from services.ticketing.store import desks, tickets
 from services.ticketing.store.desks import Mirror
 from shared.clock import Clock
@@ -197,9 +197,9 @@ class Pull:
         await desks.note(tx, ticket.id, now, **facts)
 
     async def _save(self, tx: Connection, ticket: TicketV1, outcome: Outcome, now: datetime) -> None:
-        happened = [Happened(self._ledger.timed(ticket, outcome), None)]
-        await self._ledger.save(tx, happened, now)
-        measure_breaches(happened)
+        changes = [TicketChange(self._ledger.timed(ticket, outcome), None)]
+        await self._ledger.save(tx, changes, now)
+        measure_breaches(changes)
 
 
 def is_ours(remark: Remark, number: int) -> bool:

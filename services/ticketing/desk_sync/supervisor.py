@@ -24,12 +24,12 @@ from services.ticketing.desks import MOST, Desk, Draft, Failed, Gone, Told
 from services.ticketing.desks.api import SEES_NOTHING
 from services.ticketing.desks.guarded import Guarded
 from services.ticketing.desks.registry import build
-from services.ticketing.domain.crowd import Crowd
+from services.ticketing.domain.change_cursor import ChangeCursor
 from services.ticketing.domain.ticket import entry
 from services.ticketing.ledger import Ledger
-from services.ticketing.pace import Pace
 from services.ticketing.store import desks, tickets
 from services.ticketing.store.desks import Mirror
+from services.ticketing.token_bucket import TokenBucket
 from shared import metrics
 from shared.clock import Clock
 from shared.db import Database
@@ -71,7 +71,7 @@ _PATIENCE = LONGEST_WAIT + STALE_SECONDS
 """Seconds that a turn can take between two calls: a desk may ask us to wait."""
 
 
-class Synchronizer:
+class DeskSync:
     """Runs a loop for each desk of the directory."""
 
     def __init__(
@@ -131,7 +131,7 @@ class Synchronizer:
         """Return a desk's driver. Raises Failed while a secret is missing."""
         loop = self._loops.get(name)
         if loop is None or loop.settings != settings:
-            driver = build(name, settings, self._outbound, Pace(settings.calls_per_minute), os.environ)
+            driver = build(name, settings, self._outbound, TokenBucket(settings.calls_per_minute), os.environ)
             return Guarded(name, driver)
         return loop.driver(self._outbound)
 
@@ -204,7 +204,7 @@ class Synchronizer:
                 log.warning("lease not renewed", desk=loop.name, why=str(error))
         log.warning("another process works for the desk", desk=loop.name)
 
-    async def _work(self, loop: DeskLoop, desk: Desk, turn: desks.Turn, limit: int, directory: Directory) -> int:
+    async def _work(self, loop: DeskLoop, desk: Desk, turn: desks.DeskState, limit: int, directory: Directory) -> int:
         now = self._clock.now()
         careful = turn.closed_until is not None  # one call shows whether it is well again
         if now >= loop.poll_at and not careful:
@@ -229,12 +229,12 @@ class Synchronizer:
             async with self._database.transaction() as tx:
                 await desks.polled(tx, loop.name, now)  # nothing of ours was there before
             return
-        crowd = loop.crowd
-        if crowd is None or crowd.since != since - _OVERLAP:
-            crowd = Crowd(since - _OVERLAP)
-        loop.crowd = None  # kept again when what it showed is stored
+        cursor = loop.cursor
+        if cursor is None or cursor.since != since - _OVERLAP:
+            cursor = ChangeCursor(since - _OVERLAP)
+        loop.cursor = None  # kept again when what it showed is stored
         try:
-            changed = await desk.changed(crowd.since, crowd.skip)
+            changed = await desk.changed(cursor.since, cursor.skip)
             if not changed and not await self._may_believe(loop, desk):
                 return
         except (Failed, Gone) as error:
@@ -250,11 +250,11 @@ class Synchronizer:
             ]
             await desks.heard(tx, loop.name, news, now)
             await desks.look_at_followed(tx, loop.name, now, _RECHECKED)
-            begin = crowd.look([(one.reference, one.changed_at) for one in changed], MOST, now)
+            begin = cursor.look([(one.reference, one.changed_at) for one in changed], MOST, now)
             if begin is not None:
-                await desks.polled(tx, loop.name, begin if crowd.is_over else begin + _OVERLAP)
-        loop.crowd = crowd
-        if not crowd.is_over:
+                await desks.polled(tx, loop.name, begin if cursor.is_over else begin + _OVERLAP)
+        loop.cursor = cursor
+        if not cursor.is_over:
             loop.poll_at = now  # there is more, at once
         await loop.circuit.well()
 
@@ -432,14 +432,14 @@ class DeskLoop:
         self.settings = settings
         self.poll = timedelta(seconds=settings.poll)
         self.poll_at = datetime.min.replace(tzinfo=UTC)
-        self.pace = Pace(settings.calls_per_minute)
-        self.circuit = Circuit(database, name, self.pace)
+        self.budget = TokenBucket(settings.calls_per_minute)
+        self.circuit = Circuit(database, name, self.budget)
         self.lost_at = 0.0
         """When somebody else may work for the desk unless we say before that we do, by the loop's own clock."""
         self.recheck_at = self.poll_at
         self.revision: int | None = None
         """Of the directory, for which what failed was tried again."""
-        self.crowd: Crowd | None = None
+        self.cursor: ChangeCursor | None = None
         self.due = DueLoop(
             "ticketing", f"desk {name}", partial(turn, self), quarantine, at_once=_AT_ONCE, within=_PATIENCE
         )
@@ -458,7 +458,7 @@ class DeskLoop:
 
         A process that was stopped for a while must not go on and create what the next one has created meanwhile.
         """
-        await self.pace()
+        await self.budget()
         self.due.progress.made()
         if asyncio.get_running_loop().time() + _CALL > self.lost_at:
             raise Transient("the desk is not ours for long enough to call it")

@@ -40,14 +40,14 @@ class TooLarge(Failed):
     """An answer of which only the beginning was read: fewer things are to be asked for."""
 
 
-Pace = Callable[[], Awaitable[None]]
+Budget = Callable[[], Awaitable[None]]
 """Waits until the desk's budget has room for one more call."""
 
 
 class Api:
     """A desk's HTTP interface."""
 
-    def __init__(self, desk: str, url: str, headers: Mapping[str, str], outbound: Outbound, pace: Pace) -> None:
+    def __init__(self, desk: str, url: str, headers: Mapping[str, str], outbound: Outbound, budget: Budget) -> None:
         """`headers` authenticate. Raises Failed where they cannot be sent."""
         if not all(value.isascii() and value.isprintable() for value in headers.values()):
             raise Failed("permanent", "the desk's token has characters that no header can carry")
@@ -63,7 +63,7 @@ class Api:
         words = (word for value in headers.values() for word in value.replace("=", " ").split())
         self._secrets = [word for word in words if len(word) > 7]
         self._outbound = outbound
-        self._pace = pace
+        self._budget = budget
 
     async def call(
         self,
@@ -104,7 +104,7 @@ class Api:
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
         """Return an answer that says yes, whatever else it says. Raises as `call`."""
-        await self._pace()
+        await self._budget()
         sent = {**self._headers, **({"content-type": "application/json"} if content else {}), **(headers or {})}
         url = f"{self.url}{path}" + (f"?{urlencode(query)}" if query else "")
         writes = method != "GET"

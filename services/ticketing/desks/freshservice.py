@@ -16,7 +16,7 @@ from services.ticketing.desks.api import (
     PAGE,
     Account,
     Api,
-    Pace,
+    Budget,
     TooLarge,
     allowed,
     basic,
@@ -94,12 +94,12 @@ class Freshservice:
     room = 60_000
 
     def __init__(
-        self, name: str, settings: model.Desk, secrets: Mapping[str, str], outbound: Outbound, pace: Pace
+        self, name: str, settings: model.Desk, secrets: Mapping[str, str], outbound: Outbound, budget: Budget
     ) -> None:
         """Take the settings. Raises Failed without `requester`."""
         if settings.requester is None:
             raise Failed("permanent", "a freshservice desk needs `requester`: an e-mail that tickets are on behalf of")
-        self._api = Api(name, settings.url, basic(secrets["token"], "X"), outbound, pace)
+        self._api = Api(name, settings.url, basic(secrets["token"], "X"), outbound, budget)
         self._requester = settings.requester
         self._group = settings.group
         self._fields = settings.fields

@@ -16,7 +16,7 @@ from services.ticketing.desks import MOST, Draft, Failed, Gone, News, Remark, Re
 from services.ticketing.desks.api import (
     Account,
     Api,
-    Pace,
+    Budget,
     allowed,
     each,
     is_own,
@@ -103,12 +103,12 @@ class Glpi:
     room = 60_000  # of MySQL's 65,535
 
     def __init__(
-        self, name: str, settings: model.Desk, secrets: Mapping[str, str], outbound: Outbound, pace: Pace
+        self, name: str, settings: model.Desk, secrets: Mapping[str, str], outbound: Outbound, budget: Budget
     ) -> None:
         """Take the settings. Raises Failed where the time zone is none."""
         app = {"app-token": secrets["user"]} if "user" in secrets else {}
         headers = {"authorization": f"user_token {secrets['token']}", **app}
-        self._api = Api(name, settings.url, headers, outbound, pace)
+        self._api = Api(name, settings.url, headers, outbound, budget)
         self._session: str | None = None
         self._fields = settings.fields
         self._requester = settings.requester

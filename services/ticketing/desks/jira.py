@@ -15,7 +15,7 @@ from services.ticketing.desks.api import (
     MARK,
     Account,
     Api,
-    Pace,
+    Budget,
     allowed,
     basic,
     each,
@@ -164,14 +164,14 @@ class Jira:
     room = 32_000  # of 32,767 characters
 
     def __init__(
-        self, name: str, settings: model.Desk, secrets: Mapping[str, str], outbound: Outbound, pace: Pace
+        self, name: str, settings: model.Desk, secrets: Mapping[str, str], outbound: Outbound, budget: Budget
     ) -> None:
         """Take the settings. Raises Failed without `group`."""
         if settings.group is None:
             raise Failed("permanent", "a jira desk needs `group`: the key of the project")
         user, token = secrets.get("user"), secrets["token"]
         headers = {"authorization": f"Bearer {token}"} if user is None else basic(user, token)
-        self._api = Api(name, settings.url, headers, outbound, pace)
+        self._api = Api(name, settings.url, headers, outbound, budget)
         self._project = settings.group
         self._options = options = settings.options
         self._server = options.get("deployment") == "server"

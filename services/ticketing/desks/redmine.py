@@ -15,7 +15,7 @@ from services.ticketing.desks.api import (
     MARK,
     Account,
     Api,
-    Pace,
+    Budget,
     allowed,
     each,
     is_own,
@@ -112,12 +112,12 @@ class Redmine:
     room = 60_000  # of MySQL's 65,535
 
     def __init__(
-        self, name: str, settings: model.Desk, secrets: Mapping[str, str], outbound: Outbound, pace: Pace
+        self, name: str, settings: model.Desk, secrets: Mapping[str, str], outbound: Outbound, budget: Budget
     ) -> None:
         """Take the settings. Raises Failed without `group`."""
         if settings.group is None:
             raise Failed("permanent", "a redmine desk needs `group`: the identifier of the project")
-        self._api = Api(name, settings.url, {"x-redmine-api-key": secrets["token"]}, outbound, pace)
+        self._api = Api(name, settings.url, {"x-redmine-api-key": secrets["token"]}, outbound, budget)
         self._project = settings.group
         self._fields = settings.fields
         self._options = options = settings.options

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from services.ticketing.desks import Desk, Failed
-from services.ticketing.desks.api import Pace
+from services.ticketing.desks.api import Budget
 from services.ticketing.desks.freshservice import Freshservice
 from services.ticketing.desks.glpi import Glpi
 from services.ticketing.desks.jira import Jira
@@ -18,7 +18,7 @@ from services.ticketing.desks.zendesk import Zendesk
 from shared.directory import model
 from shared.http import Outbound, Refused
 
-DESKS: Mapping[str, Callable[[str, model.Desk, Mapping[str, str], Outbound, Pace], Desk]] = {
+DESKS: Mapping[str, Callable[[str, model.Desk, Mapping[str, str], Outbound, Budget], Desk]] = {
     "freshservice": Freshservice,
     "glpi": Glpi,
     "jira": Jira,
@@ -31,7 +31,7 @@ DESKS: Mapping[str, Callable[[str, model.Desk, Mapping[str, str], Outbound, Pace
 }
 
 
-def build(name: str, settings: model.Desk, outbound: Outbound, pace: Pace, environ: Mapping[str, str]) -> Desk:
+def build(name: str, settings: model.Desk, outbound: Outbound, budget: Budget, environ: Mapping[str, str]) -> Desk:
     """Return the driver of a desk with its secrets. Raises Failed where a setting or a secret is missing."""
     driver = DESKS.get(settings.type)
     if driver is None:
@@ -44,6 +44,6 @@ def build(name: str, settings: model.Desk, outbound: Outbound, pace: Pace, envir
         if not secrets[purpose]:
             raise Failed("permanent", f"environment variable {variable} is not set")
     try:
-        return driver(name, settings, secrets, outbound.trusting(settings.ca_file), pace)
+        return driver(name, settings, secrets, outbound.trusting(settings.ca_file), budget)
     except Refused as refused:
         raise Failed("permanent", str(refused)) from None

@@ -18,7 +18,7 @@ from services.ticketing.desks.api import (
     MARK,
     PAGE,
     Api,
-    Pace,
+    Budget,
     TooLarge,
     allowed,
     each,
@@ -139,9 +139,9 @@ class RequestTracker:
     room = 60_000  # MySQL's longest text is more, a mail gateway's often not
 
     def __init__(
-        self, name: str, settings: model.Desk, secrets: Mapping[str, str], outbound: Outbound, pace: Pace
+        self, name: str, settings: model.Desk, secrets: Mapping[str, str], outbound: Outbound, budget: Budget
     ) -> None:
-        self._api = Api(name, settings.url, {"authorization": f"token {secrets['token']}"}, outbound, pace)
+        self._api = Api(name, settings.url, {"authorization": f"token {secrets['token']}"}, outbound, budget)
         self._queue = settings.group or "General"
         self._requester = settings.requester
         options = settings.options

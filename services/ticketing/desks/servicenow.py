@@ -16,7 +16,7 @@ from services.ticketing.desks.api import (
     PAGE,
     SEES_NOTHING,
     Api,
-    Pace,
+    Budget,
     allowed,
     basic,
     each,
@@ -112,11 +112,11 @@ class ServiceNow:
     room = 3_900  # of 4,000 characters of a description, where nobody has given it more
 
     def __init__(
-        self, name: str, settings: model.Desk, secrets: Mapping[str, str], outbound: Outbound, pace: Pace
+        self, name: str, settings: model.Desk, secrets: Mapping[str, str], outbound: Outbound, budget: Budget
     ) -> None:
         user, token = secrets.get("user"), secrets["token"]
         headers = {"authorization": f"Bearer {token}"} if user is None else basic(user, token)
-        self._api = Api(name, settings.url, headers, outbound, pace)
+        self._api = Api(name, settings.url, headers, outbound, budget)
         self._group = settings.group
         self._group_id: str | None = None
         self._options = settings.options

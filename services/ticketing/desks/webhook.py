@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 import msgspec
 
 from services.ticketing.desks import Draft, Failed, Gone, News, Remark, Remarks, Remote, Told
-from services.ticketing.desks.api import Api, Pace
+from services.ticketing.desks.api import Api, Budget
 from services.ticketing.desks.signatures import OLDEST, check_standard, reference_in
 from services.ticketing.domain.story import Story, as_text
 from shared.directory import model
@@ -68,14 +68,14 @@ class SignedWebhook:
     room = 500_000
 
     def __init__(
-        self, name: str, settings: model.Desk, secrets: Mapping[str, str], outbound: Outbound, pace: Pace
+        self, name: str, settings: model.Desk, secrets: Mapping[str, str], outbound: Outbound, budget: Budget
     ) -> None:
         """Take the settings. Raises Failed where the secret is none."""
         try:
             self._secrets = listed_secrets(secrets["token"], f"environment variable {settings.token_env}")
         except NoSecret as error:
             raise Failed("permanent", str(error)) from None
-        self._api = Api(name, settings.url, {}, outbound, pace)
+        self._api = Api(name, settings.url, {}, outbound, budget)
         self._path = "/" if settings.url.endswith("/") else ""
         self._page = settings.options.get("ticket_url", "")
         self._requester = settings.requester

@@ -17,7 +17,7 @@ from services.ticketing.desks.api import (
     PAGE,
     Account,
     Api,
-    Pace,
+    Budget,
     TooLarge,
     allowed,
     each,
@@ -120,9 +120,9 @@ class Zammad:
     room = 200_000
 
     def __init__(
-        self, name: str, settings: model.Desk, secrets: Mapping[str, str], outbound: Outbound, pace: Pace
+        self, name: str, settings: model.Desk, secrets: Mapping[str, str], outbound: Outbound, budget: Budget
     ) -> None:
-        self._api = Api(name, settings.url, {"authorization": f"Token token={secrets['token']}"}, outbound, pace)
+        self._api = Api(name, settings.url, {"authorization": f"Token token={secrets['token']}"}, outbound, budget)
         self._group = settings.group or "Users"
         self._requester = settings.requester
         options = settings.options

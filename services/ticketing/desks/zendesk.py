@@ -17,7 +17,7 @@ from services.ticketing.desks.api import (
     MARK,
     Account,
     Api,
-    Pace,
+    Budget,
     allowed,
     basic,
     each,
@@ -135,11 +135,11 @@ class Zendesk:
     room = 60_000  # of 65,535 characters
 
     def __init__(
-        self, name: str, settings: model.Desk, secrets: Mapping[str, str], outbound: Outbound, pace: Pace
+        self, name: str, settings: model.Desk, secrets: Mapping[str, str], outbound: Outbound, budget: Budget
     ) -> None:
         user, token = secrets.get("user"), secrets["token"]
         headers = {"authorization": f"Bearer {token}"} if user is None else basic(f"{user}/token", token)
-        self._api = Api(name, settings.url, headers, outbound, pace)
+        self._api = Api(name, settings.url, headers, outbound, budget)
         self._group = settings.group
         self._group_id: int | None = None
         self._requester = settings.requester

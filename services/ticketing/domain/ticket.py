@@ -296,7 +296,7 @@ def may_reopen(ticket: TicketV1, now: datetime, within: timedelta) -> bool:
 
 
 def take_page(ticket: TicketV1, event: str, page: PageV1, now: datetime) -> Outcome:
-    """Write down what happened to a page; its acknowledgement acknowledges an open ticket, and moves no state back.
+    """Write down what changes to a page; its acknowledgement acknowledges an open ticket, and moves no state back.
 
     A page that is taken as forgotten opens its ticket again: nobody has worked on it. One that was acknowledged before
     its ticket rose names who took it, and leaves it open.

@@ -228,7 +228,7 @@ async def note(tx: Connection, ticket: UUID, now: datetime, **facts: Any) -> Non
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class DeskState:
     """How a desk does."""
 
     polled_until: datetime | None
@@ -237,11 +237,11 @@ class Turn:
     error: str | None
 
 
-async def lease(tx: Connection, desk: str, owner: UUID, now: datetime, length: timedelta) -> Turn | None:
+async def lease(tx: Connection, desk: str, owner: UUID, now: datetime, length: timedelta) -> DeskState | None:
     """Take or keep a desk; None while another process works for it."""
     await tx.execute(_OPEN_DESK, desk)
     row = await tx.fetchrow(_LEASE, desk, owner, now + length, now)
-    return None if row is None else Turn(*row)
+    return None if row is None else DeskState(*row)
 
 
 async def claim(tx: Connection, desk: str, now: datetime, lease: timedelta, limit: int) -> list[Mirror]:
@@ -369,9 +369,9 @@ async def health(tx: Connection, desk: str, failures: int, closed_until: datetim
     await tx.execute(_HEALTH, desk, failures, closed_until, error)
 
 
-async def healths(tx: Connection) -> dict[str, Turn]:
+async def healths(tx: Connection) -> dict[str, DeskState]:
     """Return how each desk does that was ever worked for."""
-    return {row[0]: Turn(*row[1:]) for row in await tx.fetch(_HEALTHS)}
+    return {row[0]: DeskState(*row[1:]) for row in await tx.fetch(_HEALTHS)}
 
 
 async def new_remarks(tx: Connection, ticket: UUID, remarks: Sequence[str]) -> set[str]:

@@ -40,7 +40,7 @@ _AT_ONCE = 64
 _PER_ADDRESS = 4
 
 
-class Courier:
+class WebhookSender:
     """Calls the addresses that the directory lists."""
 
     def __init__(

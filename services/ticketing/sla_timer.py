@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from services.ticketing.ledger import Happened, Ledger, measure_breaches
+from services.ticketing.ledger import Ledger, TicketChange, measure_breaches
 from services.ticketing.store import hooks, tickets
 from shared.clock import Clock
 from shared.db import Database
@@ -20,7 +20,7 @@ _LOG_KEPT = timedelta(days=30)
 """The log of webhooks."""
 
 
-class Timekeeper:
+class SlaTimer:
     """Looks at tickets whose clocks are due."""
 
     def __init__(
@@ -40,15 +40,15 @@ class Timekeeper:
         async with self._database.transaction() as tx:
             due = await tickets.due_clocks(tx, now, limit)
             with judging(tickets.CLOCKS, [ticket.id for ticket in due]):
-                happened = [Happened(outcome, None) for ticket in due if (outcome := self._ledger.looked(ticket))]
-                await self._ledger.save(tx, happened, now)
-                changed = {one.outcome.ticket.id for one in happened}
+                changes = [TicketChange(outcome, None) for ticket in due if (outcome := self._ledger.looked(ticket))]
+                await self._ledger.save(tx, changes, now)
+                changed = {one.outcome.ticket.id for one in changes}
                 unchanged = [ticket for ticket in due if ticket.id not in changed]
                 await tickets.look_again(tx, {ticket.id: self._ledger.next_look(ticket) for ticket in unchanged})
-        if happened:
-            measure_breaches(happened)
+        if changes:
+            measure_breaches(changes)
             self._ledger.wake()
-        return len(happened)
+        return len(changes)
 
     async def _tell(self, limit: int) -> int:
         """Tell of evidence that has waited to be told together."""

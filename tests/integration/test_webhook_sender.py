@@ -11,11 +11,11 @@ from datetime import timedelta
 import pytest
 
 from services.run import MIGRATIONS
-from services.ticketing.courier import Courier
 from services.ticketing.domain.ticket import Opening, open_ticket
-from services.ticketing.ledger import Happened, Ledger
+from services.ticketing.ledger import Ledger, TicketChange
 from services.ticketing.store import hooks, tickets
 from services.ticketing.store.hooks import Sending
+from services.ticketing.webhook_sender import WebhookSender
 from shared.clock import MovableClock
 from shared.db import Database
 from shared.directory.follower import Follower, revision_of
@@ -37,7 +37,7 @@ SECOND = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
 
 @dataclass(slots=True)
 class Office:
-    """Ticketing's tables, a courier, and addresses that it knows."""
+    """Ticketing's tables, a webhook_sender, and addresses that it knows."""
 
     database: Database
     follower: Follower
@@ -69,7 +69,7 @@ class Office:
         async with self.database.transaction() as tx:
             (number,) = await tickets.numbers(tx, 1)
             outcome = self.ledger.timed(None, open_ticket(alert, Opening(number, "architect-1"), now))
-            await self.ledger.save(tx, [Happened(outcome, None)], now)
+            await self.ledger.save(tx, [TicketChange(outcome, None)], now)
         return outcome.ticket
 
     async def add(self, path: str, count: int) -> None:
@@ -91,8 +91,8 @@ class Office:
     async def running(self) -> AsyncIterator[None]:
         """Send."""
         signer, client, quarantine = Signer(["a-test-secret"]), Outbound(Guard("true")), Quarantine(self.database)
-        courier = Courier(self.database, self.follower, self.clock, signer, client, quarantine)
-        running = asyncio.create_task(courier.run())
+        webhook_sender = WebhookSender(self.database, self.follower, self.clock, signer, client, quarantine)
+        running = asyncio.create_task(webhook_sender.run())
         try:
             yield
             assert not running.done()

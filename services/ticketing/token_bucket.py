@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 
-class Pace:
+class TokenBucket:
     """A desk's budget of calls: a quarter of a minute's at once, the rest spread, so never more than it in a minute."""
 
     def __init__(self, per_minute: int) -> None:

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.ticketing.domain.crowd import Crowd
+from services.ticketing.domain.change_cursor import ChangeCursor
 from tests.support.build import NOW
 
 MOST = 4
@@ -24,21 +24,21 @@ def test_every_ticket_is_seen_at_its_last_change(changed: list[int], moved: list
     """`moved`: which ticket changes again after a look, and so moves to the end of the list."""
     tickets = {str(number): at(second) for number, second in enumerate(changed)}
     seen: dict[str, datetime] = {}
-    crowd, now, looks = Crowd(at(0)), at(60), 0
+    cursor, now, looks = ChangeCursor(at(0)), at(60), 0
     while True:
         looks += 1
         assert looks < 500, "it never ends"
-        listed = sorted((moment, name) for name, moment in tickets.items() if moment >= crowd.since)
-        shown = [(name, moment) for moment, name in listed[crowd.skip : crowd.skip + MOST]]
+        listed = sorted((moment, name) for name, moment in tickets.items() if moment >= cursor.since)
+        shown = [(name, moment) for moment, name in listed[cursor.skip : cursor.skip + MOST]]
         seen.update(shown)
         now += timedelta(seconds=1)
-        begin = crowd.look(shown, MOST, now)
-        if crowd.is_over:
+        begin = cursor.look(shown, MOST, now)
+        if cursor.is_over:
             assert begin is not None
             break
         if begin is not None:
-            assert begin > crowd.since
-            crowd = Crowd(begin)
+            assert begin > cursor.since
+            cursor = ChangeCursor(begin)
         now += timedelta(seconds=1)
         if moved:
             name = str(moved.pop())

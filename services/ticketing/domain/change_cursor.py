@@ -9,7 +9,7 @@ Changed = tuple[str, datetime | None]
 """A ticket's reference, and when it changed."""
 
 
-class Crowd:
+class ChangeCursor:
     """What was looked at since a moment.
 
     The next look begins where the last of an answer changed. Where a whole answer is of one second there is no such
