@@ -59,10 +59,24 @@ async def demo(root: Path, data: Path) -> AsyncIterator[Demo]:
         await process.wait()
 
 
+PAGES = ("README.md", "docs/answers.md", "docs/tickets.md", "docs/architects.md", "docs/running.md")
+"""Whose commands anybody can run as they stand there."""
+
+
 def commands(root: Path) -> list[str]:
-    """Return every command of the README's `sh` blocks."""
-    blocks = re.findall(r"^```sh\n(.*?)^```", (root / "README.md").read_text(), re.MULTILINE | re.DOTALL)
-    return [line for block in blocks for line in block.splitlines() if line.strip()]
+    """Return every command of their `sh` blocks."""
+    text = "\n".join((root / page).read_text() for page in PAGES)
+    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return list(dict.fromkeys(line for block in blocks for line in block.splitlines() if line.strip()))
+
+
+def test_the_readme_is_short_and_leads_somewhere(root: Path) -> None:
+    """Every link of it and of the pages that it names leads to a file."""
+    readme = (root / "README.md").read_text()
+    assert len(readme.split()) <= 450
+    for page in [root / "README.md", *sorted((root / "docs").glob("*.md"))]:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
 async def run(command: list[str], root: Path, **environment: str) -> tuple[int, str]:
