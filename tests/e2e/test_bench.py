@@ -10,7 +10,7 @@ import pytest
 
 
 @pytest.mark.heavy
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 async def test_every_bench_runs(root: Path) -> None:
     """Each prints its figures and ends well."""
     process = await asyncio.create_subprocess_exec(
