@@ -34,7 +34,7 @@ from shared.directory.follower import Revision, publish, read_newest
 from shared.directory.model import Directory, Scope
 from shared.directory.record import RecordTooLarge
 from shared.errors import Misconfigured
-from shared.events import FeedbackReceivedV1
+from shared.events import AuditV1, FeedbackReceivedV1
 from shared.ids import uuid7
 from shared.kafka import Kafka
 from shared.parts import kafka_of as kafka_of_settings
@@ -120,6 +120,11 @@ def user() -> str:
 def at_the_command_line() -> Actor:
     """Return who runs this, as the audit has it, and on which host."""
     return Actor(f"{COMMAND}:{user()}", socket.gethostname())
+
+
+def audited(what: audit.What, detail: Mapping[str, audit.Value]) -> AuditV1:
+    """Return the line of the audit for what a command does."""
+    return audit.line(COMMAND, datetime.now(UTC), at_the_command_line(), what, detail)
 
 
 def apply(file: Path, *, dry_run: bool, author: str, data: Path, repartition: bool) -> int:
@@ -280,7 +285,7 @@ def import_answers(file: Path, *, mapped: str | None, given: Sequence[str], dry_
 
 async def _send(kafka: Kafka, answers: Iterator[FeedbackReceivedV1], file: str) -> int:
     await ensure_topics(kafka, [AUDIT])
-    return await importing.send(kafka, answers, file, at_the_command_line())
+    return await importing.send(kafka, answers, audited("answers imported", {"file": file}))
 
 
 def rebuild() -> int:
@@ -296,9 +301,7 @@ def rebuild() -> int:
         try:
             async with database.transaction() as tx:
                 customers = await counting.every_customer(tx)
-                detail = {"customers": len(customers)}
-                begun = audit.line(COMMAND, datetime.now(UTC), at_the_command_line(), "counted afresh", detail)
-                await audit.add(tx, [begun])
+                await audit.add(tx, [audited("counted afresh", {"customers": len(customers)})])
             with progress() as bars:
                 for customer in bars.track(customers, description="counting"):
                     async with database.transaction(within=600) as tx:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import islice
 from uuid import UUID
 
@@ -16,7 +16,7 @@ from services.ingest.publishing import message_of
 from shared import audit
 from shared.directory.model import Directory, Key
 from shared.errors import FieldError, invalid_fields
-from shared.events import FeedbackReceivedV1
+from shared.events import AuditV1, FeedbackReceivedV1
 from shared.ids import uuid7_of
 from shared.kafka import Kafka, Producer
 
@@ -48,8 +48,8 @@ def _id(at: datetime, said: str) -> UUID:
     return uuid7_of(max(0, int(at.timestamp() * 1000)), hashlib.sha256(said.encode()).digest())
 
 
-async def send(kafka: Kafka, answers: Iterator[FeedbackReceivedV1], file: str, by: audit.Actor) -> int:
-    """Send answers of a file, and first that somebody does; return how many.
+async def send(kafka: Kafka, answers: Iterator[FeedbackReceivedV1], begun: AuditV1) -> int:
+    """Send answers, and first that somebody does; return how many.
 
     Raises Transient; begun again, what was sent before counts once.
     """
@@ -57,7 +57,6 @@ async def send(kafka: Kafka, answers: Iterator[FeedbackReceivedV1], file: str, b
     sent = 0
     try:
         await producer.start()
-        begun = audit.line(audit.COMMAND, datetime.now(UTC), by, "answers imported", {"file": file})
         await producer.send_all([audit.message(begun)])
         while batch := list(islice(answers, _BATCH)):
             await producer.send_all([message_of(answer, None) for answer in batch])

@@ -14,11 +14,11 @@ from typing import Annotated, Any
 import typer
 
 from services.cli import stores
-from services.commands import DONE, FAILED, WRONG, at_the_command_line, kafka_of, settings
+from services.commands import DONE, FAILED, WRONG, audited, kafka_of, settings
 from services.terminal import err, out, printable
 from services.ticketing.desks import Desk, Draft, Failed, Gone, Remote
 from services.ticketing.desks.guarded import Guarded
-from services.ticketing.desks.registry import DESKS, build
+from services.ticketing.desks.registry import build
 from services.ticketing.domain.story import Heading, Items, Paragraph
 from services.ticketing.store import desks
 from services.ticketing.token_bucket import TokenBucket
@@ -192,8 +192,7 @@ def retry(name: str, data: Data = Path(".data")) -> None:
             turn = (await desks.healths(tx)).get(name)
             if turn is not None and turn.closed_until is not None:
                 await desks.health(tx, name, turn.failures, now, turn.error)
-            detail = {"desk": name, "tickets": str(count)}
-            await audit.add(tx, [audit.line(audit.COMMAND, now, at_the_command_line(), "desk retried", detail)])
+            await audit.add(tx, [audited("desk retried", {"desk": name, "tickets": str(count)})])
         out.print(f"{count} tickets of {name} are tried again as soon as ticketing runs")
         return DONE
 
@@ -212,15 +211,11 @@ def sync(ticket: str, data: Data = Path(".data")) -> None:
                 why = "no ticket of a desk has this number or id"
                 err.print(printable(f"{ticket!r}: {why}"), style="red", markup=False)
                 return WRONG
-            revision = await read_newest(kafka_of(data))
-            known = None if revision is None else revision.directory.desks.get(found.desk)
             facts: dict[str, Any] = {"heard": True, "unread": True, "fields": None, "refused": [], "rests": False}
-            facts["held_until"] = None
-            if known is not None and getattr(DESKS[known.type], "rewrites", False) is True:
-                facts["story"] = None
+            # Another story than any: written anew where it can be replaced, and not appended once more elsewhere.
+            facts |= {"held_until": None, "story": None if found.story is None else ""}
             await desks.note(tx, found.ticket, now, **facts)
-            detail = {"desk": found.desk, "ticket": str(found.ticket)}
-            await audit.add(tx, [audit.line(audit.COMMAND, now, at_the_command_line(), "desk ticket synced", detail)])
+            await audit.add(tx, [audited("desk ticket synced", {"desk": found.desk, "ticket": str(found.ticket)})])
         out.print(
             printable(f"{found.label or 'the ticket'} in {found.desk} is read and written as soon as ticketing runs")
         )

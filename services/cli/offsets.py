@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from services.cli import stores
-from services.commands import DONE, FAILED, WRONG, at_the_command_line, kafka_of
+from services.commands import DONE, FAILED, WRONG, audited, kafka_of
 from services.terminal import err, out
 from shared import audit, offsets
 from shared.cluster import LogState
@@ -132,4 +131,4 @@ def _line(service: str, loss: Loss) -> AuditV1:
         "next": place.next,
         "goes_on": loss.go_on,
     }
-    return audit.line(audit.COMMAND, datetime.now(UTC), at_the_command_line(), "lost offsets accepted", detail)
+    return audited("lost offsets accepted", detail)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from services.cli import stores
-from services.commands import DONE, FAILED, WRONG, at_the_command_line
+from services.commands import DONE, FAILED, WRONG, audited
 from services.terminal import err, out, printable
 from shared import audit, quarantine
 from shared.events import AuditV1
@@ -69,4 +68,4 @@ def release(id: str, data: Data = Path(".data")) -> None:
 
 def _line(service: str, queue: str, key: str) -> AuditV1:
     detail = {"service": service, "queue": queue, "key": key}
-    return audit.line(audit.COMMAND, datetime.now(UTC), at_the_command_line(), "quarantine released", detail)
+    return audited("quarantine released", detail)

@@ -16,7 +16,7 @@ from typing import Annotated, NamedTuple
 import typer
 
 from services.cli import stores
-from services.commands import DONE, at_the_command_line
+from services.commands import DONE, audited
 from services.notify.domain.page import message
 from services.notify.store import pages
 from services.scoring.store import alerts
@@ -76,7 +76,7 @@ def republish(
 
 def _line(service: str, count: int) -> AuditV1:
     detail = {"service": service, "messages": count}
-    return audit.line(audit.COMMAND, datetime.now(UTC), at_the_command_line(), "republished", detail)
+    return audited("republished", detail)
 
 
 async def _alerts(scoring: Database, ticketing: Database) -> Sequence[Untold]:

@@ -117,10 +117,15 @@ def _url(value: str) -> str:
 
 
 def _hours(value: str) -> str:
-    start, end = value.rsplit(" ", maxsplit=1)[-1].split("-")
-    if start == end or (" " in value and start > end):
+    start, end = value.split("-")
+    if start == end:
         raise ValueError(f"must end after it starts: '{value}'")
     return value
+
+
+def _listed(given: object) -> object:
+    """Take one text for a list of one."""
+    return [given] if isinstance(given, str) else given
 
 
 def _opening(value: str) -> str:
@@ -248,9 +253,7 @@ Opening = Annotated[
     AfterValidator(_opening),
 ]
 """Hours of a wall clock on the days on which they begin; those that end before they begin pass midnight."""
-BusinessHours = Annotated[
-    list[Opening], BeforeValidator(lambda given: [given] if isinstance(given, str) else given), Field(min_length=1)
-]
+BusinessHours = Annotated[list[Opening], BeforeValidator(_listed), Field(min_length=1)]
 Watch = Annotated[
     str,
     _matches(
@@ -260,7 +263,7 @@ Watch = Annotated[
     AfterValidator(_watch),
 ]
 """Hours of a wall clock, which may pass midnight; with days, those on which it begins."""
-Watches = Annotated[list[Watch], BeforeValidator(lambda given: [given] if isinstance(given, str) else given)]
+Watches = Annotated[list[Watch], BeforeValidator(_listed)]
 ClockTime = Annotated[str, _matches(_CLOCK, "a time of day such as 08:00")]
 SlackId = Annotated[str, _matches(r"[A-Z][A-Z0-9]{2,20}", "the id of a Slack channel or person, such as C0123456789")]
 Day = Annotated[date, BeforeValidator(_day)]

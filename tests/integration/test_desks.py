@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -9,13 +10,13 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from services.ticketing.desks import BadSignature, Desk, Draft, Failed, FailureKind, Gone, api
+from services.ticketing.desks import BadSignature, Desk, Failed, FailureKind, Gone, api
 from services.ticketing.desks.registry import DESKS, build
-from services.ticketing.domain.story import Heading, Items, Link, Paragraph
+from services.ticketing.domain.story import Heading, Items, Paragraph
 from shared.directory import document, model
 from shared.events import TicketState
 from shared.http import Guard, Outbound
-from tests.support.desk_calls import erase, remarks_of, updated
+from tests.support.desk_calls import draft, erase, remarks_of, updated
 from tests.support.desks import FakeDesk, Trouble, What
 from tests.support.desks.freshservice import fake_freshservice
 from tests.support.desks.glpi import FakeGlpi, fake_glpi
@@ -76,19 +77,6 @@ class Budget:
 def driver(fake: FakeDesk, outbound: Outbound, budget: api.Budget | None = None, **more: object) -> Desk:
     settings = model.Desk(**fake.directory_entry(**more))
     return build("main", settings, outbound, budget or Budget(), fake.environ)
-
-
-def draft(**more: object) -> Draft:
-    story = (
-        Heading("What happened"),
-        Paragraph("NPS fell to -12."),
-        Items(("9 of 10 <were> unhappy", 'Mäkinen & Söhne: "it\'s broken"')),
-        Link("The customer", "https://fiilis.example/c/acme?a=1&b=2"),
-    )
-    made = Draft(
-        uuid4(), 42, "NPS of Acme fell to -12", story, (Paragraph("We are looking into it."),), "high", "open", "acme"
-    )
-    return replace(made, **more)  # pyright: ignore[reportArgumentType]
 
 
 # ---- what they do
@@ -241,6 +229,32 @@ async def test_any_text_survives(fake: FakeDesk, outbound: Outbound, text: str) 
     if not isinstance(fake, FakeReceiver):
         assert [one.text for one in await remarks_of(desk, made.reference)] == [text]
         assert len(await desk.find(told.ticket)) == 1
+
+
+GIVEN: dict[str, dict[str, object]] = {
+    "freshservice": {"custom_fields": {"site": "web"}, "tags": ["care"]},
+    "jira": {"labels": ["care"], "components": [{"name": "Web"}]},
+    "redmine": {"custom_fields": [{"id": 8, "value": "web"}]},
+    "rt": {"CustomFields": {"Site": "web"}},
+    "servicenow": {"category": "care"},
+    "glpi": {"itilcategories_id": 4},
+    "zammad": {"tags": ["care"]},
+    "zendesk": {"tags": ["care"], "custom_fields": [{"id": 1, "value": "web"}]},
+}
+
+
+@each
+async def test_what_the_directory_gives_besides_takes_no_place_of_ours(fake: FakeDesk, outbound: Outbound) -> None:
+    """A label or a custom field of the company's is added to those by which the ticket is found."""
+    desk, told = driver(fake, outbound, fields={"create": GIVEN[fake.type]}), draft()
+    made = await desk.create(told)
+    assert [one.reference for one in await desk.find(told.ticket)] == [made.reference]
+    since = datetime.now(UTC) - timedelta(seconds=5)
+    assert [one.reference for one in await desk.changed(since)] == [made.reference]
+    (sent,) = [
+        call.body.decode() for call in fake.calls if call.method == "POST" and str(told.ticket) in call.body.decode()
+    ]
+    assert all(word in sent for word in re.findall(r"care|web|Web|4", str(GIVEN[fake.type])))
 
 
 @each

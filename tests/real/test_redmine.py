@@ -18,18 +18,17 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import msgspec
 import pytest
 
-from services.ticketing.desks import Desk, Draft, Failed, Gone
+from services.ticketing.desks import Desk, Failed, Gone
 from services.ticketing.desks.registry import build
-from services.ticketing.domain.story import Heading, Items, Link, Paragraph
+from services.ticketing.domain.story import Items, Paragraph
 from shared.directory import model
 from shared.events import TicketState
 from shared.http import Guard, Outbound
-from tests.support.desk_calls import erase, remarks_of, updated
+from tests.support.desk_calls import draft, erase, remarks_of, updated
 
 INSTALLED = Path("/usr/share/redmine")
 LOCK = Path("/var/lib/redmine/Gemfile.lock")
@@ -152,18 +151,6 @@ async def outbound() -> AsyncIterator[Outbound]:
     made = Outbound(Guard("true"))
     yield made
     await made.close()
-
-
-def draft(**more: Any) -> Draft:
-    story = (
-        Heading("What happened"),
-        Paragraph("NPS fell to -12."),
-        Items(("9 of 10 <were> unhappy", 'Mäkinen & Söhne: "it\'s broken"')),
-        Link("The customer", "https://fiilis.example/c/acme?a=1&b=2"),
-    )
-    neutral = (Paragraph("We are looking into it."),)
-    made = Draft(uuid4(), 42, "NPS of Acme fell to -12", story, neutral, "high", "open", "acme")
-    return replace(made, **more)
 
 
 async def test_a_ticket_from_its_creation_to_its_end(redmine: RealRedmine, outbound: Outbound) -> None:

@@ -20,17 +20,16 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
-from uuid import uuid4
 
 import pytest
 
-from services.ticketing.desks import Desk, Draft, Failed, Gone, Remarks
+from services.ticketing.desks import Desk, Failed, Gone, Remarks
 from services.ticketing.desks.registry import build
-from services.ticketing.domain.story import Heading, Items, Link, Paragraph
+from services.ticketing.domain.story import Items, Paragraph
 from shared.directory import model
 from shared.events import TicketState
 from shared.http import Guard, Outbound
-from tests.support.desk_calls import erase, remarks_of, updated
+from tests.support.desk_calls import draft, erase, remarks_of, updated
 
 SERVER = Path("/usr/share/request-tracker5/libexec/rt-server")
 SETUP = Path("/usr/sbin/rt-setup-database-5")
@@ -188,19 +187,6 @@ async def outbound() -> AsyncIterator[Outbound]:
     made = Outbound(Guard("true"))
     yield made
     await made.close()
-
-
-def draft(**more: object) -> Draft:
-    story = (
-        Heading("What happened"),
-        Paragraph("NPS fell to -12."),
-        Items(("9 of 10 <were> unhappy", 'Mäkinen & Söhne: "it\'s broken"')),
-        Link("The customer", "https://fiilis.example/c/acme?a=1&b=2"),
-    )
-    made = Draft(
-        uuid4(), 42, "NPS of Acme fell to -12", story, (Paragraph("We are looking into it."),), "high", "open", "acme"
-    )
-    return replace(made, **more)  # pyright: ignore[reportArgumentType]
 
 
 async def test_a_ticket_from_its_creation_to_its_end(rt: RealRT, outbound: Outbound) -> None:

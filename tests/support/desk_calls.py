@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from dataclasses import replace
+from typing import Any
+from uuid import uuid4
 
 from services.ticketing.desks import Desk, Draft, Failed, Remark
 from services.ticketing.desks.api import over
+from services.ticketing.domain.story import Heading, Items, Link, Paragraph
 from services.ticketing.domain.ticket import ACTIVE
 from shared.events import TicketState
+
+
+def draft(**more: Any) -> Draft:
+    """Return what a ticket is to say."""
+    story = (
+        Heading("What happened"),
+        Paragraph("NPS fell to -12."),
+        Items(("9 of 10 <were> unhappy", 'Mäkinen & Söhne: "it\'s broken"')),
+        Link("The customer", "https://fiilis.example/c/acme?a=1&b=2"),
+    )
+    made = Draft(
+        uuid4(), 42, "NPS of Acme fell to -12", story, (Paragraph("We are looking into it."),), "high", "open", "acme"
+    )
+    return replace(made, **more)
 
 
 async def updated(desk: Desk, reference: str, draft: Draft, state: TicketState | None, remark: str | None) -> None:

@@ -116,13 +116,9 @@ class Push:
         try:
             facts = await self._done(step, desk, mirror, wanted, draft, directory)
         except Failed as failed:
-            if failed.kind != "permanent":
-                raise
-            # Workflows and policies say no by 403 too: who may read it is not shut out.
-            remote = await desk.read(mirror.reference)
-            failed.refusal = True
-            if not over(remote.state, wanted.ticket.state) or step == "close duplicate":
-                raise
+            await _raise_unless_over(
+                failed, desk, mirror.reference, wanted.ticket.state, spares=step != "close duplicate"
+            )
             facts = await self._spared(step, mirror, wanted)
         async with self._database.transaction() as tx:
             now = self._clock.now()
@@ -202,25 +198,17 @@ class Push:
             left = await desk.redact(reference, draft)
             closed = ""
         except Failed as failed:
-            await self._raise_unless_sealed(failed, desk, reference)
+            await _raise_unless_over(failed, desk, reference, None)
             return "everything, as the ticket is closed to changes"
         try:
             await desk.describe(reference, draft)
             if desk.rewrites:
                 await desk.tell(reference, draft, draft.story)
         except Failed as failed:
-            await self._raise_unless_sealed(failed, desk, reference)
+            await _raise_unless_over(failed, desk, reference, None)
             closed = "everything, " if desk.rewrites else "the title, "
             closed += "as the ticket is closed to changes; "
         return closed + left
-
-    async def _raise_unless_sealed(self, failed: Failed, desk: Desk, reference: str) -> None:
-        if failed.kind != "permanent":
-            raise failed
-        remote = await desk.read(reference)
-        failed.refusal = True
-        if remote.state is None or remote.state in ACTIVE:
-            raise failed
 
     async def _move(self, desk: Desk, mirror: Mirror, draft: Draft) -> dict[str, Any]:
         assert mirror.reference is not None
@@ -275,6 +263,22 @@ class Push:
                 "answers": [],
             }
             await desks.note(tx, mirror.ticket, now, **nothing, **more, pushed=0, sealed=False, unread=False)
+
+
+async def _raise_unless_over(
+    failed: Failed, desk: Desk, reference: str, wanted: TicketState | None, *, spares: bool = True
+) -> None:
+    """Raise a failure to write, unless it is that the desk's ticket has ended and takes no changes any more.
+
+    `spares`: else it is raised in any case, once it is known whose failure it is.
+    """
+    if failed.kind != "permanent":
+        raise failed
+    # Workflows and policies say no by 403 too: who may read it is not shut out.
+    remote = await desk.read(reference)
+    failed.refusal = True
+    if not (spares and over(remote.state, wanted)):
+        raise failed
 
 
 def ending(mirror: Mirror, state: TicketState | None, clock: Clock) -> dict[str, Any]:

@@ -23,7 +23,7 @@ Step = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What the desk is to have, where its driver rewrites the story as digests of it."""
+    """What the desk is to have of a ticket; title with severity, and the story, as digests."""
 
     ticket: TicketV1
     fields: str

@@ -244,7 +244,7 @@ def safe(reference: str) -> str:
 class Account:
     """Who our account is: asked each time for whether it is well, once for what it wrote."""
 
-    def __init__(self, ask: Callable[[], Awaitable[str | None]], desk: str) -> None:
+    def __init__(self, ask: Callable[[], Awaitable[str | int | None]], desk: str) -> None:
         """`ask` returns what the desk calls our account, None where it takes us for nobody."""
         self._ask = ask
         self._desk = desk
@@ -252,10 +252,12 @@ class Account:
 
     async def now(self) -> str:
         """Ask. Raises Failed where we are nobody."""
-        found = self._known = await self._ask()
+        found = await self._ask()
         if found is None:
+            self._known = None
             raise Failed("permanent", f"{SEES_NOTHING}: {self._desk} takes us for nobody; has the token expired?")
-        return found
+        self._known = str(found)
+        return self._known
 
     async def known(self) -> str:
         """Return who it was when it was asked last. Raises Failed where we are nobody."""
@@ -294,6 +296,23 @@ async def newest_first(
     return [found[one] for one in sorted(found)], None if newest < 0 else str(newest), more
 
 
+def with_given(ours: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is sent with what the directory gives besides: objects are merged, and lists joined.
+
+    So a label or a custom field of the company's never takes the place of the one by which we find our ticket.
+    """
+    sent = dict(ours)
+    for name, value in given.items():
+        own = sent.get(name)
+        if isinstance(own, dict) and isinstance(value, Mapping):
+            sent[name] = with_given(own, value)  # pyright: ignore[reportUnknownArgumentType]
+        elif isinstance(own, list):
+            sent[name] = [*own, *(value if isinstance(value, list) else [value])]  # pyright: ignore[reportUnknownVariableType]
+        else:
+            sent[name] = value
+    return sent
+
+
 async def allowed(call: Awaitable[object]) -> bool:
     """Make a call that few accounts are allowed; return whether ours was."""
     try:
@@ -305,9 +324,9 @@ async def allowed(call: Awaitable[object]) -> bool:
     return True
 
 
-def is_own(author: T | None, me: T | None) -> bool | None:
+def is_own(author: str | int | None, me: str | None) -> bool | None:
     """Tell whether our account is the author; None where the desk does not say who either is."""
-    return None if not author or not me else author == me
+    return None if author in {None, ""} or not me else str(author) == me
 
 
 def one_line(text: str, limit: int) -> str:
@@ -343,6 +362,12 @@ def quotes(text: str) -> bool:
 def letters(text: str) -> str:
     """Return what remains of a text whatever markup and spacing the desk gives it."""
     return "".join(filter(str.isalnum, text))
+
+
+def lines_of(markup: str) -> str:
+    """Return the text of HTML, a line for each paragraph and break."""
+    text = visible(re.sub(r"</p>|<br ?/?>", "\n", markup))
+    return "\n".join(line.strip() for line in text.splitlines()).strip()
 
 
 def visible(markup: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -22,6 +21,7 @@ from services.ticketing.desks.api import (
     basic,
     each,
     is_own,
+    lines_of,
     mark,
     moment,
     one_line,
@@ -30,7 +30,7 @@ from services.ticketing.desks.api import (
     shaped,
     tells_story,
     told,
-    visible,
+    with_given,
 )
 from services.ticketing.desks.signatures import check_secret, reference_in
 from services.ticketing.domain.story import Paragraph, Story, as_html
@@ -134,10 +134,7 @@ class Freshservice:
             ticket["group_id"] = int(self._group)
         if self._workspace is not None and self._workspace.isdecimal():
             ticket["workspace_id"] = int(self._workspace)
-        more = dict(self._fields.get("create", {}))
-        custom = more.pop("custom_fields", {})
-        ticket |= more
-        ticket["custom_fields"] |= custom if isinstance(custom, dict) else {}
+        ticket = with_given(ticket, self._fields.get("create", {}))
         answer = await self._api.ask("POST", "/api/v2/tickets", ticket)
         return self._remote(told(shaped(answer, "ticket"), _Ticket))
 
@@ -185,7 +182,7 @@ class Freshservice:
         me = await self._account.known() if found else None
         remarks: list[Remark] = []
         for one in found:
-            text, own = _plain(one), is_own(None if one.user_id is None else str(one.user_id), me)
+            text, own = _plain(one), is_own(one.user_id, me)
             if not tells_story(text, own):
                 by = await self._agent(one.user_id)
                 remarks.append(Remark(str(one.id), by or str(one.user_id or ""), text, moment(one.created_at), own))
@@ -206,7 +203,7 @@ class Freshservice:
         for page in range(1, _PAGES + 1):
             rows = await self._conversations(reference, page)
             for one in rows:
-                if tells_story(_plain(one), is_own(None if one.user_id is None else str(one.user_id), me)):
+                if tells_story(_plain(one), is_own(one.user_id, me)):
                     kept += not await allowed(self._api.call("DELETE", f"/api/v2/conversations/{one.id}"))
             if len(rows) < PAGE:
                 break
@@ -259,9 +256,8 @@ class Freshservice:
                 self._agents[id_] = None  # a requester is no agent
         return self._agents[id_]
 
-    async def _me(self) -> str | None:
-        me = told(shaped(await self._api.ask("GET", "/api/v2/agents/me"), "agent"), _Agent).id
-        return None if me is None else str(me)
+    async def _me(self) -> int | None:
+        return told(shaped(await self._api.ask("GET", "/api/v2/agents/me"), "agent"), _Agent).id
 
     def _id(self, ticket: _Ticket) -> str | None:
         return (ticket.custom_fields or {}).get(self._field)
@@ -288,5 +284,4 @@ def _titled(draft: Draft) -> dict[str, Any]:
 
 
 def _plain(one: _Conversation) -> str:
-    text = visible(re.sub(r"</p>|<br ?/?>", "\n", one.body))
-    return "\n".join(line.strip() for line in text.splitlines()).strip() or one.body_text.strip()
+    return lines_of(one.body) or one.body_text.strip()

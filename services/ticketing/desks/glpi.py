@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -20,6 +19,7 @@ from services.ticketing.desks.api import (
     allowed,
     each,
     is_own,
+    lines_of,
     mark,
     moment,
     newest_first,
@@ -30,7 +30,7 @@ from services.ticketing.desks.api import (
     shaped,
     tells_story,
     told,
-    visible,
+    with_given,
 )
 from services.ticketing.desks.signatures import check_secret, reference_in
 from services.ticketing.domain.story import Paragraph, Story, as_html
@@ -144,7 +144,7 @@ class Glpi:
         if self._requester is not None:
             ticket["_users_id_requester"] = 0
             ticket["_users_id_requester_notif"] = {"use_notification": [1], "alternative_email": [self._requester]}
-        ticket |= self._fields.get("create", {})
+        ticket = with_given(ticket, self._fields.get("create", {}))
         answer = await self._ask("POST", "/apirest.php/Ticket", {"input": ticket})
         reference = told(shaped(answer, "id"), int)
         return Remote(str(reference), f"#{reference}", self._page(reference), "open")
@@ -182,13 +182,7 @@ class Glpi:
 
     async def remarks(self, reference: str, after: str | None) -> Remarks:
         """Return followups that do not tell our story."""
-
-        async def page(skip: int, count: int) -> list[_Followup]:
-            query = {"range": f"{skip}-{skip + count - 1}", "sort": "id", "order": "DESC"}
-            path = f"/apirest.php/Ticket/{safe(reference)}/ITILFollowup"
-            return told(await self._call("GET", path, query=query) or [], list[_Followup])
-
-        followups, upto, skipped = await newest_first(page, lambda one: number(one.id), after)
+        followups, upto, skipped = await self._since(reference, after)
         me = await self._account.known() if followups else None
         remarks: list[Remark] = []
         for one in followups:
@@ -213,9 +207,7 @@ class Glpi:
 
     async def redact(self, reference: str, draft: Draft) -> str:
         """Delete our followups that tell of answers, as far as GLPI lets us."""
-        query = {"range": "0-999", "sort": "id", "order": "DESC"}
-        path = f"/apirest.php/Ticket/{safe(reference)}/ITILFollowup"
-        followups = told(await self._call("GET", path, query=query) or [], list[_Followup])
+        followups, _, _ = await self._since(reference, None)
         me = await self._account.known() if followups else None
         kept = 0
         for one in followups:
@@ -232,6 +224,15 @@ class Glpi:
         """Return the ticket of a request of GLPI's webhooks, with the secret in the header x-fiilis-secret."""
         check_secret(headers, secret)
         return News(reference_in(body, ("id",), ("item", "id")))
+
+    async def _since(self, reference: str, after: str | None) -> tuple[list[_Followup], str | None, bool]:
+        """Return followups as `newest_first` does."""
+
+        async def page(skip: int, count: int) -> list[_Followup]:
+            query = {"range": f"{skip}-{skip + count - 1}", "sort": "id", "order": "DESC"}
+            return told(await self._call("GET", f"{_path(reference)}/ITILFollowup", query=query) or [], list[_Followup])
+
+        return await newest_first(page, lambda one: number(one.id), after)
 
     async def _follow(self, reference: str, content: str) -> None:
         followup = {"itemtype": "Ticket", "items_id": number(reference), "content": content, "is_private": 1}
@@ -323,7 +324,4 @@ def _titled(draft: Draft) -> dict[str, Any]:
 def _plain(content: str) -> str:
     """Return a followup's text: HTML, which older versions have escaped as a whole."""
     markup = content.replace("&#60;", "<").replace("&#62;", ">")
-    if "<" not in markup:
-        markup = html.unescape(markup)
-    text = visible(re.sub(r"</p>|<br ?/?>", "\n", markup))
-    return "\n".join(line.strip() for line in text.splitlines()).strip()
+    return lines_of(markup if "<" in markup else html.unescape(markup))

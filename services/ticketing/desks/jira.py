@@ -29,6 +29,7 @@ from services.ticketing.desks.api import (
     safe,
     shaped,
     told,
+    with_given,
 )
 from services.ticketing.desks.signatures import check_hub, reference_in
 from services.ticketing.domain.story import Paragraph, Story, as_adf, as_text
@@ -194,14 +195,14 @@ class Jira:
 
     async def create(self, draft: Draft) -> Remote:
         """Create an issue, in the workflow's first status."""
-        fields = {
+        fields: dict[str, Any] = {
             "project": {"key": self._project},
             "issuetype": {"name": self._options.get("issue_type", "Task")},
             "labels": [MARK, mark(draft.ticket)],
             **self._titled(draft),
             "description": self._markup(draft.story),
-            **self._fields.get("create", {}),
         }
+        fields = with_given(fields, self._fields.get("create", {}))
         answer = await self._api.ask("POST", f"{self._rest}/issue", {"fields": fields})
         id_, key = told(shaped(answer, "id"), str), told(shaped(answer, "key"), str)
         return Remote(id_, key, self._page(key), "open")

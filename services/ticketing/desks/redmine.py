@@ -26,6 +26,7 @@ from services.ticketing.desks.api import (
     safe,
     shaped,
     told,
+    with_given,
 )
 from services.ticketing.desks.signatures import check_secret, reference_in
 from services.ticketing.domain.story import Story, as_text
@@ -155,7 +156,7 @@ class Redmine:
         }
         if "tracker" in self._options:
             issue["tracker_id"] = await self._id("trackers", self._options["tracker"])
-        issue |= self._fields.get("create", {})
+        issue = with_given(issue, self._fields.get("create", {}))
         answer = await self._api.ask("POST", "/issues.json", {"issue": issue})
         return self._remote(told(shaped(answer, "issue"), _Issue))
 
@@ -192,7 +193,7 @@ class Redmine:
         new = [one for one in journals if one.id > known and one.notes]
         me = await self._account.known() if new else None
         remarks = [
-            Remark(str(one.id), one.user.name, one.notes or "", moment(one.created_on), is_own(str(one.user.id), me))
+            Remark(str(one.id), one.user.name, one.notes or "", moment(one.created_on), is_own(one.user.id, me))
             for one in new
         ]
         return Remarks(remarks, str(max([known, *(one.id for one in journals)])))
@@ -217,9 +218,8 @@ class Redmine:
         check_secret(headers, secret)
         return News(reference_in(body, ("id",), ("payload", "issue", "id")))
 
-    async def _me(self) -> str | None:
-        me = told(shaped(await self._api.ask("GET", "/users/current.json"), "user"), _Me).id
-        return None if me is None else str(me)
+    async def _me(self) -> int | None:
+        return told(shaped(await self._api.ask("GET", "/users/current.json"), "user"), _Me).id
 
     async def _titled(self, draft: Draft) -> dict[str, Any]:
         priority = await self._id("enumerations/issue_priorities", self._priorities[draft.severity])

@@ -33,6 +33,7 @@ from services.ticketing.desks.api import (
     tells_story,
     told,
     visible,
+    with_given,
 )
 from services.ticketing.desks.signatures import check_secret, reference_in
 from services.ticketing.domain.story import Story, as_text
@@ -174,15 +175,15 @@ class RequestTracker:
         """Create a ticket in the lifecycle's first status."""
         await self._check_field()
         requester = self._requester
-        body = {
+        body: dict[str, Any] = {
             **self._titled(draft),
             "Queue": self._queue,
             "Content": as_text(draft.opening),
             "ContentType": "text/plain",
             "CustomFields": {self._field: mark(draft.ticket)},
             **({} if requester is None else {"Requestor": requester}),
-            **self._extra.get("create", {}),
         }
+        body = with_given(body, self._extra.get("create", {}))
         answer = await self._api.ask("POST", "/REST/2.0/ticket", body)
         reference = str(told(answer, _Created).id)
         await self._check_kept(reference, draft.ticket)

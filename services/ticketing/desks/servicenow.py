@@ -29,6 +29,7 @@ from services.ticketing.desks.api import (
     shaped,
     tells_story,
     told,
+    with_given,
 )
 from services.ticketing.desks.signatures import check_secret, reference_in
 from services.ticketing.domain.story import Story, as_text
@@ -162,7 +163,7 @@ class ServiceNow:
             body["assignment_group"] = await self._assignment_group(self._group)
         if "caller" in self._options:
             body["caller_id"] = self._options["caller"]
-        body |= self._fields.get("create", {})
+        body = with_given(body, self._fields.get("create", {}))
         answer = await self._api.ask("POST", self._table, body, query=_shape(_FIELDS))
         return _remote(self._api.url, told(shaped(answer, "result"), _Incident))
 

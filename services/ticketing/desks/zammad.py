@@ -31,6 +31,7 @@ from services.ticketing.desks.api import (
     tells_story,
     told,
     visible,
+    with_given,
 )
 from services.ticketing.desks.signatures import check_hub, reference_in
 from services.ticketing.domain.story import Story, as_html
@@ -151,10 +152,11 @@ class Zammad:
             "group": self._group,
             "customer_id": int(await self._account.now()) if requester is None else f"guess:{requester}",
             "state": "new",
-            "tags": f"{MARK},{mark(draft.ticket)}",
+            "tags": [MARK, mark(draft.ticket)],
             "article": _story(draft.title, draft.ticket, draft.story),
-            **self._fields.get("create", {}),
         }
+        body = with_given(body, self._fields.get("create", {}))
+        body["tags"] = ",".join(map(str, body["tags"]))
         answer = await self._api.ask("POST", "/api/v1/tickets", body, query=_EXPANDED)
         return self._remote(told(answer, _Ticket))
 
@@ -205,7 +207,7 @@ class Zammad:
         remarks = [
             Remark(str(one.id), one.created_by or "", one.text, moment(one.created_at), own)
             for one in articles
-            if not tells_story(one.text, own := is_own(_text(one.created_by_id), me))
+            if not tells_story(one.text, own := is_own(one.created_by_id, me))
         ]
         upto = max([known, *(one.id for one in articles)])
         return Remarks(remarks, str(upto), more=ids is not None and any(one > upto for one in ids))
@@ -227,7 +229,7 @@ class Zammad:
         articles = await self._articles(reference)
         me = await self._account.known() if articles else None
         for note in articles:
-            if tells_story(note.text, is_own(_text(note.created_by_id), me)):
+            if tells_story(note.text, is_own(note.created_by_id, me)):
                 try:
                     with suppress(Gone):
                         await self._api.call("DELETE", f"/api/v1/ticket_articles/{note.id}")
@@ -250,9 +252,9 @@ class Zammad:
     def _titled(self, draft: Draft) -> dict[str, Any]:
         return {"title": one_line(draft.title, 250), "priority": self._priorities[draft.severity]}
 
-    async def _me(self) -> str | None:
+    async def _me(self) -> int | None:
         """Return the token's own user: Zammad takes no ticket without a customer."""
-        return _text(told(await self._api.ask("GET", "/api/v1/users/me"), _Me).id)
+        return told(await self._api.ask("GET", "/api/v1/users/me"), _Me).id
 
     async def _ticket(self, reference: str) -> _Ticket:
         return told(await self._api.call("GET", _path(reference), query=_EXPANDED), _Ticket)
@@ -312,10 +314,6 @@ class Zammad:
 
 def _path(reference: str) -> str:
     return f"/api/v1/tickets/{safe(reference)}"
-
-
-def _text(id_: int | None) -> str | None:
-    return None if id_ is None else str(id_)
 
 
 def _story(title: str, ticket: UUID, story: Story) -> dict[str, Any]:

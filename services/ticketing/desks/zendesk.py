@@ -34,6 +34,7 @@ from services.ticketing.desks.api import (
     tells_story,
     told,
     visible,
+    with_given,
 )
 from services.ticketing.desks.signatures import check, check_time, digest, header, reference_in
 from services.ticketing.domain.story import Story, as_html
@@ -167,7 +168,6 @@ class Zendesk:
             "comment": _story(draft.ticket, draft.story),
             "external_id": str(draft.ticket),
             "tags": [MARK],
-            **self._fields.get("create", {}),
         }
         if draft.follows is not None and draft.follows.isdecimal():
             ticket["via_followup_source_id"] = int(draft.follows)
@@ -175,6 +175,7 @@ class Zendesk:
             ticket["requester"] = {"email": requester, "name": requester}
         if self._group is not None:
             ticket["group_id"] = await self._group_of(self._group)
+        ticket = with_given(ticket, self._fields.get("create", {}))
         headers = {"idempotency-key": f"{draft.ticket}-{draft.turn}" if draft.turn else str(draft.ticket)}
         answer = await self._api.ask("POST", "/api/v2/tickets.json", {"ticket": ticket}, headers=headers)
         return self._remote(told(shaped(answer, "ticket"), _Ticket), None)
@@ -217,13 +218,7 @@ class Zendesk:
     async def remarks(self, reference: str, after: str | None) -> Remarks:
         """Return comments that do not tell our story."""
         authors: dict[int, str] = {}
-
-        async def page(skip: int, count: int) -> list[_Comment]:
-            found = await self._comments(reference, skip // count + 1, count)
-            authors.update((one.id, one.email or one.name) for one in found.users)
-            return found.comments
-
-        comments, upto, skipped = await newest_first(page, lambda one: number(one.id), after)
+        comments, upto, skipped = await self._since(reference, after, authors)
         me = await self._account.known() if comments else None
         remarks = [
             Remark(
@@ -234,7 +229,7 @@ class Zendesk:
                 own,
             )
             for one in comments
-            if not tells_story(visible(one.html_body).strip(), own := is_own(_text(one.author_id), me))
+            if not tells_story(visible(one.html_body).strip(), own := is_own(one.author_id, me))
         ]
         return Remarks(remarks, upto, skipped=skipped)
 
@@ -256,15 +251,11 @@ class Zendesk:
 
     async def redact(self, reference: str, draft: Draft) -> str:
         """Blacken our comments that tell of answers."""
-
-        async def page(skip: int, count: int) -> list[_Comment]:
-            return (await self._comments(reference, skip // count + 1, count)).comments
-
-        comments, _, _ = await newest_first(page, lambda one: number(one.id), None)
+        comments, _, _ = await self._since(reference, None, {})
         me = await self._account.known() if comments else None
         for comment in comments:
             text = visible(comment.html_body).strip()
-            if tells_story(text, is_own(_text(comment.author_id), me)) and _BLACK not in text:
+            if tells_story(text, is_own(comment.author_id, me)) and _BLACK not in text:
                 body = {"ticket_id": int(safe(reference)), "html_body": _blackened(comment.html_body)}
                 await self._api.call("PUT", f"/api/v2/comment_redactions/{comment.id}.json", body)
         return "comments that people wrote, and earlier titles in the ticket's events"
@@ -285,9 +276,8 @@ class Zendesk:
         check_time((signed if signed.tzinfo else signed.replace(tzinfo=UTC)).timestamp(), now)
         return News(reference_in(body, ("ticket_id",), ("detail", "id")))
 
-    async def _me(self) -> str | None:
-        answer = await self._api.ask("GET", "/api/v2/users/me.json")
-        return _text(told(shaped(answer, "user"), _Me).id)
+    async def _me(self) -> int | None:
+        return told(shaped(await self._api.ask("GET", "/api/v2/users/me.json"), "user"), _Me).id
 
     async def _put(self, reference: str, ticket: dict[str, Any]) -> None:
         await self._api.call("PUT", f"/api/v2/tickets/{safe(reference)}.json", {"ticket": ticket})
@@ -302,6 +292,18 @@ class Zendesk:
     async def _ticket(self, reference: str) -> _Ticket:
         answer = await self._api.call("GET", f"/api/v2/tickets/{safe(reference)}.json")
         return told(shaped(answer, "ticket"), _Ticket)
+
+    async def _since(
+        self, reference: str, after: str | None, authors: dict[int, str]
+    ) -> tuple[list[_Comment], str | None, bool]:
+        """Return comments as `newest_first` does, and leave their authors' names in `authors`."""
+
+        async def page(skip: int, count: int) -> list[_Comment]:
+            found = await self._comments(reference, skip // count + 1, count)
+            authors.update((one.id, one.email or one.name) for one in found.users)
+            return found.comments
+
+        return await newest_first(page, lambda one: number(one.id), after)
 
     async def _comments(self, reference: str, page: int, count: int) -> _Comments:
         """Return a page of comments, the newest first."""
@@ -334,10 +336,6 @@ class Zendesk:
             changed_at=moment(ticket.updated_at),
             sealed=ticket.status == "closed",
         )
-
-
-def _text(id_: int | None) -> str | None:
-    return None if id_ is None else str(id_)
 
 
 def _state(ticket: _Ticket) -> TicketState | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
@@ -22,8 +23,6 @@ class FakeFreshservice(FakeDesk):
         return super().directory_entry(**{"requester": "care@example.test", **more})
 
     def authorized(self, call: Call) -> bool:
-        import base64
-
         wanted = "Basic " + base64.b64encode(f"{self.token}:X".encode()).decode()
         return self.nobody or call.headers.get("authorization") == wanted
 
