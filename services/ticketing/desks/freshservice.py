@@ -24,6 +24,7 @@ from services.ticketing.desks.api import (
     lines_of,
     mark,
     moment,
+    number,
     one_line,
     reached,
     safe,
@@ -175,7 +176,7 @@ class Freshservice:
                 rows = [one for part in range(PAGE) for one in await self._single(reference, (page - 1) * PAGE + part)]
                 if not rows:
                     raise error from None
-            found += [one for one in rows if one.id > known]
+            found += [one for one in rows if number(one.id) > known]
             if len(rows) < PAGE:
                 break
             page += 1

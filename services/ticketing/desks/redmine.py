@@ -21,6 +21,7 @@ from services.ticketing.desks.api import (
     is_own,
     mark,
     moment,
+    number,
     one_line,
     reached,
     safe,
@@ -190,7 +191,7 @@ class Redmine:
         answer = await self._api.call("GET", f"/issues/{safe(reference)}.json", query={"include": "journals"})
         known = int(after) if after is not None else 0
         journals = told(shaped(answer, "issue", "journals"), list[_Journal])
-        new = [one for one in journals if one.id > known and one.notes]
+        new = [one for one in journals if number(one.id) > known and one.notes]
         me = await self._account.known() if new else None
         remarks = [
             Remark(str(one.id), one.user.name, one.notes or "", moment(one.created_on), is_own(one.user.id, me))

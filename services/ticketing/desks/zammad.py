@@ -24,6 +24,7 @@ from services.ticketing.desks.api import (
     is_own,
     mark,
     moment,
+    number,
     one_line,
     reached,
     safe,
@@ -198,9 +199,9 @@ class Zammad:
         known = int(after) if after is not None else 0
         ids = (await self._ticket(reference)).article_ids
         if ids is None:
-            articles = [one for one in await self._articles(reference) if one.id > known]
+            articles = [one for one in await self._articles(reference) if number(one.id) > known]
         else:
-            new = sorted(one for one in ids if one > known)
+            new = sorted(one for one in ids if number(one) > known)
             articles = [one for id_ in new[:PAGE] if (one := await self._article(id_)) is not None]
             known = max([known, *new[:PAGE]])
         me = await self._account.known() if articles else None
@@ -209,7 +210,7 @@ class Zammad:
             for one in articles
             if not tells_story(one.text, own := is_own(one.created_by_id, me))
         ]
-        upto = max([known, *(one.id for one in articles)])
+        upto = max([known, *(number(one.id) for one in articles)])
         return Remarks(remarks, str(upto), more=ids is not None and any(one > upto for one in ids))
 
     async def changed(self, since: datetime, skip: int = 0) -> Sequence[Remote]:
