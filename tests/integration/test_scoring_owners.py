@@ -434,29 +434,32 @@ async def test_two_consumers_of_one_customer_miss_nothing(at: Place, kafka: Kafk
     """On Kafka: an old producer and a new one put one customer's answers into partitions of two processes."""
     await ensure_topics(kafka, [FEEDBACK])
     now, count = build.NOW, 600
-    producer = Producer(kafka)
-    headers = event_headers("feedback.received", "1", "test", now.isoformat(), None)
-    for first in range(0, count, 60):
-        await producer.send_all(
-            [
-                Outgoing(FEEDBACK.name, f"key-{n}".encode(), msgspec.json.encode(build.answer(10)), headers)
-                for n in range(first, first + 60)
-            ]
-        )
-    await producer.close()
     owners = [at.owner(OURS), at.owner(THEIRS)]
     consumers = [Consumer(kafka, at.database, FEEDBACK, owner.handler, max_records=7) for owner in owners]
     running = [asyncio.create_task(consumer.run()) for consumer in consumers]
 
-    async def counted() -> bool:
+    async def shared() -> bool:
         for task in running:
             if task.done():
                 task.result()
-        return await at.fetch("SELECT count(*) FROM answer") == [(count,)]
+        return all(len(consumer.owned()) == FEEDBACK.partitions // 2 for consumer in consumers)
+
+    async def counted() -> bool:
+        return await shared() and await at.fetch("SELECT count(*) FROM answer") == [(count,)]
 
     try:
+        await until(shared, seconds=60)
+        producer = Producer(kafka)
+        headers = event_headers("feedback.received", "1", "test", now.isoformat(), None)
+        for first in range(0, count, 60):
+            await producer.send_all(
+                [
+                    Outgoing(FEEDBACK.name, f"key-{n}".encode(), msgspec.json.encode(build.answer(10)), headers)
+                    for n in range(first, first + 60)
+                ]
+            )
+        await producer.close()
         await until(counted, seconds=90)
-        assert all(len(consumer.owned()) == FEEDBACK.partitions // 2 for consumer in consumers), "both had their share"
     finally:
         for task in running:
             task.cancel()

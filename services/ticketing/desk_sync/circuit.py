@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import datetime, timedelta
 
 from services.ticketing.desks import Failed
@@ -30,6 +31,8 @@ class Circuit:
         self._error: str | None = None
         self._opened = False
         """In this turn: what else fails in it failed of the same."""
+        self._storing = asyncio.Lock()
+        """What is counted last is stored last: tickets that fail at once store at once."""
 
     def begin(self, turn: desks.DeskState) -> None:
         """Go on from how the desk did."""
@@ -47,22 +50,24 @@ class Circuit:
             self._budget.hold(failed.retry_after or 10.0)
         if failed.kind == "limited":
             return
-        if self._opened:
-            return
-        self._error = failed.detail
-        closed_until = None
-        if failed.kind != "blind":  # all of them may be deleted: what is new is not kept waiting
-            self._failures += 1
-            if self._failures >= _TROUBLE:
-                self._opened = True
-                closed_until = now + timedelta(seconds=_PAUSE.delay(self._failures - _TROUBLE + 1))
-        async with self._database.transaction() as tx:
-            await desks.health(tx, self._desk, self._failures, closed_until, failed.detail)
+        async with self._storing:
+            if self._opened:
+                return
+            self._error = failed.detail
+            closed_until = None
+            if failed.kind != "blind":  # all of them may be deleted: what is new is not kept waiting
+                self._failures += 1
+                if self._failures >= _TROUBLE:
+                    self._opened = True
+                    closed_until = now + timedelta(seconds=_PAUSE.delay(self._failures - _TROUBLE + 1))
+            async with self._database.transaction() as tx:
+                await desks.health(tx, self._desk, self._failures, closed_until, failed.detail)
 
     async def well(self) -> None:
         """Forget the failures: the desk did what it was asked."""
-        if self._failures == 0 and self._error is None:
-            return
-        self._failures, self._error = 0, None
-        async with self._database.transaction() as tx:
-            await desks.health(tx, self._desk, 0, None, None)
+        async with self._storing:
+            if self._failures == 0 and self._error is None:
+                return
+            self._failures, self._error = 0, None
+            async with self._database.transaction() as tx:
+                await desks.health(tx, self._desk, 0, None, None)

@@ -256,7 +256,8 @@ class DeskSync:
         loop.cursor = cursor
         if not cursor.is_over:
             loop.poll_at = now  # there is more, at once
-        await loop.circuit.well()
+        if desk.readable:  # of another one, nothing was asked
+            await loop.circuit.well()
 
     async def _may_believe(self, loop: DeskLoop, desk: Desk) -> bool:
         """Return whether a desk that shows nothing new has nothing new. Raises Failed if our account is nobody.
