@@ -23,10 +23,10 @@ from typing import Any, NamedTuple
 
 from services.scoring.domain.shift import DEFAULT_PRIOR, Detector
 from services.scoring.domain.silence import Pulse
-from shared.directory.rules.document import built_in_rules
-from shared.directory.rules.figures import nps_of, quantile
-from shared.directory.rules.nps import NpsBelow
-from shared.directory.rules.sequence import NoFeedbackFor
+from shared.rules.document import built_in_rules
+from shared.rules.figures import nps_of, quantile
+from shared.rules.nps import NpsBelow
+from shared.rules.sequence import NoFeedbackFor
 
 SEED = "detection-1"
 """Other than those that the detector was tuned with."""

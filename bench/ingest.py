@@ -20,14 +20,14 @@ import uvloop
 
 from bench.load import Load, post, run_load
 from bench.servers import Place, directory, place
-from shared.db import Database
+from shared.bus.client import Kafka
+from shared.bus.provisioning import ensure_topics
+from shared.database.pool import Database
 from shared.directory.follower import publish
 from shared.directory.model import Key
-from shared.ids import uuid7
-from shared.kafka import Kafka
-from shared.provisioning import ensure_topics
-from shared.security import key_hash, new_key
-from shared.topics import TOPICS
+from shared.wire.ids import uuid7
+from shared.wire.signing import key_hash, new_key
+from shared.wire.topics import TOPICS
 
 SECONDS = float(os.environ.get("BENCH_SECONDS", "4"))
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "3"))

@@ -19,13 +19,13 @@ import uvloop
 
 from bench.load import post
 from bench.servers import Place, directory, place
+from shared.bus.client import Kafka
+from shared.bus.provisioning import ensure_topics
 from shared.directory.follower import publish
 from shared.directory.model import Contact, Key, MoodAtMost, NpsBelow, Person, Rule
-from shared.ids import uuid7
-from shared.kafka import Kafka
-from shared.provisioning import ensure_topics
-from shared.security import key_hash, new_key
-from shared.topics import TOPICS
+from shared.wire.ids import uuid7
+from shared.wire.signing import key_hash, new_key
+from shared.wire.topics import TOPICS
 
 CLICKS = int(os.environ.get("BENCH_CLICKS", "300"))
 CLICK_SECONDS = 0.1

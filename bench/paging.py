@@ -27,13 +27,13 @@ from bench.room import Room
 from bench.servers import Place, directory, place
 from services.notify.main import build
 from services.notify.settings import NotifySettings
-from shared.clock import MovableClock
+from shared.bus.client import Kafka, Producer, cloud_event
 from shared.directory.model import Contact, Directory, Person
-from shared.events import TicketV1
-from shared.ids import uuid7
-from shared.kafka import Kafka, Producer, cloud_event
-from shared.service import tune_memory
-from shared.topics import TICKETS
+from shared.runtime.clock import MovableClock
+from shared.runtime.service import tune_memory
+from shared.wire.events import TicketV1
+from shared.wire.ids import uuid7
+from shared.wire.topics import TICKETS
 
 SHORT = bool(os.environ.get("BENCH_SHORT"))
 PAGES = 300 if SHORT else 6_000

@@ -7,15 +7,15 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 from services.run import ServiceName
-from shared.clock import Clock, SystemClock
-from shared.db import Database
+from shared.bus.client import Kafka
+from shared.bus.provisioning import ensure_topics
+from shared.database.pool import Database
 from shared.directory.follower import revision_of
 from shared.directory.model import Directory
-from shared.kafka import Kafka
-from shared.parts import Parts, parts
-from shared.provisioning import ensure_topics
-from shared.service import Service, Settings
-from shared.topics import TOPICS
+from shared.runtime.clock import Clock, SystemClock
+from shared.runtime.process import Parts, parts
+from shared.runtime.service import Service, Settings
+from shared.wire.topics import TOPICS
 
 S = TypeVar("S", bound=Settings)
 

@@ -23,19 +23,19 @@ from bench.servers import Place, directory, place
 from services.scoring.consumer import Erasing, FeedbackHandler
 from services.scoring.main import MIGRATIONS, build
 from services.scoring.settings import ScoringSettings
-from shared.clock import SystemClock
-from shared.db import Database
+from shared.bus.client import Kafka, Producer, Publisher, event_headers
+from shared.database.migrate import migrate
+from shared.database.pool import Database
 from shared.directory.follower import revision_of
 from shared.directory.model import NpsBelow, Rule
-from shared.directory.rules.document import built_in_rules
-from shared.events import FeedbackReceivedV1
-from shared.ids import uuid7
-from shared.kafka import Kafka, Producer, Publisher, event_headers
-from shared.logs import new_traceparent
-from shared.migrate import migrate
-from shared.parts import parts
-from shared.service import tune_memory
-from shared.topics import FEEDBACK
+from shared.rules.document import built_in_rules
+from shared.runtime.clock import SystemClock
+from shared.runtime.logs import new_traceparent
+from shared.runtime.process import parts
+from shared.runtime.service import tune_memory
+from shared.wire.events import FeedbackReceivedV1
+from shared.wire.ids import uuid7
+from shared.wire.topics import FEEDBACK
 
 ANSWERS = int(os.environ.get("BENCH_ANSWERS", "300000"))
 RESPONDENT_SHARE = 0.5

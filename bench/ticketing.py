@@ -20,13 +20,13 @@ from bench.room import Room
 from bench.servers import Place, directory, place
 from services.ticketing.main import build
 from services.ticketing.settings import TicketingSettings
+from shared.bus.client import Kafka, Outgoing, Producer, cloud_event
 from shared.directory.model import Desk, severity_rank
-from shared.directory.rules.document import built_in_rules
-from shared.events import AlertScoresV1, AlertV1, EvidenceV1
-from shared.ids import uuid7
-from shared.kafka import Kafka, Outgoing, Producer, cloud_event
-from shared.service import tune_memory
-from shared.topics import ALERTS
+from shared.rules.document import built_in_rules
+from shared.runtime.service import tune_memory
+from shared.wire.events import AlertScoresV1, AlertV1, EvidenceV1
+from shared.wire.ids import uuid7
+from shared.wire.topics import ALERTS
 from tests.support.desks import Call, Reply, Trouble
 from tests.support.desks.zammad import FakeZammad
 

@@ -19,13 +19,13 @@ from demo.inbox import Inbox
 from demo.simulation import Simulation
 from services.commands import settings
 from services.run import Everything, run_everything, say_ready
-from shared import logs
 from shared.directory.check import parse_file
 from shared.directory.model import Directory, Key
 from shared.errors import Misconfigured
-from shared.parts import Parts
-from shared.security import key_hash, new_key
-from shared.service import Service, Settings, run_process
+from shared.runtime import logs
+from shared.runtime.process import Parts
+from shared.runtime.service import Service, Settings, run_process
+from shared.wire.signing import key_hash, new_key
 
 DIRECTORY = Path(__file__).parent / "directory.yaml"
 SMTP_PORT, INBOX_PORT = 1025, 8025

@@ -31,8 +31,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from shared.clock import SystemClock
 from shared.errors import Misconfigured
+from shared.runtime.clock import SystemClock
 
 HOST = "127.0.0.1"
 KEPT = 500

@@ -6,9 +6,9 @@ import asyncio
 
 from demo.traffic import Traffic, customers_of
 from shared.directory.model import Key
-from shared.parts import Parts
-from shared.security import key_hash, new_key
-from shared.service import Service
+from shared.runtime.process import Parts
+from shared.runtime.service import Service
+from shared.wire.signing import key_hash, new_key
 
 
 class Simulation:

@@ -19,10 +19,10 @@ from uuid import UUID
 
 import httpx
 
-from shared.clock import Clock
 from shared.directory.model import Directory
-from shared.logs import Log
-from shared.retry import Backoff
+from shared.runtime.clock import Clock
+from shared.runtime.logs import Log
+from shared.runtime.retry import Backoff
 
 log = Log("demo.traffic")
 

@@ -12,8 +12,8 @@ from services import commands
 from services.cli import acls, desks, doctor, offsets, quarantine, republish
 from services.run import NAMES, ServiceName
 from services.terminal import err
-from shared import logs
 from shared.errors import Misconfigured, Transient
+from shared.runtime import logs
 
 app = typer.Typer(
     help="Fiilis turns customer feedback into action by a named person.",

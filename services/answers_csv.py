@@ -20,8 +20,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from services.ingest.domain import Posted
 from shared.directory.fields import Zone
 from shared.errors import Problem
-from shared.events import FeedbackReceivedV1
-from shared.spreadsheet import text_of
+from shared.http.spreadsheet import text_of
+from shared.wire.events import FeedbackReceivedV1
 
 _MAPS = Path(__file__).parent / "maps"
 """Those that come with Fiilis."""

@@ -23,9 +23,9 @@ from services.scoring.domain.replay import Replay, Told
 from services.scoring.domain.shift import DEFAULT_PRIOR, Prior
 from services.scoring.store import company, reads
 from services.terminal import Faults, bar, out
-from shared.db import Database
+from shared.database.pool import Database
 from shared.directory.model import Customer, Directory, Key, severity_rank
-from shared.events import FeedbackReceivedV1
+from shared.wire.events import FeedbackReceivedV1
 
 SHOWN_CUSTOMERS = 20
 ONE_TICKET = timedelta(days=7)

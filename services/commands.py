@@ -21,12 +21,11 @@ from services import backtest as backtesting
 from services.cli.on_call import who_is_on_call
 from services.scoring.store import counting
 from services.terminal import Faults, bar, err, out, printable, progress
-from shared import audit, logs, security
-from shared import migrate as migrations
-from shared.audit import COMMAND, Actor
-from shared.clock import SystemClock
-from shared.db import Database
-from shared.dead_letters import DeadLetters
+from shared.bus.client import Kafka
+from shared.bus.dead_letters import DeadLetters
+from shared.bus.provisioning import ensure_topics
+from shared.database import migrate as migrations
+from shared.database.pool import Database
 from shared.directory import check as checking
 from shared.directory.difference import difference, render
 from shared.directory.fields import duration_seconds
@@ -34,14 +33,16 @@ from shared.directory.follower import Revision, publish, read_newest
 from shared.directory.model import Directory, Scope
 from shared.directory.record import RecordTooLarge
 from shared.errors import Misconfigured
-from shared.events import AuditV1, FeedbackReceivedV1
-from shared.ids import uuid7
-from shared.kafka import Kafka
-from shared.parts import kafka_of as kafka_of_settings
-from shared.parts import signer
-from shared.provisioning import ensure_topics
-from shared.service import Settings, run_process
-from shared.topics import AUDIT, DEAD, TOPICS, Topic, Undecodable
+from shared.runtime import audit, logs
+from shared.runtime.audit import COMMAND, Actor
+from shared.runtime.clock import SystemClock
+from shared.runtime.process import kafka_of as kafka_of_settings
+from shared.runtime.process import signer
+from shared.runtime.service import Settings, run_process
+from shared.wire import signing as security
+from shared.wire.events import AuditV1, FeedbackReceivedV1
+from shared.wire.ids import uuid7
+from shared.wire.topics import AUDIT, DEAD, TOPICS, Topic, Undecodable
 
 DONE, FAILED, WRONG = 0, 1, 2
 _SLUG = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")

@@ -13,12 +13,12 @@ from msgspec.structs import replace
 from services.answers_csv import Cells, Take, posted
 from services.ingest.domain import Let, accept
 from services.ingest.publishing import message_of
-from shared import audit
+from shared.bus.client import Kafka, Producer
 from shared.directory.model import Directory, Key
 from shared.errors import FieldError, invalid_fields
-from shared.events import AuditV1, FeedbackReceivedV1
-from shared.ids import uuid7_of
-from shared.kafka import Kafka, Producer
+from shared.runtime import audit
+from shared.wire.events import AuditV1, FeedbackReceivedV1
+from shared.wire.ids import uuid7_of
 
 _KEY = Key("import", "secret", "", scopes=("feedback",))
 _BATCH = 2_000

@@ -13,18 +13,18 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from shared import service
-from shared.clock import Clock, SystemClock
+from shared.bus.provisioning import ensure_topics
+from shared.bus.security import security
 from shared.directory import check
 from shared.directory.follower import publish, read_newest
 from shared.directory.model import Directory, Key
 from shared.errors import Misconfigured
-from shared.kafka_security import security
-from shared.logs import Log
-from shared.parts import Parts, kafka_of, outside, parts, patiently
-from shared.provisioning import ensure_topics
-from shared.service import Service, Settings
-from shared.topics import TOPICS
+from shared.runtime import service
+from shared.runtime.clock import Clock, SystemClock
+from shared.runtime.logs import Log
+from shared.runtime.process import Parts, kafka_of, outside, parts, patiently
+from shared.runtime.service import Service, Settings
+from shared.wire.topics import TOPICS
 
 log = Log("services")
 

@@ -1,1 +1,1 @@
-"""Mechanisms, each in one place: the bus, the database, the directory and the shell of every service."""
+"""Mechanisms that services share, a room for each: wire, bus, database, directory, rules, http, runtime, embedded."""

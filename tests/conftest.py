@@ -17,10 +17,10 @@ import hypothesis  # noqa: F401 - its plugin would import it when the run ends, 
 import pytest
 
 from services.run import MIGRATIONS, NAMES
-from shared.db import Database
+from shared.bus.client import Kafka
+from shared.database.migrate import migrate
+from shared.database.pool import Database
 from shared.embedded import EmbeddedKafka, EmbeddedPostgres
-from shared.kafka import Kafka
-from shared.migrate import migrate
 from tests.support.house import House, house
 
 _numbers = itertools.count(1)

@@ -10,7 +10,7 @@ import typer
 
 from services.commands import settings
 from services.terminal import out
-from shared.acls import OPERATOR, Right, rights
+from shared.bus.acls import OPERATOR, Right, rights
 
 
 def acls(

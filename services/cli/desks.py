@@ -22,15 +22,15 @@ from services.ticketing.desks.registry import build
 from services.ticketing.domain.story import Heading, Items, Paragraph
 from services.ticketing.store import desks
 from services.ticketing.token_bucket import TokenBucket
-from shared import audit
-from shared.db import Database
+from shared.database.pool import Database
 from shared.directory import model
 from shared.directory.follower import read_newest
 from shared.errors import Misconfigured
-from shared.events import TicketState
-from shared.http import Guard, Outbound
-from shared.ids import uuid7
-from shared.retry import Backoff
+from shared.http.client import Guard, Outbound
+from shared.runtime import audit
+from shared.runtime.retry import Backoff
+from shared.wire.events import TicketState
+from shared.wire.ids import uuid7
 
 app = typer.Typer(help="Service desks that tickets are mirrored to.")
 Data = Annotated[Path, typer.Option(help="Where embedded Kafka and PostgreSQL keep their data.")]

@@ -12,11 +12,12 @@ import typer
 from services.cli import stores
 from services.commands import DONE, FAILED, WRONG, audited, kafka_of
 from services.terminal import err, out
-from shared import audit, offsets
-from shared.cluster import LogState
-from shared.events import AuditV1
-from shared.offsets import Loss, Place
-from shared.topics import TOPICS
+from shared.bus import offsets
+from shared.bus.cluster import LogState
+from shared.bus.offsets import Loss, Place
+from shared.runtime import audit
+from shared.wire.events import AuditV1
+from shared.wire.topics import TOPICS
 
 app = typer.Typer(help="Where services stand in Kafka's logs; how to go on after a log was lost.")
 Data = Annotated[Path, typer.Option(help="Where embedded Kafka and PostgreSQL keep their data.")]

@@ -11,8 +11,8 @@ import typer
 from services.cli import stores
 from services.commands import DONE, FAILED, WRONG, audited
 from services.terminal import err, out, printable
-from shared import audit, quarantine
-from shared.events import AuditV1
+from shared.runtime import audit, quarantine
+from shared.wire.events import AuditV1
 
 app = typer.Typer(help="What could not be stored or decided was set aside here; everything else went on.")
 Data = Annotated[Path, typer.Option(help="Where embedded Kafka and PostgreSQL keep their data.")]

@@ -22,11 +22,12 @@ from services.notify.store import pages
 from services.scoring.store import alerts
 from services.terminal import out, printable
 from services.ticketing.store import tickets
-from shared import audit, outbox
-from shared.db import Database
-from shared.events import AlertV1, AuditV1, PageV1, TicketV1
-from shared.kafka import Outgoing, cloud_event
-from shared.topics import ALERTS, PAGES, TICKETS, Topic
+from shared.bus import outbox
+from shared.bus.client import Outgoing, cloud_event
+from shared.database.pool import Database
+from shared.runtime import audit
+from shared.wire.events import AlertV1, AuditV1, PageV1, TicketV1
+from shared.wire.topics import ALERTS, PAGES, TICKETS, Topic
 
 _PAGE_EVENTS = {"sent": "page.sent", "exhausted": "page.exhausted", "acknowledged": "page.acknowledged"}
 

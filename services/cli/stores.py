@@ -8,7 +8,7 @@ from pathlib import Path
 
 from services import run
 from services.commands import settings
-from shared.db import Database
+from shared.database.pool import Database
 from shared.errors import Misconfigured
 
 

@@ -23,22 +23,22 @@ from starlette.types import Receive, Scope, Send
 from services.ingest.domain import Let, Posted, Vouched, accept, parse, split
 from services.ingest.limits import Bucket, Buckets, Limits
 from services.ingest.publishing import Publishing
-from shared import metrics
-from shared.asked import Asked
-from shared.clock import Clock
-from shared.described import key_needed, problems
+from shared.bus.client import cloud_event
 from shared.directory.access import Access, Caller
 from shared.directory.fields import Duration, Slug
 from shared.directory.model import Key
-from shared.erasure import type_of
 from shared.errors import FieldError, Problem, invalid_fields, not_found
-from shared.events import FeedbackReceivedV1, RespondentErasedV1
-from shared.ids import uuid7
-from shared.kafka import cloud_event
-from shared.logs import Log, new_traceparent, parse_traceparent, tracing
-from shared.security import Signer
-from shared.topics import FEEDBACK
-from shared.web import BODY_LIMIT, address_of, caller_with, id_in_path, json_response, new_router
+from shared.http.doors import BODY_LIMIT, address_of, caller_with, id_in_path, json_response, new_router
+from shared.http.openapi import key_needed, problems
+from shared.http.request_model import Asked
+from shared.runtime import metrics
+from shared.runtime.clock import Clock
+from shared.runtime.logs import Log, new_traceparent, parse_traceparent, tracing
+from shared.wire.erasure import type_of
+from shared.wire.events import FeedbackReceivedV1, RespondentErasedV1
+from shared.wire.ids import uuid7
+from shared.wire.signing import Signer
+from shared.wire.topics import FEEDBACK
 
 log = Log("ingest")
 

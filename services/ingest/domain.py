@@ -14,9 +14,9 @@ import msgspec
 
 from shared.directory.model import Directory, Key
 from shared.errors import FieldError, Problem, invalid_fields
-from shared.events import RATINGS, Audience, Channel, FeedbackReceivedV1, Kind, Trust
-from shared.ids import uuid7
-from shared.security import BadToken, ExpiredToken, Signer
+from shared.wire.events import RATINGS, Audience, Channel, FeedbackReceivedV1, Kind, Trust
+from shared.wire.ids import uuid7
+from shared.wire.signing import BadToken, ExpiredToken, Signer
 
 AHEAD = timedelta(minutes=5)
 PUBLISHABLE_AGE = timedelta(days=7)

@@ -10,10 +10,10 @@ from collections import OrderedDict
 from datetime import datetime
 from typing import Literal, NamedTuple
 
-from shared import metrics
 from shared.directory.model import Key, KeyLimits
 from shared.errors import Problem
-from shared.proxies import network_of
+from shared.http.proxies import network_of
+from shared.runtime import metrics
 
 By = Literal["key", "respondent", "address"]
 

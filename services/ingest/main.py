@@ -13,14 +13,14 @@ from services.ingest.publishing import Publishing
 from services.ingest.settings import IngestSettings
 from services.ingest.spool import Spool
 from services.ingest.widget import pages
-from shared.db import Database
+from shared.bus.client import Producer, Publisher
+from shared.database.pool import Database
 from shared.errors import Transient
-from shared.events import FeedbackReceivedV1
-from shared.kafka import Producer, Publisher
-from shared.parts import Parts
-from shared.security import Signer
-from shared.service import Service, opened
-from shared.topics import FEEDBACK
+from shared.runtime.process import Parts
+from shared.runtime.service import Service, opened
+from shared.wire.events import FeedbackReceivedV1
+from shared.wire.signing import Signer
+from shared.wire.topics import FEEDBACK
 
 
 def build(settings: IngestSettings, parts: Parts, public_url: Callable[[], str]) -> Service:

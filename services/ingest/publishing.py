@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from services.ingest.spool import Spool
-from shared import metrics
+from shared.bus.client import MessageTooLarge, Outgoing, Publisher, event_headers
 from shared.errors import Problem, Transient
-from shared.events import FeedbackReceivedV1
-from shared.kafka import MessageTooLarge, Outgoing, Publisher, event_headers
-from shared.logs import Log, new_traceparent
-from shared.topics import FEEDBACK
+from shared.runtime import metrics
+from shared.runtime.logs import Log, new_traceparent
+from shared.wire.events import FeedbackReceivedV1
+from shared.wire.topics import FEEDBACK
 
 log = Log("ingest")
 

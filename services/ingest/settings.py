@@ -6,7 +6,7 @@ from pydantic import Field
 
 from services.ingest.limits import Limits
 from shared.directory.model import KeyLimits
-from shared.service import Settings
+from shared.runtime.service import Settings
 
 
 class IngestSettings(Settings):

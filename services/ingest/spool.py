@@ -9,16 +9,17 @@ import asyncio
 from collections.abc import Sequence
 from itertools import chain
 
-from shared import metrics, outbox
-from shared.db import Database
-from shared.due import Periodic
+from shared.bus import outbox
+from shared.bus.client import Outgoing, Producer
+from shared.bus.outbox import Relay
+from shared.database.pool import Database
 from shared.errors import Misconfigured, Transient
-from shared.kafka import Outgoing, Producer
-from shared.logs import Log
-from shared.outbox import Relay
-from shared.parts import migrated
-from shared.progress import Worker
-from shared.quarantine import Quarantine
+from shared.runtime import metrics
+from shared.runtime.due import Periodic
+from shared.runtime.logs import Log
+from shared.runtime.process import migrated
+from shared.runtime.progress import Worker
+from shared.runtime.quarantine import Quarantine
 
 log = Log("ingest")
 

@@ -14,16 +14,16 @@ from fastapi.responses import HTMLResponse
 from services.ingest.limits import Buckets, Limits
 from services.ingest.publishing import Publishing
 from services.ingest.words import MOUTHS, WORDS
-from shared.clock import Clock
-from shared.described import problems, raw_body
 from shared.directory.access import Access
 from shared.directory.model import Directory
 from shared.errors import Problem
-from shared.events import FeedbackReceivedV1
-from shared.ids import uuid7
-from shared.pages import PAGE_HEADERS, accepted_language, templates
-from shared.security import BadToken, ExpiredToken, Signer
-from shared.web import new_router, serve_style
+from shared.http.doors import new_router, serve_style
+from shared.http.html import PAGE_HEADERS, accepted_language, templates
+from shared.http.openapi import problems, raw_body
+from shared.runtime.clock import Clock
+from shared.wire.events import FeedbackReceivedV1
+from shared.wire.ids import uuid7
+from shared.wire.signing import BadToken, ExpiredToken, Signer
 
 StatusUrl = Callable[[FeedbackReceivedV1], str | None]
 

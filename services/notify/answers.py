@@ -22,14 +22,14 @@ from services.notify.store import audit, contacts, deliveries, notices, pages
 from services.notify.store.contacts import Key
 from services.notify.store.deliveries import Delivery
 from services.notify.store.notices import Told
-from shared import metrics
-from shared.audit import Actor
-from shared.clock import Clock
-from shared.db import Connection, Database
+from shared.database.pool import Connection, Database
 from shared.directory.follower import Follower
 from shared.errors import FieldError, Problem, Transient, not_found
-from shared.logs import Log
-from shared.security import Signer
+from shared.runtime import metrics
+from shared.runtime.audit import Actor
+from shared.runtime.clock import Clock
+from shared.runtime.logs import Log
+from shared.wire.signing import Signer
 
 log = Log("notify")
 

@@ -28,17 +28,20 @@ from services.notify.domain.page import (
 from services.notify.ledger import PageChange, save
 from services.notify.store import audit, letters, notices, pages, proactive
 from services.notify.store.notices import Line
-from shared import metrics, outbox
-from shared.audit import UNKNOWN, Actor
-from shared.clock import Clock
-from shared.comparison import compare
-from shared.consume import AfterCommit, Memoryless, Record
-from shared.db import Connection
+from shared.bus import outbox
+from shared.bus.client import cloud_event
+from shared.bus.consume import AfterCommit, Memoryless, Record
+from shared.database.pool import Connection
 from shared.directory.follower import Follower
 from shared.directory.model import Directory, severity_rank
-from shared.erasure import names, type_of
 from shared.errors import Invalid, Transient
-from shared.events import (
+from shared.runtime import metrics
+from shared.runtime.audit import UNKNOWN, Actor
+from shared.runtime.clock import Clock
+from shared.runtime.comparison import compare
+from shared.runtime.logs import Log, tracing
+from shared.wire.erasure import names, type_of
+from shared.wire.events import (
     AlertV1,
     AuditV1,
     ErasedV1,
@@ -49,9 +52,7 @@ from shared.events import (
     StillOpenV1,
     TicketV1,
 )
-from shared.kafka import cloud_event
-from shared.logs import Log, tracing
-from shared.topics import ERASURES, PAGES
+from shared.wire.topics import ERASURES, PAGES
 
 log = Log("notify")
 

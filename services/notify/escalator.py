@@ -19,14 +19,14 @@ from services.notify.reach import Reach
 from services.notify.store import audit, contacts, deliveries, pages, rota
 from services.notify.store.deliveries import Wanted
 from services.notify.store.pages import Kept
-from shared import metrics
-from shared.clock import Clock
-from shared.db import Connection, Database
+from shared.database.pool import Connection, Database
 from shared.directory.follower import Follower
 from shared.directory.model import Directory, severity_rank
-from shared.due import DueLoop
-from shared.logs import Log
-from shared.quarantine import Quarantine, judging
+from shared.runtime import metrics
+from shared.runtime.clock import Clock
+from shared.runtime.due import DueLoop
+from shared.runtime.logs import Log
+from shared.runtime.quarantine import Quarantine, judging
 
 log = Log("notify")
 

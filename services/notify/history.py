@@ -12,9 +12,9 @@ import msgspec
 
 from services.notify.domain.rota import Era
 from services.notify.store import rota
-from shared.db import Database
+from shared.database.pool import Database
 from shared.directory.model import Directory
-from shared.logs import Log
+from shared.runtime.logs import Log
 
 log = Log("notify")
 

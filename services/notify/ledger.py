@@ -15,13 +15,13 @@ from services.notify.reach import Reach
 from services.notify.store import audit, deliveries, pages
 from services.notify.store.deliveries import Beside, Delivery
 from services.notify.store.pages import Kept
-from shared import outbox
-from shared.audit import Actor
-from shared.db import Connection
-from shared.kafka import Outgoing, cloud_event
-from shared.logs import Log, tracing
-from shared.retry import Backoff
-from shared.topics import PAGES
+from shared.bus import outbox
+from shared.bus.client import Outgoing, cloud_event
+from shared.database.pool import Connection
+from shared.runtime.audit import Actor
+from shared.runtime.logs import Log, tracing
+from shared.runtime.retry import Backoff
+from shared.wire.topics import PAGES
 
 log = Log("notify")
 

@@ -12,16 +12,16 @@ from services.notify.channels.email import Mailer
 from services.notify.domain.words import one_line
 from services.notify.store import letters as store
 from services.notify.store.letters import Letter
-from shared.clock import Clock
-from shared.db import Database
+from shared.database.pool import Database
 from shared.directory.follower import Follower
 from shared.directory.model import Directory
-from shared.due import DueLoop
 from shared.errors import Transient
-from shared.logs import Log, tracing
-from shared.progress import STALE_SECONDS
-from shared.quarantine import Quarantine
-from shared.retry import Backoff
+from shared.runtime.clock import Clock
+from shared.runtime.due import DueLoop
+from shared.runtime.logs import Log, tracing
+from shared.runtime.progress import STALE_SECONDS
+from shared.runtime.quarantine import Quarantine
+from shared.runtime.retry import Backoff
 
 log = Log("notify")
 

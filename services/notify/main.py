@@ -24,18 +24,18 @@ from services.notify.rounds.watch import Watch
 from services.notify.sender import Sender
 from services.notify.settings import NotifySettings
 from services.notify.store import pages
-from shared import metrics
-from shared.comparison import looking
-from shared.consume import Consumer
-from shared.db import Database
-from shared.due import Periodic
-from shared.kafka import Producer
-from shared.outbox import Relay
-from shared.parts import Parts, database_ready, outbound, signer
-from shared.progress import Worker
-from shared.quarantine import Quarantine
-from shared.service import Service, opened
-from shared.topics import ALERTS, AUDIT, TICKETS
+from shared.bus.client import Producer
+from shared.bus.consume import Consumer
+from shared.bus.outbox import Relay
+from shared.database.pool import Database
+from shared.runtime import metrics
+from shared.runtime.comparison import looking
+from shared.runtime.due import Periodic
+from shared.runtime.process import Parts, database_ready, outbound, signer
+from shared.runtime.progress import Worker
+from shared.runtime.quarantine import Quarantine
+from shared.runtime.service import Service, opened
+from shared.wire.topics import ALERTS, AUDIT, TICKETS
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 _FIGURES_SECONDS = 5

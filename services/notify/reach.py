@@ -12,10 +12,10 @@ from services.notify.store import deliveries, notices
 from services.notify.store.contacts import Key
 from services.notify.store.deliveries import Delivery, Wanted
 from services.notify.store.notices import Told
-from shared.db import Connection
+from shared.database.pool import Connection
 from shared.directory.model import Contact, Directory, Person
-from shared.events import Severity
-from shared.logs import Log
+from shared.runtime.logs import Log
+from shared.wire.events import Severity
 
 log = Log("notify")
 

@@ -20,18 +20,18 @@ from services.notify.store import audit, contacts, deliveries, notices, pages, r
 from services.notify.store.deliveries import Delivery, DeliveryState, Finished, Intent
 from services.notify.store.notices import Told
 from services.notify.store.pages import Kept
-from shared import metrics
-from shared.clock import Clock
-from shared.db import Connection, Database
+from shared.database.pool import Connection, Database
 from shared.directory.follower import Follower
 from shared.directory.model import Directory
-from shared.due import DueLoop
 from shared.errors import Transient
-from shared.ids import uuid7
-from shared.logs import Log, tracing
-from shared.quarantine import Quarantine, Undecidable, judging
-from shared.retry import Backoff
-from shared.security import Signer
+from shared.runtime import metrics
+from shared.runtime.clock import Clock
+from shared.runtime.due import DueLoop
+from shared.runtime.logs import Log, tracing
+from shared.runtime.quarantine import Quarantine, Undecidable, judging
+from shared.runtime.retry import Backoff
+from shared.wire.ids import uuid7
+from shared.wire.signing import Signer
 
 log = Log("notify")
 

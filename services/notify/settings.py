@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from shared.service import Settings
+from shared.runtime.service import Settings
 
 
 class NotifySettings(Settings):

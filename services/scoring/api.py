@@ -31,16 +31,16 @@ from services.scoring.domain.report import (
 from services.scoring.domain.trend import Counted, daily, day_name, day_of, windows
 from services.scoring.store import alerts as alerting
 from services.scoring.store import answers, counting, reads
-from shared.asked import Asked, Moment
-from shared.clock import Clock
-from shared.db import Connection, Database
+from shared.database.pool import Connection, Database
 from shared.directory.access import Access, Caller
 from shared.directory.fields import duration_seconds
 from shared.errors import FieldError, invalid_fields
-from shared.events import Audience, Channel, Kind, ScoreDailyV1
-from shared.lists import Page, page_of
-from shared.spreadsheet import BOM, cell
-from shared.web import caller_with, id_in_path, json_response, new_router
+from shared.http.doors import caller_with, id_in_path, json_response, new_router
+from shared.http.lists import Page, page_of
+from shared.http.request_model import Asked, Moment
+from shared.http.spreadsheet import BOM, cell
+from shared.runtime.clock import Clock
+from shared.wire.events import Audience, Channel, Kind, ScoreDailyV1
 
 _LONGEST = 400 * DAY
 _EXPORTED = 2_000

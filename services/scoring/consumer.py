@@ -38,19 +38,20 @@ from services.scoring.domain.shift import DEFAULT_PRIOR, Prior
 from services.scoring.domain.trend import daily, day_of
 from services.scoring.domain.votes import candidates, vote_of
 from services.scoring.store import alerts, answers, counting, people, retention
-from shared import metrics, outbox
-from shared.clock import Clock
-from shared.consume import AfterCommit, Record
-from shared.db import Connection
+from shared.bus import outbox
+from shared.bus.client import Outgoing, cloud_event
+from shared.bus.consume import AfterCommit, Record
+from shared.database.pool import Connection
 from shared.directory.follower import Follower, Revision
 from shared.directory.model import REVOTE_AFTER
-from shared.directory.rules.base import OnWindow
-from shared.erasure import known_by, names, normalised, said_before, type_of
-from shared.events import AlertV1, ErasedV1, FeedbackReceivedV1, Kind, RespondentErasedV1, ScoreDailyV1
-from shared.kafka import Outgoing, cloud_event
-from shared.logs import Log, tracing
-from shared.quarantine import judging
-from shared.topics import ALERTS, ERASURES
+from shared.rules.base import OnWindow
+from shared.runtime import metrics
+from shared.runtime.clock import Clock
+from shared.runtime.logs import Log, tracing
+from shared.runtime.quarantine import judging
+from shared.wire.erasure import known_by, names, normalised, said_before, type_of
+from shared.wire.events import AlertV1, ErasedV1, FeedbackReceivedV1, Kind, RespondentErasedV1, ScoreDailyV1
+from shared.wire.topics import ALERTS, ERASURES
 
 log = Log("scoring")
 

@@ -11,15 +11,15 @@ from services.scoring.domain.counting import SCORES_WINDOW, window_start
 from services.scoring.domain.report import mood_score, nps_score
 from services.scoring.domain.shift import Prior
 from services.scoring.store import company, counting, reads
-from shared import metrics
-from shared.clock import Clock
-from shared.consume import Consumer
-from shared.db import Database
+from shared.bus.client import partition_of
+from shared.bus.consume import Consumer
+from shared.database.pool import Database
 from shared.directory.follower import Follower
 from shared.directory.model import SEVERITIES
-from shared.events import Kind
-from shared.kafka import partition_of
-from shared.topics import FEEDBACK
+from shared.runtime import metrics
+from shared.runtime.clock import Clock
+from shared.wire.events import Kind
+from shared.wire.topics import FEEDBACK
 
 CUSTOMERS = 1_000
 """With more of them, gauges per customer would cost Prometheus more than they tell."""

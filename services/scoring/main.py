@@ -9,17 +9,17 @@ from services.scoring.consumer import Erasing, FeedbackHandler
 from services.scoring.gauges import Company, Gauges
 from services.scoring.settings import ScoringSettings
 from services.scoring.store import alerts
-from shared.comparison import telling
-from shared.consume import Consumer
-from shared.db import Database
-from shared.due import Periodic
-from shared.erasure_keys import ErasureKeys
-from shared.kafka import Producer
-from shared.outbox import Relay
-from shared.parts import Parts, database_ready, patiently
-from shared.quarantine import Quarantine
-from shared.service import Service, opened
-from shared.topics import ALERTS, FEEDBACK
+from shared.bus.client import Producer
+from shared.bus.consume import Consumer
+from shared.bus.outbox import Relay
+from shared.database.erasure_keys import ErasureKeys
+from shared.database.pool import Database
+from shared.runtime.comparison import telling
+from shared.runtime.due import Periodic
+from shared.runtime.process import Parts, database_ready, patiently
+from shared.runtime.quarantine import Quarantine
+from shared.runtime.service import Service, opened
+from shared.wire.topics import ALERTS, FEEDBACK
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 _FIGURES_SECONDS = 15

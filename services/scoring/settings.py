@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from shared.service import Settings
+from shared.runtime.service import Settings
 
 
 class ScoringSettings(Settings):

@@ -28,14 +28,17 @@ from services.ticketing.domain.ticket import (
 )
 from services.ticketing.ledger import Ledger, TicketChange, measure_breaches
 from services.ticketing.store import actions, desks, hooks, people, tickets
-from shared import metrics, outbox
-from shared.clock import Clock
-from shared.comparison import compare
-from shared.consume import AfterCommit, Memoryless, Record
-from shared.db import Connection
+from shared.bus import outbox
+from shared.bus.client import cloud_event
+from shared.bus.consume import AfterCommit, Memoryless, Record
+from shared.database.pool import Connection
 from shared.directory.follower import Follower
-from shared.erasure import is_erased, known_by, nameless, names, said_before, type_of
-from shared.events import (
+from shared.runtime import metrics
+from shared.runtime.clock import Clock
+from shared.runtime.comparison import compare
+from shared.runtime.logs import Log, tracing
+from shared.wire.erasure import is_erased, known_by, nameless, names, said_before, type_of
+from shared.wire.events import (
     AlertV1,
     ErasedV1,
     EvidenceV1,
@@ -45,9 +48,7 @@ from shared.events import (
     StillOpenV1,
     TicketV1,
 )
-from shared.kafka import cloud_event
-from shared.logs import Log, tracing
-from shared.topics import ERASED, ERASURES, TICKETS
+from shared.wire.topics import ERASED, ERASURES, TICKETS
 
 log = Log("ticketing")
 

@@ -11,18 +11,19 @@ import msgspec
 from services.ticketing.domain.sla import Calendar, breaches, calendar_of, looked, next_look, started, ticked
 from services.ticketing.domain.ticket import SYSTEM, Outcome, entry
 from services.ticketing.store import desks, hooks, tickets
-from shared import metrics, outbox
-from shared.clock import Clock
-from shared.db import Connection
+from shared.bus import outbox
+from shared.bus.client import Outgoing, cloud_event
+from shared.database.pool import Connection
 from shared.directory.follower import Follower
 from shared.directory.model import Customer, Directory, Sla, Webhook
 from shared.errors import Transient
-from shared.events import DeskV1, EvidenceV1, FollowUpDueV1, TicketV1
-from shared.ids import uuid7
-from shared.kafka import Outgoing, cloud_event
-from shared.logs import Log, tracing
-from shared.security import Signer
-from shared.topics import TICKETS
+from shared.runtime import metrics
+from shared.runtime.clock import Clock
+from shared.runtime.logs import Log, tracing
+from shared.wire.events import DeskV1, EvidenceV1, FollowUpDueV1, TicketV1
+from shared.wire.ids import uuid7
+from shared.wire.signing import Signer
+from shared.wire.topics import TICKETS
 
 log = Log("ticketing")
 

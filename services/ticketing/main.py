@@ -14,20 +14,20 @@ from services.ticketing.settings import TicketingSettings
 from services.ticketing.sla_timer import SlaTimer
 from services.ticketing.store import tickets
 from services.ticketing.webhook_sender import WebhookSender
-from shared import metrics
-from shared.comparison import looking, telling
-from shared.consume import Consumer
-from shared.db import Database
+from shared.bus.client import Producer
+from shared.bus.consume import Consumer
+from shared.bus.outbox import Relay
+from shared.database.erasure_keys import ErasureKeys
+from shared.database.pool import Database
 from shared.directory.model import SEVERITIES
-from shared.due import Periodic
-from shared.erasure_keys import ErasureKeys
-from shared.kafka import Producer
-from shared.outbox import Relay
-from shared.parts import Parts, database_ready, outbound, patiently, signer
-from shared.progress import Worker
-from shared.quarantine import Quarantine
-from shared.service import Service, opened
-from shared.topics import ALERTS, PAGES, TICKETS
+from shared.runtime import metrics
+from shared.runtime.comparison import looking, telling
+from shared.runtime.due import Periodic
+from shared.runtime.process import Parts, database_ready, outbound, patiently, signer
+from shared.runtime.progress import Worker
+from shared.runtime.quarantine import Quarantine
+from shared.runtime.service import Service, opened
+from shared.wire.topics import ALERTS, PAGES, TICKETS
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 _FIGURES_SECONDS = 15

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 from services.ticketing.domain.status import Status
 from services.ticketing.domain.words import words_in
 from shared.directory.model import Person
-from shared.pages import templates
+from shared.http.html import templates
 
 _templates = templates(__file__)
 

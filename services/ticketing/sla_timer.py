@@ -6,12 +6,12 @@ from datetime import timedelta
 
 from services.ticketing.ledger import Ledger, TicketChange, measure_breaches
 from services.ticketing.store import hooks, tickets
-from shared.clock import Clock
-from shared.db import Database
+from shared.database.pool import Database
 from shared.directory.follower import Follower
-from shared.due import DueLoop
-from shared.logs import Log
-from shared.quarantine import Quarantine, judging
+from shared.runtime.clock import Clock
+from shared.runtime.due import DueLoop
+from shared.runtime.logs import Log
+from shared.runtime.quarantine import Quarantine, judging
 
 log = Log("ticketing")
 

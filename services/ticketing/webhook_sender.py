@@ -15,18 +15,18 @@ from urllib.parse import urlsplit
 from services.ticketing.ledger import wants
 from services.ticketing.store import hooks
 from services.ticketing.store.hooks import DeliveryState, Sending
-from shared import metrics
-from shared.clock import Clock
-from shared.db import Database
+from shared.database.pool import Database
 from shared.directory.follower import Follower
 from shared.directory.model import Webhook
-from shared.due import DueLoop
 from shared.errors import Transient
-from shared.http import Answer, Outbound, Refused, Unreachable
-from shared.logs import Log
-from shared.quarantine import Quarantine
-from shared.security import Signer
-from shared.webhooks import NoSecret, signed_headers, signing_secrets
+from shared.http.client import Answer, Outbound, Refused, Unreachable
+from shared.http.webhooks import NoSecret, signed_headers, signing_secrets
+from shared.runtime import metrics
+from shared.runtime.clock import Clock
+from shared.runtime.due import DueLoop
+from shared.runtime.logs import Log
+from shared.runtime.quarantine import Quarantine
+from shared.wire.signing import Signer
 
 log = Log("ticketing")
 

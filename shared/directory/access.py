@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from shared import metrics
-from shared.audit import Actor
-from shared.clock import Clock
 from shared.directory.follower import Follower, Revision
 from shared.directory.model import Customer, Directory, Key, Scope
 from shared.errors import FieldError, Problem, invalid_fields, not_found
-from shared.refusals import Reason, Refusals
-from shared.security import key_hash
+from shared.http.refusals import Reason, Refusals
+from shared.runtime import metrics
+from shared.runtime.audit import Actor
+from shared.runtime.clock import Clock
+from shared.wire.signing import key_hash
 
 _NOT_GOOD = "The key is unknown, was revoked, or is not good now."
 _NO_DIRECTORY = "No directory was applied yet: python -m services apply FILE"

@@ -22,7 +22,7 @@ from yaml.reader import ReaderError
 from shared.directory.document import Document
 from shared.directory.model import Directory
 from shared.directory.resolve import resolve
-from shared.directory.rules.conditions import parameters, rule_type
+from shared.rules.conditions import parameters, rule_type
 
 LARGEST = 32 * 1024 * 1024
 """Bytes of directory.yaml; 100,000 customers of one record's 16 MiB are about this much text."""

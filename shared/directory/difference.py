@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from shared.directory.model import Condition, Contact, Directory, Key, Rule, Step, Webhook
-from shared.directory.rules.conditions import written
+from shared.rules.conditions import written
 
 _FOLDED = 4
 """Entries from which on one same change is one line: a new company touchpoint would else be a line per customer."""

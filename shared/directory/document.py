@@ -54,8 +54,8 @@ from shared.directory.fields import (
     declared_names,
     distinct,
 )
-from shared.directory.rules.document import Rule
-from shared.events import Audience
+from shared.rules.document import Rule
+from shared.wire.events import Audience
 
 
 class Company(Section):

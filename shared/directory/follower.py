@@ -13,17 +13,17 @@ from typing import Any
 import msgspec
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
-from shared import metrics
+from shared.bus.client import Kafka, Outgoing, Producer, event_headers, stopped
 from shared.directory.model import Customer, Directory, Key
 from shared.directory.record import decode, encode
 from shared.errors import Transient
-from shared.ids import uuid7
-from shared.kafka import Kafka, Outgoing, Producer, event_headers, stopped
-from shared.logs import Log
-from shared.progress import Progress, Worker
-from shared.quarantine import is_one_rows
-from shared.retry import Backoff
-from shared.topics import DIRECTORY, DIRECTORY_LIMIT, TOPICS, Undecodable
+from shared.runtime import metrics
+from shared.runtime.logs import Log
+from shared.runtime.progress import Progress, Worker
+from shared.runtime.quarantine import is_one_rows
+from shared.runtime.retry import Backoff
+from shared.wire.ids import uuid7
+from shared.wire.topics import DIRECTORY, DIRECTORY_LIMIT, TOPICS, Undecodable
 
 log = Log("shared.directory")
 

@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import msgspec
 
-from shared.db import Database
+from shared.database.pool import Database
 from shared.directory.follower import Follower, Revision, revision_of
 from shared.directory.record import decode, encode
 from shared.errors import Misconfigured, Transient
-from shared.logs import Log
+from shared.runtime.logs import Log
 
 log = Log("shared.directory")
 

@@ -12,25 +12,25 @@ from typing import Any, Literal
 
 import msgspec
 
-from shared.directory.rules.conditions import Condition
-from shared.directory.rules.metric import MetricMean as MetricMean
-from shared.directory.rules.mood import MoodBelow as MoodBelow
-from shared.directory.rules.mood import UnhappyShareAbove as UnhappyShareAbove
-from shared.directory.rules.nps import DetractorsAtLeast as DetractorsAtLeast
-from shared.directory.rules.nps import NpsBelow as NpsBelow
-from shared.directory.rules.nps import NpsDrop as NpsDrop
-from shared.directory.rules.sequence import NoFeedbackFor as NoFeedbackFor
-from shared.directory.rules.sequence import Shift as Shift
-from shared.directory.rules.single import (
+from shared.rules.conditions import Condition
+from shared.rules.metric import MetricMean as MetricMean
+from shared.rules.mood import MoodBelow as MoodBelow
+from shared.rules.mood import UnhappyShareAbove as UnhappyShareAbove
+from shared.rules.nps import DetractorsAtLeast as DetractorsAtLeast
+from shared.rules.nps import NpsBelow as NpsBelow
+from shared.rules.nps import NpsDrop as NpsDrop
+from shared.rules.sequence import NoFeedbackFor as NoFeedbackFor
+from shared.rules.sequence import Shift as Shift
+from shared.rules.single import (
     FollowUpAtMost as FollowUpAtMost,
 )
-from shared.directory.rules.single import (
+from shared.rules.single import (
     MoodAtLeast as MoodAtLeast,
 )
-from shared.directory.rules.single import (
+from shared.rules.single import (
     MoodAtMost as MoodAtMost,
 )
-from shared.directory.rules.single import (
+from shared.rules.single import (
     ScoreAtMost as ScoreAtMost,
 )
 

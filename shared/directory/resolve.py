@@ -6,11 +6,11 @@ from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
 from shared.directory import model
-from shared.directory.rules.document import built_in_rules
+from shared.rules.document import built_in_rules
 
 if TYPE_CHECKING:
     from shared.directory import document
-    from shared.directory.rules.document import Rule
+    from shared.rules.document import Rule
 
 
 def resolve(checked: document.Document) -> model.Directory:

@@ -18,13 +18,13 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
+from shared.bus.security import PLAINTEXT, Security
 from shared.embedded.child import run_once
 from shared.embedded.errors import EmbeddedUnavailable
 from shared.embedded.jars import kafka_jars
 from shared.embedded.login import MECHANISM, NotLetIn, Talk, User
 from shared.embedded.server import Server, to_stderr
 from shared.embedded.supervisor import Spec
-from shared.kafka_security import PLAINTEXT, Security
 
 HOST = "127.0.0.1"
 PORTS = range(20_000, 32_000)

@@ -17,14 +17,14 @@ import pytest
 from aiokafka.structs import TopicPartition
 from msgspec.structs import replace
 
+from shared.bus.client import Kafka
+from shared.bus.provisioning import ensure_topics
 from shared.directory.follower import publish
 from shared.directory.model import Key, MoodAtMost, NpsBelow, Rule
 from shared.embedded import EmbeddedKafka, EmbeddedPostgres
-from shared.ids import uuid7
-from shared.kafka import Kafka
-from shared.provisioning import ensure_topics
-from shared.security import key_hash, new_key
-from shared.topics import ALERTS, FEEDBACK, PAGES, TICKETS, TOPICS
+from shared.wire.ids import uuid7
+from shared.wire.signing import key_hash, new_key
+from shared.wire.topics import ALERTS, FEEDBACK, PAGES, TICKETS, TOPICS
 from tests.support.house import company
 from tests.support.phone import Phone
 from tests.support.processes import ServiceProcess, processes

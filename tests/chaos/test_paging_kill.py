@@ -15,14 +15,14 @@ import psutil
 import pytest
 from msgspec.structs import replace
 
-from shared.clock import SystemClock
+from shared.bus.client import Kafka
+from shared.bus.provisioning import ensure_topics
 from shared.directory.follower import publish
 from shared.directory.model import Step
-from shared.events import TicketV1
-from shared.ids import uuid7
-from shared.kafka import Kafka
-from shared.provisioning import ensure_topics
-from shared.topics import TICKETS, TOPICS
+from shared.runtime.clock import SystemClock
+from shared.wire.events import TicketV1
+from shared.wire.ids import uuid7
+from shared.wire.topics import TICKETS, TOPICS
 from tests.support import build
 from tests.support.house import House, company
 from tests.support.phone import Phone, Received

@@ -19,14 +19,14 @@ import asyncpg
 import httpx
 import pytest
 
+from shared.bus.client import Kafka
+from shared.bus.provisioning import ensure_topics
 from shared.directory.follower import publish
 from shared.directory.model import Key
 from shared.embedded import EmbeddedPostgres
-from shared.ids import uuid7
-from shared.kafka import Kafka
-from shared.provisioning import ensure_topics
-from shared.security import key_hash, new_key
-from shared.topics import TOPICS
+from shared.wire.ids import uuid7
+from shared.wire.signing import key_hash, new_key
+from shared.wire.topics import TOPICS
 from tests.support.brokers import Brokers
 from tests.support.house import company
 from tests.support.phone import Phone

@@ -9,12 +9,12 @@ import asyncpg
 import pytest
 from msgspec.structs import replace
 
-from shared.audit import Actor
-from shared.dead_letters import DeadLetters
+from shared.bus.client import Outgoing, Producer
+from shared.bus.dead_letters import DeadLetters
 from shared.directory.model import Key
-from shared.kafka import Outgoing, Producer
-from shared.security import key_hash, new_key
-from shared.topics import ALERTS
+from shared.runtime.audit import Actor
+from shared.wire.signing import key_hash, new_key
+from shared.wire.topics import ALERTS
 from tests.support.house import House
 from tests.support.wait import until
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from shared.directory import record
 from shared.directory.check import parse_file
-from shared.topics import ALERTS, FEEDBACK, TOPICS, Decoder, Topic, Undecodable
+from shared.wire.topics import ALERTS, FEEDBACK, TOPICS, Decoder, Topic, Undecodable
 from tests.support import schemas
 from tests.support.examples import examples
 

@@ -22,11 +22,11 @@ import pytest
 import pytest_asyncio
 from msgspec.structs import replace
 
-from shared import logs
+from shared.bus.client import Kafka
 from shared.directory.model import Key, Metric
-from shared.ids import uuid7
-from shared.kafka import Kafka
-from shared.security import key_hash, new_key
+from shared.runtime import logs
+from shared.wire.ids import uuid7
+from shared.wire.signing import key_hash, new_key
 from tests.conftest import Servers
 from tests.support.house import House, company, house
 from tests.support.wait import until

@@ -15,10 +15,10 @@ import pytest
 import pytest_asyncio
 from msgspec.structs import replace
 
+from shared.bus.client import Kafka
 from shared.directory.model import Key
-from shared.ids import uuid7
-from shared.kafka import Kafka
-from shared.security import key_hash, new_key
+from shared.wire.ids import uuid7
+from shared.wire.signing import key_hash, new_key
 from tests.conftest import Servers
 from tests.support.house import House, company, house
 from tests.support.wait import until

@@ -12,8 +12,8 @@ import pytest
 from msgspec.structs import replace
 
 from shared.directory.model import Key, Layer, Schedule, Scope
-from shared.ids import uuid7
-from shared.security import key_hash, new_key
+from shared.wire.ids import uuid7
+from shared.wire.signing import key_hash, new_key
 from tests.support.house import House
 from tests.support.wait import until
 

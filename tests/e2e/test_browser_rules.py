@@ -11,9 +11,9 @@ import httpx
 import pytest
 
 from services.run import run_services
-from shared.kafka import Kafka
-from shared.security import Signer
-from shared.service import Settings
+from shared.bus.client import Kafka
+from shared.runtime.service import Settings
+from shared.wire.signing import Signer
 from tests.support.house import SECRET, House
 from tests.support.wait import until
 
@@ -131,7 +131,7 @@ async def test_hsts(seconds: int) -> None:
     """By default nothing is said: a demo on plain HTTP must stay reachable."""
     from starlette.responses import PlainTextResponse
 
-    from shared.headers import Headers
+    from shared.http.headers import Headers
 
     transport = httpx.ASGITransport(Headers(PlainTextResponse("x"), hsts_seconds=seconds))
     async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:

@@ -15,8 +15,8 @@ import pytest
 from msgspec.structs import replace
 
 from shared.directory.model import Desk, FollowUpAtMost, Rule, Sla, Smtp, Webhook
-from shared.ids import uuid7
-from shared.security import Signer
+from shared.wire.ids import uuid7
+from shared.wire.signing import Signer
 from tests.support.desks.zendesk import fake_zendesk
 from tests.support.house import RULES, SECRET, House
 from tests.support.processes import Done, command

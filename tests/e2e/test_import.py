@@ -10,7 +10,7 @@ import pytest
 
 from services.answers_csv import Map, WrongFile, posted, read_csv, read_map
 from services.importing import taking
-from shared.events import FeedbackReceivedV1
+from shared.wire.events import FeedbackReceivedV1
 from tests.support.build import customer, directory
 from tests.support.house import House
 from tests.support.processes import Done, command

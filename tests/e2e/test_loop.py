@@ -11,13 +11,13 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from shared import logs
+from shared.bus.client import Producer, cloud_event
 from shared.directory.model import KeyLimits, Webhook
-from shared.events import AlertV1
-from shared.ids import uuid7
-from shared.kafka import Producer, cloud_event
-from shared.security import Signer
-from shared.topics import ALERTS
+from shared.runtime import logs
+from shared.wire.events import AlertV1
+from shared.wire.ids import uuid7
+from shared.wire.signing import Signer
+from shared.wire.topics import ALERTS
 from tests.support.house import SECRET, House
 from tests.support.wait import until
 

@@ -10,11 +10,11 @@ from aiokafka.admin import NewTopic
 from msgspec.structs import replace
 
 from services.commands import user
-from shared import provisioning
+from shared.bus import provisioning
+from shared.bus.client import Kafka
 from shared.directory.follower import read_newest
 from shared.directory.model import Desk
-from shared.kafka import Kafka
-from shared.topics import ALERTS, DIRECTORY, FEEDBACK, TOPICS
+from shared.wire.topics import ALERTS, DIRECTORY, FEEDBACK, TOPICS
 from tests.support.desks.jira import fake_jira
 from tests.support.house import House, house
 from tests.support.processes import Done, command

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from services import run
+from shared.bus.client import Kafka
 from shared.directory.follower import read_newest
 from shared.errors import Transient
-from shared.kafka import Kafka
-from shared.parts import kafka_of
-from shared.service import Settings
+from shared.runtime.process import kafka_of
+from shared.runtime.service import Settings
 from tests.support.processes import command
 
 

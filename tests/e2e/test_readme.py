@@ -19,7 +19,7 @@ import httpx
 import psutil
 import pytest
 
-from shared.kafka import Kafka
+from shared.bus.client import Kafka
 from tests.support.wait import until
 
 

@@ -14,14 +14,14 @@ import msgspec
 from msgspec.structs import replace
 
 from services.scoring.store import counting
-from shared.db import Database
+from shared.bus.client import Kafka, Producer, Publisher, event_headers
+from shared.bus.provisioning import ensure_topics
+from shared.database.pool import Database
 from shared.directory.follower import publish
 from shared.directory.model import NpsBelow, NpsDrop, Rule
-from shared.events import FeedbackReceivedV1
-from shared.ids import uuid7
-from shared.kafka import Kafka, Producer, Publisher, event_headers
-from shared.provisioning import ensure_topics
-from shared.topics import FEEDBACK, TOPICS
+from shared.wire.events import FeedbackReceivedV1
+from shared.wire.ids import uuid7
+from shared.wire.topics import FEEDBACK, TOPICS
 from tests.support.house import company
 from tests.support.phone import Phone
 from tests.support.processes import ServiceProcess

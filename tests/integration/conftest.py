@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from services.run import MIGRATIONS
-from shared.db import Database
-from shared.migrate import migrate
+from shared.database.migrate import migrate
+from shared.database.pool import Database
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ import httpx
 import pytest
 from msgspec.structs import replace
 
+from shared.bus.client import Kafka
 from shared.directory.model import Contact, Directory
-from shared.events import TicketV1
-from shared.kafka import Kafka
-from shared.security import Signer
+from shared.wire.events import TicketV1
+from shared.wire.signing import Signer
 from tests.integration.test_paging import change, open_ticket, people, timeline
 from tests.support import build
 from tests.support.house import SECRET, House, house

@@ -18,16 +18,16 @@ import pytest
 from aiokafka.admin.records_to_delete import RecordsToDelete
 from aiokafka.structs import TopicPartition
 
-from shared.consume import Consumer, TooManyInvalid
-from shared.db import Database
+from shared.bus.client import Kafka, Outgoing, Producer, event_headers
+from shared.bus.consume import Consumer, TooManyInvalid
+from shared.bus.offsets import OffsetLost
+from shared.bus.outbox import Relay
+from shared.bus.provisioning import ensure_topics
+from shared.database.pool import Database
 from shared.errors import Invalid, Transient
-from shared.events import FeedbackReceivedV1
-from shared.ids import uuid7
-from shared.kafka import Kafka, Outgoing, Producer, event_headers
-from shared.offsets import OffsetLost
-from shared.outbox import Relay
-from shared.provisioning import ensure_topics
-from shared.topics import FEEDBACK
+from shared.wire.events import FeedbackReceivedV1
+from shared.wire.ids import uuid7
+from shared.wire.topics import FEEDBACK
 from tests.support.effects import SCHEMA, Effects, prepare
 from tests.support.wait import until
 

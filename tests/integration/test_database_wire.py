@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from services.run import MIGRATIONS
-from shared.db import Database
+from shared.database.migrate import migrate
+from shared.database.pool import Database
 from shared.errors import Misconfigured, Transient
-from shared.migrate import migrate
 from tests.support.certificates import NEEDED, Authority
 from tests.support.processes import command
 from tests.support.tls import TlsPostgres

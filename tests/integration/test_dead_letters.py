@@ -8,11 +8,11 @@ import msgspec
 import pytest
 from aiokafka import TopicPartition
 
-from shared.audit import Actor
-from shared.dead_letters import DeadLetter, DeadLetters
-from shared.kafka import Kafka, Outgoing, Producer, event_headers
-from shared.provisioning import ensure_topics
-from shared.topics import FEEDBACK, TOPICS
+from shared.bus.client import Kafka, Outgoing, Producer, event_headers
+from shared.bus.dead_letters import DeadLetter, DeadLetters
+from shared.bus.provisioning import ensure_topics
+from shared.runtime.audit import Actor
+from shared.wire.topics import FEEDBACK, TOPICS
 from tests.support.build import answer
 from tests.support.house import House, house
 from tests.support.processes import Done, command

@@ -15,9 +15,9 @@ import pytest
 from msgspec.structs import replace
 
 from services.ticketing.store import desks
+from shared.bus.client import Kafka
 from shared.directory.follower import revision_of
 from shared.errors import Problem
-from shared.kafka import Kafka
 from tests.support import build
 from tests.support.certificates import Authority
 from tests.support.desks import FakeDesk, Trouble

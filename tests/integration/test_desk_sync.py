@@ -22,14 +22,14 @@ from services.ticketing.ledger import TicketChange
 from services.ticketing.sla_timer import SlaTimer
 from services.ticketing.store import desks, people, tickets
 from services.ticketing.token_bucket import TokenBucket
+from shared.bus.client import Kafka
 from shared.directory.follower import revision_of
 from shared.directory.model import Sla
 from shared.errors import Problem, Transient
-from shared.events import RespondentErasedV1
-from shared.http import Answer, Guard, Outbound
-from shared.ids import uuid7
-from shared.kafka import Kafka
-from shared.quarantine import Quarantine, items
+from shared.http.client import Answer, Guard, Outbound
+from shared.runtime.quarantine import Quarantine, items
+from shared.wire.events import RespondentErasedV1
+from shared.wire.ids import uuid7
 from tests.support import build
 from tests.support.desks import Reply, Trouble
 from tests.support.desks.webhook import FakeReceiver, fake_webhook

@@ -14,8 +14,8 @@ from services.ticketing.desks import BadSignature, Desk, Failed, FailureKind, Go
 from services.ticketing.desks.registry import DESKS, build
 from services.ticketing.domain.story import Heading, Items, Paragraph
 from shared.directory import document, model
-from shared.events import TicketState
-from shared.http import Guard, Outbound
+from shared.http.client import Guard, Outbound
+from shared.wire.events import TicketState
 from tests.support.desk_calls import draft, erase, remarks_of, updated
 from tests.support.desks import FakeDesk, Trouble, What
 from tests.support.desks.freshservice import fake_freshservice

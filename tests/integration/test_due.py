@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator, Collection
 import asyncpg
 import pytest
 
-from shared.db import Database
-from shared.due import DueLoop
+from shared.database.migrate import migrate
+from shared.database.pool import Database
 from shared.errors import Transient
-from shared.migrate import migrate
-from shared.quarantine import Quarantine, TooManySetAside, held, items, judging, release
+from shared.runtime.due import DueLoop
+from shared.runtime.quarantine import Quarantine, TooManySetAside, held, items, judging, release
 
 
 class Queue:

@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator, Callable, Collection
 
 import pytest
 
-from shared.db import Database
-from shared.due import DueLoop
+from shared.database.migrate import migrate
+from shared.database.pool import Database
 from shared.errors import Transient
-from shared.migrate import migrate
-from shared.quarantine import Quarantine, TooManySetAside, items, judging, not_held, release
+from shared.runtime.due import DueLoop
+from shared.runtime.quarantine import Quarantine, TooManySetAside, items, judging, not_held, release
 from tests.support.wait import until, until_true
 
 _CLAIM = f"""

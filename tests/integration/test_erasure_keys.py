@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from services.scoring.store import people
-from shared.db import Database
-from shared.erasure_keys import ErasureKeys
+from shared.database.erasure_keys import ErasureKeys
+from shared.database.pool import Database
 from shared.errors import Misconfigured
-from shared.security import digest_of
+from shared.wire.signing import digest_of
 from tests.support.build import NOW
 
 Of = Callable[[Any], Awaitable[Database]]

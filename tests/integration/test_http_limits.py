@@ -17,8 +17,8 @@ import pytest
 import requests
 from fastapi import APIRouter, Request
 
-from shared.server import Limits
-from shared.service import Service
+from shared.http.server import Limits
+from shared.runtime.service import Service
 from tests.support.shell import running
 from tests.support.wait import until, until_true
 

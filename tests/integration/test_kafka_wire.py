@@ -15,16 +15,16 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 from aiokafka.protocol.admin import CreateAclsRequest
 
+from shared.bus.client import Kafka, Outgoing, Producer
+from shared.bus.provisioning import ensure_topics
 from shared.directory.follower import Follower, publish, read_newest
 from shared.directory.model import Key
 from shared.embedded import EmbeddedKafka
 from shared.errors import Misconfigured, Transient
-from shared.kafka import Kafka, Outgoing, Producer
-from shared.parts import kafka_of
-from shared.provisioning import ensure_topics
-from shared.security import key_hash, new_key
-from shared.service import Settings
-from shared.topics import DIRECTORY, FEEDBACK, TOPICS
+from shared.runtime.process import kafka_of
+from shared.runtime.service import Settings
+from shared.wire.signing import key_hash, new_key
+from shared.wire.topics import DIRECTORY, FEEDBACK, TOPICS
 from tests.support.certificates import NEEDED, Authority
 from tests.support.doors import PASSWORDS, DoorsKafka
 from tests.support.house import company, house

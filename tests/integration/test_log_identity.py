@@ -8,16 +8,16 @@ from collections.abc import AsyncIterator
 import pytest
 from aiokafka.admin import NewPartitions
 
-from shared import offsets
-from shared.consume import Consumer
-from shared.db import Database
+from shared.bus import offsets
+from shared.bus.client import Kafka, Outgoing, Producer
+from shared.bus.consume import Consumer
+from shared.bus.offsets import OffsetLost
+from shared.bus.provisioning import ensure_topics
+from shared.database.pool import Database
 from shared.directory.follower import Follower, publish, read_newest
 from shared.directory.model import Directory
 from shared.errors import Misconfigured, Transient
-from shared.kafka import Kafka, Outgoing, Producer
-from shared.offsets import OffsetLost
-from shared.provisioning import ensure_topics
-from shared.topics import DIRECTORY, FEEDBACK, TOPICS
+from shared.wire.topics import DIRECTORY, FEEDBACK, TOPICS
 from tests.integration.test_consume import consuming, effects, has, send
 from tests.support.effects import SCHEMA, Effects, prepare
 from tests.support.house import company

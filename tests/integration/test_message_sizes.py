@@ -13,15 +13,15 @@ import pytest
 from aiokafka.structs import TopicPartition
 
 from services.run import MIGRATIONS
-from shared import outbox
-from shared.db import Database
-from shared.ids import uuid7
-from shared.kafka import Kafka, MessageTooLarge, Outgoing, Producer, Publisher, event_headers
-from shared.migrate import migrate
-from shared.outbox import Relay
-from shared.provisioning import ensure_topics, mend
-from shared.quarantine import Held, items, release
-from shared.topics import ALERTS, AUDIT, FEEDBACK, Topic
+from shared.bus import outbox
+from shared.bus.client import Kafka, MessageTooLarge, Outgoing, Producer, Publisher, event_headers
+from shared.bus.outbox import Relay
+from shared.bus.provisioning import ensure_topics, mend
+from shared.database.migrate import migrate
+from shared.database.pool import Database
+from shared.runtime.quarantine import Held, items, release
+from shared.wire.ids import uuid7
+from shared.wire.topics import ALERTS, AUDIT, FEEDBACK, Topic
 from tests.support.house import House
 from tests.support.wait import until
 
@@ -181,7 +181,7 @@ async def test_rows_too_large_with_good_ones_between_are_not_our_fault(
     kafka: Kafka, producer: Producer, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One a month would otherwise end the service at the hundred-and-first."""
-    monkeypatch.setattr("shared.quarantine._LIMIT", 1)
+    monkeypatch.setattr("shared.runtime.quarantine._LIMIT", 1)
     relaying = asyncio.create_task(Relay(database, producer).run())
     try:
         for n in range(3):

@@ -15,10 +15,10 @@ from aiosmtpd.smtp import SMTP
 from msgspec.structs import replace
 
 from demo.inbox import Inbox
+from shared.bus.client import Kafka
 from shared.directory.model import Contact, Key, Person, Smtp
-from shared.http import _context, shown_url
-from shared.kafka import Kafka
-from shared.security import Signer, key_hash
+from shared.http.client import _context, shown_url
+from shared.wire.signing import Signer, key_hash
 from tests.support import house as houses
 from tests.support.certificates import Authority
 from tests.support.house import SECRET, House, company, house

@@ -15,16 +15,16 @@ from services.notify.channels.email import Mailer
 from services.notify.rounds.revisions import Revisions
 from services.notify.store import audit, rota
 from services.run import MIGRATIONS
-from shared.clock import MovableClock
-from shared.db import Database
+from shared.bus.client import Kafka
+from shared.database.migrate import migrate
+from shared.database.pool import Database
 from shared.directory.follower import Follower, Revision, revision_of
 from shared.directory.model import Heartbeat, Smtp, Step
-from shared.events import FollowUpDueV1
-from shared.ids import uuid7
-from shared.kafka import Kafka
-from shared.migrate import migrate
-from shared.quarantine import Quarantine, items
-from shared.topics import TICKETS
+from shared.runtime.clock import MovableClock
+from shared.runtime.quarantine import Quarantine, items
+from shared.wire.events import FollowUpDueV1
+from shared.wire.ids import uuid7
+from shared.wire.topics import TICKETS
 from tests.integration.test_paging import open_ticket, page_in, rings
 from tests.support import build
 from tests.support.house import House, company

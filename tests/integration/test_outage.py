@@ -22,17 +22,17 @@ import httpx
 import pytest
 
 from services.run import NAMES
-from shared import outbox
-from shared.db import Database
+from shared.bus import outbox
+from shared.bus.client import Kafka, Outgoing, Producer, event_headers
+from shared.bus.outbox import Relay
+from shared.bus.provisioning import ensure_topics
+from shared.database.pool import Database
 from shared.directory.follower import publish
 from shared.directory.model import Key
 from shared.embedded import EmbeddedKafka, EmbeddedPostgres
-from shared.ids import uuid7
-from shared.kafka import Kafka, Outgoing, Producer, event_headers
-from shared.outbox import Relay
-from shared.provisioning import ensure_topics
-from shared.security import key_hash, new_key
-from shared.topics import ALERTS, TOPICS
+from shared.wire.ids import uuid7
+from shared.wire.signing import key_hash, new_key
+from shared.wire.topics import ALERTS, TOPICS
 from tests.conftest import Servers
 from tests.integration.test_message_sizes import arrived as relayed
 from tests.support.effects import SCHEMA, prepare

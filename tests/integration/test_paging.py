@@ -18,8 +18,9 @@ from services.notify.escalator import Escalator
 from services.notify.rounds.auditor import Auditor
 from services.notify.store import audit, pages
 from services.run import MIGRATIONS
-from shared.clock import MovableClock
-from shared.db import Database
+from shared.bus.client import Kafka
+from shared.database.migrate import migrate
+from shared.database.pool import Database
 from shared.directory.follower import Follower, revision_of
 from shared.directory.model import (
     Absence,
@@ -34,14 +35,13 @@ from shared.directory.model import (
     Step,
     Watchdog,
 )
-from shared.events import ScoreDailyV1, SlaV1, TicketV1
-from shared.http import Guard, Outbound
-from shared.ids import uuid7
-from shared.kafka import Kafka
-from shared.migrate import migrate
-from shared.quarantine import Quarantine
-from shared.security import Signer
-from shared.topics import ALERTS, TICKETS
+from shared.http.client import Guard, Outbound
+from shared.runtime.clock import MovableClock
+from shared.runtime.quarantine import Quarantine
+from shared.wire.events import ScoreDailyV1, SlaV1, TicketV1
+from shared.wire.ids import uuid7
+from shared.wire.signing import Signer
+from shared.wire.topics import ALERTS, TICKETS
 from tests.support import build
 from tests.support.house import SECRET, House, company
 from tests.support.phone import Phone, Received

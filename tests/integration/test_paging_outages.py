@@ -14,12 +14,12 @@ import pytest
 from aiokafka.structs import TopicPartition
 from msgspec.structs import replace
 
+from shared.bus.client import Kafka
 from shared.directory.model import Contact, Escalation, Person
 from shared.embedded import EmbeddedKafka, EmbeddedPostgres
-from shared.events import PageV1, SlaV1, TicketV1
-from shared.ids import uuid7
-from shared.kafka import Kafka
-from shared.topics import PAGES, TICKETS
+from shared.wire.events import PageV1, SlaV1, TicketV1
+from shared.wire.ids import uuid7
+from shared.wire.topics import PAGES, TICKETS
 from tests.support import build
 from tests.support.house import House, house
 from tests.support.phone import Received

@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 
 from services.run import NAMES
+from shared.bus.client import Kafka, stopped
 from shared.embedded import EmbeddedKafka
-from shared.kafka import Kafka, stopped
 from tests.integration.test_outage import environment, settle
 from tests.support.processes import ServiceProcess, processes
 from tests.support.wait import until

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from aiokafka.protocol.admin import CreateAclsRequest
 
-from shared import cluster
+from shared.bus import cluster
+from shared.bus.client import Kafka
+from shared.bus.provisioning import ensure_topics
 from shared.embedded import EmbeddedKafka
 from shared.errors import Misconfigured
-from shared.kafka import Kafka
-from shared.provisioning import ensure_topics
-from shared.topics import FEEDBACK, TOPICS, Topic
+from shared.wire.topics import FEEDBACK, TOPICS, Topic
 from tests.support.wait import until
 
 _TOPIC, _CLUSTER = 2, 4

@@ -11,10 +11,10 @@ import asyncpg
 import pytest
 
 from services.run import MIGRATIONS, NAMES
-from shared.db import Database
+from shared.database.migrate import migrate
+from shared.database.pool import Database
 from shared.embedded.postgres import postgres_binaries
 from shared.errors import Misconfigured, Transient
-from shared.migrate import migrate
 
 
 @pytest.fixture

@@ -28,10 +28,10 @@ from services.scoring.domain.customer import CustomerState, Plan, plan
 from services.scoring.domain.votes import candidates, vote_of
 from services.scoring.domain.windows import Measure
 from services.scoring.store import answers, counting
-from shared.db import Connection
+from shared.database.pool import Connection
 from shared.directory.model import MoodBelow, NpsBelow, NpsDrop
-from shared.directory.rules.base import SUM
-from shared.events import RATINGS, FeedbackReceivedV1
+from shared.rules.base import SUM
+from shared.wire.events import RATINGS, FeedbackReceivedV1
 from tests.integration.test_store_sql import NPS
 from tests.support import build
 

@@ -26,10 +26,10 @@ from services.scoring.domain.counting import (
     series_of,
 )
 from services.scoring.store import alerts, answers, counting, reads
-from shared.db import Connection, Database
-from shared.events import FeedbackReceivedV1
-from shared.ids import uuid7
-from shared.migrate import migrate
+from shared.database.migrate import migrate
+from shared.database.pool import Connection, Database
+from shared.wire.events import FeedbackReceivedV1
+from shared.wire.ids import uuid7
 from tests.integration.test_scoring_counts_sql import (
     FIRST,
     HOURS,

@@ -21,16 +21,16 @@ from services.scoring.domain.silence import Pulse
 from services.scoring.domain.trend import daily, day_of, windows
 from services.scoring.gauges import Company, Gauges
 from services.scoring.store import counting, reads
-from shared.consume import Record
-from shared.db import Database
+from shared.bus.client import Kafka
+from shared.bus.consume import Record
+from shared.database.migrate import migrate
+from shared.database.pool import Database
 from shared.directory.follower import Follower, revision_of
 from shared.directory.model import Metric, NpsBelow
-from shared.directory.rules.metric import MetricMean
-from shared.directory.rules.sequence import NoFeedbackFor, Shift
-from shared.events import FeedbackReceivedV1
-from shared.kafka import Kafka
-from shared.migrate import migrate
-from shared.quarantine import Quarantine, Undecidable, items, release
+from shared.rules.metric import MetricMean
+from shared.rules.sequence import NoFeedbackFor, Shift
+from shared.runtime.quarantine import Quarantine, Undecidable, items, release
+from shared.wire.events import FeedbackReceivedV1
 from tests.support import build
 
 DAY = 86400

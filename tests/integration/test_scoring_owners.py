@@ -19,18 +19,18 @@ from services.run import MIGRATIONS
 from services.scoring.consumer import Erasing, FeedbackHandler
 from services.scoring.domain.customer import CustomerState, Memory
 from services.scoring.store import alerts, answers, counting
-from shared.consume import Consumer, Record
-from shared.db import Database
+from shared.bus.client import Kafka, Outgoing, Producer, event_headers
+from shared.bus.consume import Consumer, Record
+from shared.bus.provisioning import ensure_topics
+from shared.database.migrate import migrate
+from shared.database.pool import Database
 from shared.directory.follower import Follower, revision_of
 from shared.directory.model import NpsBelow, NpsDrop
-from shared.directory.rules.sequence import NoFeedbackFor, Shift
 from shared.errors import Transient
-from shared.events import FeedbackReceivedV1, RespondentErasedV1
-from shared.ids import uuid7
-from shared.kafka import Kafka, Outgoing, Producer, event_headers
-from shared.migrate import migrate
-from shared.provisioning import ensure_topics
-from shared.topics import ERASED, FEEDBACK
+from shared.rules.sequence import NoFeedbackFor, Shift
+from shared.wire.events import FeedbackReceivedV1, RespondentErasedV1
+from shared.wire.ids import uuid7
+from shared.wire.topics import ERASED, FEEDBACK
 from tests.support import build
 from tests.support.wait import until
 

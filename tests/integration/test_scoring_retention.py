@@ -17,14 +17,14 @@ from services.scoring.consumer import Erasing, FeedbackHandler
 from services.scoring.domain.counting import hour_of, window_start
 from services.scoring.domain.customer import CustomerState
 from services.scoring.store import counting, reads
-from shared.clock import MovableClock
-from shared.consume import Record
-from shared.db import Connection, Database
+from shared.bus.client import Kafka
+from shared.bus.consume import Record
+from shared.database.migrate import migrate
+from shared.database.pool import Connection, Database
 from shared.directory.follower import Follower, revision_of
 from shared.directory.model import Customer, Directory, Escalation, MoodAtMost, NpsBelow, NpsDrop, Person, Rule, Step
-from shared.events import FeedbackReceivedV1
-from shared.kafka import Kafka
-from shared.migrate import migrate
+from shared.runtime.clock import MovableClock
+from shared.wire.events import FeedbackReceivedV1
 from tests.support import build
 
 DAY = 86400

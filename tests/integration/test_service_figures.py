@@ -14,9 +14,9 @@ from services.run import MIGRATIONS
 from services.ticketing.domain.service import Service, service_of
 from services.ticketing.domain.ticket import ACTIVE, Entry, Outcome, entry
 from services.ticketing.store import desks, tickets
-from shared.db import Database
-from shared.events import TicketState, TicketV1
-from shared.migrate import migrate
+from shared.database.migrate import migrate
+from shared.database.pool import Database
+from shared.wire.events import TicketState, TicketV1
 from tests.support.build import NOW, evidence, ticket
 
 _STATES: tuple[TicketState, ...] = (*cast("tuple[TicketState, ...]", tuple(ACTIVE)), "resolved", "closed", "cancelled")

@@ -14,12 +14,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from shared import service
-from shared.due import Periodic
+from shared.bus.client import Kafka
 from shared.errors import Transient
-from shared.kafka import Kafka
-from shared.progress import Progress, Worker
-from shared.service import Service, Standstill
+from shared.runtime import service
+from shared.runtime.due import Periodic
+from shared.runtime.progress import Progress, Worker
+from shared.runtime.service import Service, Standstill
 from tests.integration.test_outage import environment, settle
 from tests.support.processes import processes
 from tests.support.shell import running
@@ -85,7 +85,7 @@ async def test_the_door_is_open_while_only_work_is_missing() -> None:
 
 async def test_a_job_that_fails_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """One customer's absurd row may not end everybody's service, again and again: it is told and tried again."""
-    monkeypatch.setattr("shared.due._FAILED_SECONDS", 0.01)
+    monkeypatch.setattr("shared.runtime.due._FAILED_SECONDS", 0.01)
     tries, mended = 0, False
 
     async def work() -> None:
@@ -183,7 +183,7 @@ async def test_sigterm_is_told_before_it_takes_effect(kafka: Kafka, database_url
 
 SERVES = """
 import asyncio, sys
-from shared import service
+from shared.runtime import service
 async def main(stop):
     await service.run([], host="127.0.0.1", port=0, stop=stop, on_ready=lambda address: print(address, flush=True))
 sys.exit(service.run_process(main, drain_seconds=60))
@@ -191,7 +191,7 @@ sys.exit(service.run_process(main, drain_seconds=60))
 
 FREEZES = """
 import asyncio, sys, time
-from shared import service
+from shared.runtime import service
 service._FROZEN_SECONDS = 2
 async def main(stop):
     print("begun", flush=True)

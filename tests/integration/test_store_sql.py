@@ -31,9 +31,9 @@ from services.scoring.domain.windows import Measure
 from services.scoring.store import alerts, answers
 from services.ticketing.domain.ticket import Outcome
 from services.ticketing.store import tickets
-from shared.db import Connection, Database
-from shared.ids import uuid7
-from shared.migrate import SHARED_MIGRATIONS, migrate
+from shared.database.migrate import SHARED_MIGRATIONS, migrate
+from shared.database.pool import Connection, Database
+from shared.wire.ids import uuid7
 from tests.support import build
 
 NPS = Measure("nps", None, "customer")
@@ -43,7 +43,7 @@ _SHARED = [
     for _, name, package in pkgutil.iter_modules(shared.__path__)
     if not package
 ]
-_ONLY = {"shared.erasure_keys": {"scoring", "ticketing"}}
+_ONLY = {"shared.database.erasure_keys": {"scoring", "ticketing"}}
 """In whose schemas what is shared by some services runs."""
 
 

@@ -16,17 +16,17 @@ from services.ticketing.ledger import Ledger, TicketChange
 from services.ticketing.store import hooks, tickets
 from services.ticketing.store.hooks import Sending
 from services.ticketing.webhook_sender import WebhookSender
-from shared.clock import MovableClock
-from shared.db import Database
+from shared.bus.client import Kafka
+from shared.database.migrate import migrate
+from shared.database.pool import Database
 from shared.directory.follower import Follower, revision_of
 from shared.directory.model import Customer, Directory, Escalation, Person, Step, Webhook
-from shared.events import TicketV1
-from shared.http import Guard, Outbound
-from shared.ids import uuid7
-from shared.kafka import Kafka
-from shared.migrate import migrate
-from shared.quarantine import Held, Quarantine, items
-from shared.security import Signer
+from shared.http.client import Guard, Outbound
+from shared.runtime.clock import MovableClock
+from shared.runtime.quarantine import Held, Quarantine, items
+from shared.wire.events import TicketV1
+from shared.wire.ids import uuid7
+from shared.wire.signing import Signer
 from tests.support import build
 from tests.support.phone import Phone
 from tests.support.wait import until

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from services.notify.domain.contacts import Listed, Way, contact_of, contacts_of, free_place, listed, next_contact
 from shared.directory.model import SEVERITIES, Contact, Person
-from shared.events import Severity
+from shared.wire.events import Severity
 from tests.support.build import person
 
 contacts = st.builds(

@@ -21,7 +21,7 @@ from services.notify.domain.page import (
 from services.notify.domain.rota import quiet_until
 from services.notify.domain.words import Asked, Entry, digest_words, page_words
 from shared.directory.model import Step
-from shared.events import Severity
+from shared.wire.events import Severity
 from tests.property.test_paging_decisions import (
     DAY,
     MINUTE,

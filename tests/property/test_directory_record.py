@@ -16,7 +16,7 @@ from shared.directory import model
 from shared.directory.check import Findings, parse
 from shared.directory.difference import difference, render
 from shared.directory.record import RecordTooLarge, decode, encode
-from shared.directory.rules.conditions import CONDITIONS, parameters
+from shared.rules.conditions import CONDITIONS, parameters
 
 T = TypeVar("T")
 

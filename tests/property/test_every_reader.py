@@ -33,16 +33,17 @@ from services.scoring import api as scoring
 from services.ticketing import api as ticketing
 from services.ticketing.desks import BadSignature
 from services.ticketing.desks.registry import build
-from shared import cursor, web
-from shared.asked import Asked
 from shared.directory import check, model, record
 from shared.errors import Problem
-from shared.events import FeedbackReceivedV1
-from shared.http import Guard, Outbound
-from shared.logs import parse_traceparent
-from shared.pages import accepted_language
-from shared.security import BadToken, ExpiredToken, Signer
-from shared.topics import TOPICS, Decoder, Undecodable
+from shared.http import cursor
+from shared.http import doors as web
+from shared.http.client import Guard, Outbound
+from shared.http.html import accepted_language
+from shared.http.request_model import Asked
+from shared.runtime.logs import parse_traceparent
+from shared.wire.events import FeedbackReceivedV1
+from shared.wire.signing import BadToken, ExpiredToken, Signer
+from shared.wire.topics import TOPICS, Decoder, Undecodable
 from tests.property.test_outside_values import DESKS
 from tests.support import build as make
 from tests.support.build import NOW

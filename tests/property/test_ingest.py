@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from services.ingest.domain import Let, Posted, accept, parse
 from shared.errors import Problem
-from shared.events import RATINGS, Audience, Channel, FeedbackReceivedV1, Kind
-from shared.ids import uuid7_at
-from shared.security import Purpose, Signer
-from shared.topics import FEEDBACK, Decoder
+from shared.wire.events import RATINGS, Audience, Channel, FeedbackReceivedV1, Kind
+from shared.wire.ids import uuid7_at
+from shared.wire.signing import Purpose, Signer
+from shared.wire.topics import FEEDBACK, Decoder
 from tests.support.build import NOW, ago, customer, directory, key
 from tests.support.examples import examples
 

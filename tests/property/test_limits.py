@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from services.ingest.limits import Bucket, Buckets, Limits
 from shared.directory.model import Key, KeyLimits
 from shared.errors import Problem
-from shared.proxies import network_of
+from shared.http.proxies import network_of
 from tests.support.build import NOW
 
 SMALL = KeyLimits(per_minute=60, burst=5)

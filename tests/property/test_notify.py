@@ -28,7 +28,7 @@ from services.notify.domain.page import (
     wants_page,
 )
 from shared.directory.model import SEVERITIES, Customer, Directory, Step
-from shared.events import PageState, TicketState
+from shared.wire.events import PageState, TicketState
 from tests.support.build import NOW, customer, directory, escalation, page, person, ticket, turn
 
 PEOPLE = ("architect-1", "architect-2", "night-1", "duty-manager")

@@ -25,8 +25,8 @@ from services.ticketing.desks.signatures import reference_in
 from services.ticketing.domain.change_cursor import ChangeCursor
 from services.ticketing.domain.story import Paragraph
 from shared.directory import model
-from shared.http import LONGEST_WAIT, Answer, Guard, Outbound
-from shared.security import Signer
+from shared.http.client import LONGEST_WAIT, Answer, Guard, Outbound
+from shared.wire.signing import Signer
 from tests.support.build import NOW
 from tests.support.desks import Call, FakeDesk
 from tests.support.desks.freshservice import fake_freshservice

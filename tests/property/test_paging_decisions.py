@@ -33,8 +33,8 @@ from services.notify.domain.page import (
 )
 from services.notify.domain.rota import quiet_until
 from shared.directory.model import SEVERITIES, Person, severity_rank
-from shared.events import Severity, SlaV1, TicketV1
-from shared.ids import uuid7
+from shared.wire.events import Severity, SlaV1, TicketV1
+from shared.wire.ids import uuid7
 from tests.support import build
 from tests.support.build import NOW, customer, directory, page, person, ticket
 

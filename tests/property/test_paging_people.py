@@ -19,7 +19,7 @@ from services.notify.domain.page import (
 from services.notify.domain.preflight import AHEAD, Code, Finding, SettingCode, preflight
 from services.notify.domain.rota import Override, on_call, shifts
 from shared.directory.model import Absence, Contact, Desk, Directory, Layer, Person, Schedule, Smtp, Step, Webhook
-from shared.ids import uuid7
+from shared.wire.ids import uuid7
 from tests.property.test_paging_decisions import DAY, HOUR, ZONES, wall
 from tests.support import build
 from tests.support.build import NOW, customer, directory, person, ticket

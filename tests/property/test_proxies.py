@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.addresses import is_public
 from shared.errors import Misconfigured
-from shared.proxies import Proxies, parsed_address
+from shared.http.addresses import is_public
+from shared.http.proxies import Proxies, parsed_address
 
 OURS = "10.0.0.0/8, 192.168.7.1, fd00::/8"
 PROXY = "10.0.0.9"

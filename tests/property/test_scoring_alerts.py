@@ -25,9 +25,9 @@ from shared.directory.model import (
     Rule,
     UnhappyShareAbove,
 )
-from shared.directory.rules.base import OnWindow
-from shared.directory.rules.document import built_in_rules
-from shared.events import FeedbackReceivedV1, Kind
+from shared.rules.base import OnWindow
+from shared.rules.document import built_in_rules
+from shared.wire.events import FeedbackReceivedV1, Kind
 from tests.property.test_scoring_decide import Watched, pages
 from tests.property.test_scoring_rules import (
     LANGUAGES,

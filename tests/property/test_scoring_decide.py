@@ -41,9 +41,9 @@ from shared.directory.model import (
     UnhappyShareAbove,
     severity_rank,
 )
-from shared.directory.rules.base import SUM
-from shared.directory.rules.figures import nps_of
-from shared.events import FeedbackReceivedV1
+from shared.rules.base import SUM
+from shared.rules.figures import nps_of
+from shared.wire.events import FeedbackReceivedV1
 from tests.support.build import NOW, answer, rule, said_of
 from tests.support.examples import examples
 

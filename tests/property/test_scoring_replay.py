@@ -22,7 +22,7 @@ from shared.directory.model import (
     Shift,
     UnhappyShareAbove,
 )
-from shared.events import FeedbackReceivedV1
+from shared.wire.events import FeedbackReceivedV1
 from tests.property.test_scoring_decide import Watched
 from tests.support.build import NOW, answer, rule
 from tests.support.examples import examples

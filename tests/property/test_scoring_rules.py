@@ -26,10 +26,10 @@ from shared.directory.model import (
     ScoreAtMost,
     UnhappyShareAbove,
 )
-from shared.directory.rules.base import SUM, OnAnswer, OnWindow, length
-from shared.directory.rules.conditions import CONDITIONS
-from shared.directory.rules.document import built_in_rules
-from shared.events import RATINGS, FeedbackReceivedV1, Kind
+from shared.rules.base import SUM, OnAnswer, OnWindow, length
+from shared.rules.conditions import CONDITIONS
+from shared.rules.document import built_in_rules
+from shared.wire.events import RATINGS, FeedbackReceivedV1, Kind
 from tests.property.test_scoring_decide import Watched
 from tests.support.build import NOW, answer, rule, said_of
 from tests.support.examples import examples

@@ -21,8 +21,8 @@ from shared.directory.model import (
     NpsDrop,
     Shift,
 )
-from shared.directory.rules.base import Rate, length
-from shared.events import FeedbackReceivedV1
+from shared.rules.base import Rate, length
+from shared.wire.events import FeedbackReceivedV1
 from tests.property.test_scoring_alerts import worked_up
 from tests.property.test_scoring_decide import Watched, pages
 from tests.property.test_scoring_rules import LANGUAGES, METRIC, MONTH, SECOND, renders

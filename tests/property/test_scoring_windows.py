@@ -32,9 +32,9 @@ from services.scoring.domain.counting import (
 )
 from services.scoring.domain.report import goals_of, metric_scores, mood_score, nps_score, touchpoint_scores
 from services.scoring.domain.windows import ExactWindow, Gain, HourWindow, Judged, Measure, view_of
-from shared.directory.rules.base import SUM
-from shared.directory.rules.figures import mood_of, nps_of
-from shared.events import RATINGS, Audience, FeedbackReceivedV1, Kind
+from shared.rules.base import SUM
+from shared.rules.figures import mood_of, nps_of
+from shared.wire.events import RATINGS, Audience, FeedbackReceivedV1, Kind
 from tests.support.build import NOW, answer, customer, said_of
 from tests.support.examples import examples
 

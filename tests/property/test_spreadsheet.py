@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from shared.spreadsheet import cell, text_of
+from shared.http.spreadsheet import cell, text_of
 
 BEGINS = "=+-@\t\r＝＋－＠"
 TEXTS = st.text(st.sampled_from("=+-@'\"; \t\r\n|,xä＝"), max_size=12) | st.text(

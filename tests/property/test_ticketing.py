@@ -31,7 +31,7 @@ from services.ticketing.domain.ticket import (
     together,
 )
 from shared.directory.model import SEVERITIES, severity_rank
-from shared.events import AlertV1, EvidenceV1, Severity, TicketState, TicketV1
+from shared.wire.events import AlertV1, EvidenceV1, Severity, TicketState, TicketV1
 from tests.support.build import NOW, ago, alert, evidence, page_message, ticket
 
 STATES: tuple[TicketState, ...] = get_args(TicketState)

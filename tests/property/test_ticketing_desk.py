@@ -14,8 +14,8 @@ from services.ticketing.domain.action import MEASURED_FOR, Action, measured
 from services.ticketing.domain.erase import without
 from services.ticketing.domain.service import Tally, service_of
 from services.ticketing.domain.ticket import ACTIVE, MOVES, take_desk
-from shared.events import RespondentErasedV1, ScoreDailyV1, TicketState, TicketV1
-from shared.ids import uuid7
+from shared.wire.events import RespondentErasedV1, ScoreDailyV1, TicketState, TicketV1
+from shared.wire.ids import uuid7
 from tests.support.build import NOW, evidence, ticket
 
 STATES: tuple[TicketState, ...] = (*MOVES,)

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from services.ticketing.domain.sla import Calendar, breaches, calendar_of, looked, next_look, started, ticked
 from services.ticketing.domain.ticket import ACTIVE, NotAllowed, Patch, change
-from shared import wall_clock
+from shared.directory import wall_clock
 from shared.directory.model import Customer, Severity, Sla
-from shared.events import ClockState, SlaV1, TicketState, TicketV1
+from shared.wire.events import ClockState, SlaV1, TicketState, TicketV1
 from tests.support.build import NOW, ago, customer, ticket
 
 WEEK = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")

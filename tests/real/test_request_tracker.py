@@ -27,8 +27,8 @@ from services.ticketing.desks import Desk, Failed, Gone, Remarks
 from services.ticketing.desks.registry import build
 from services.ticketing.domain.story import Items, Paragraph
 from shared.directory import model
-from shared.events import TicketState
-from shared.http import Guard, Outbound
+from shared.http.client import Guard, Outbound
+from shared.wire.events import TicketState
 from tests.support.desk_calls import draft, erase, remarks_of, updated
 
 SERVER = Path("/usr/share/request-tracker5/libexec/rt-server")

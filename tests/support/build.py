@@ -21,9 +21,9 @@ from shared.directory.model import (
     Rule,
     Step,
 )
-from shared.directory.rules import base
-from shared.events import AlertScoresV1, AlertV1, EvidenceV1, FeedbackReceivedV1, PageV1, TicketV1
-from shared.ids import uuid7
+from shared.rules import base
+from shared.wire.events import AlertScoresV1, AlertV1, EvidenceV1, FeedbackReceivedV1, PageV1, TicketV1
+from shared.wire.ids import uuid7
 
 NOW = datetime(2026, 11, 23, 10, 20, 30, tzinfo=UTC)
 """A Monday morning."""

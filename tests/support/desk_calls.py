@@ -11,7 +11,7 @@ from services.ticketing.desks import Desk, Draft, Failed, Remark
 from services.ticketing.desks.api import over
 from services.ticketing.domain.story import Heading, Items, Link, Paragraph
 from services.ticketing.domain.ticket import ACTIVE
-from shared.events import TicketState
+from shared.wire.events import TicketState
 
 
 def draft(**more: Any) -> Draft:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from services.run import Address, ServiceName, build
-from shared.clock import SystemClock
-from shared.parts import parts
-from shared.service import Settings
-from shared.web import build_app
+from shared.http.doors import build_app
+from shared.runtime.clock import SystemClock
+from shared.runtime.process import parts
+from shared.runtime.service import Settings
 
 NOWHERE = Settings(kafka="127.0.0.1:1", database_url="postgresql://u@127.0.0.1:1/x", secret="of-a-test " * 4)
 

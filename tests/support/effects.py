@@ -12,12 +12,12 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from shared.consume import AfterCommit, Consumer, Record
-from shared.db import Connection, Database
-from shared.events import FeedbackReceivedV1
-from shared.kafka import Kafka
-from shared.migrate import migrate
-from shared.topics import FEEDBACK
+from shared.bus.client import Kafka
+from shared.bus.consume import AfterCommit, Consumer, Record
+from shared.database.migrate import migrate
+from shared.database.pool import Connection, Database
+from shared.wire.events import FeedbackReceivedV1
+from shared.wire.topics import FEEDBACK
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 SCHEMA = "effects"

@@ -15,7 +15,8 @@ import httpx
 from prometheus_client import generate_latest
 
 from services.run import NAMES, ServiceName, run_services
-from shared.clock import MovableClock
+from shared.bus.client import Kafka, Producer, cloud_event
+from shared.bus.provisioning import ensure_topics
 from shared.directory.follower import publish
 from shared.directory.model import (
     Contact,
@@ -30,12 +31,11 @@ from shared.directory.model import (
     Step,
     UnhappyShareAbove,
 )
-from shared.ids import uuid7
-from shared.kafka import Kafka, Producer, cloud_event
-from shared.provisioning import ensure_topics
-from shared.security import key_hash, new_key
-from shared.service import Settings
-from shared.topics import TOPICS, Topic
+from shared.runtime.clock import MovableClock
+from shared.runtime.service import Settings
+from shared.wire.ids import uuid7
+from shared.wire.signing import key_hash, new_key
+from shared.wire.topics import TOPICS, Topic
 from tests.support.phone import Phone
 from tests.support.wait import until
 

@@ -19,16 +19,16 @@ from services.ticketing.desk_sync.supervisor import DeskSync
 from services.ticketing.domain.ticket import Opening, Outcome, Patch, change, entry, merge, open_ticket
 from services.ticketing.ledger import Ledger, TicketChange
 from services.ticketing.store import desks, tickets
-from shared.clock import MovableClock
-from shared.db import Database
+from shared.bus.client import Kafka
+from shared.database.pool import Database
 from shared.directory.access import Access
 from shared.directory.follower import Follower, revision_of
 from shared.directory.model import Customer, Desk, Directory, Escalation, Person, Step
-from shared.events import DeskV1, EvidenceV1, TicketV1
-from shared.http import Guard, Outbound
-from shared.kafka import Kafka
-from shared.quarantine import Quarantine
-from shared.security import Signer
+from shared.http.client import Guard, Outbound
+from shared.runtime.clock import MovableClock
+from shared.runtime.quarantine import Quarantine
+from shared.wire.events import DeskV1, EvidenceV1, TicketV1
+from shared.wire.signing import Signer
 from tests.support import build
 from tests.support.desks import FakeDesk
 from tests.support.desks.freshservice import fake_freshservice

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from shared.topics import TOPICS
+from shared.wire.topics import TOPICS
 
 FOLDER = Path(__file__).parents[2] / "docs/schemas"
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import httpx
 
-from shared import service
-from shared.service import Service
+from shared.runtime import service
+from shared.runtime.service import Service
 
 
 @contextlib.asynccontextmanager

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from shared.directory import check
-from shared.security import SHORTEST_SECRET, key_hash
+from shared.wire.signing import SHORTEST_SECRET, key_hash
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from shared.database_address import address, refused_by_tls
-from shared.db import Server
+from shared.database.address import address, refused_by_tls
+from shared.database.pool import Server
 from shared.errors import Misconfigured
 from tests.support.certificates import NEEDED, Authority
 

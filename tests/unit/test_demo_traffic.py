@@ -29,7 +29,7 @@ from demo.traffic import (
     Traffic,
     next_answer,
 )
-from shared.clock import MovableClock, SystemClock
+from shared.runtime.clock import MovableClock, SystemClock
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable

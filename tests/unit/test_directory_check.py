@@ -8,7 +8,7 @@ import pytest
 
 from shared.directory import model
 from shared.directory.check import Findings, parse, parse_file
-from shared.directory.rules.conditions import CONDITIONS
+from shared.rules.conditions import CONDITIONS
 
 ROOT = Path(__file__).parents[2]
 HASH = "0" * 63

@@ -13,8 +13,8 @@ from ipaddress import ip_address
 import pytest
 
 from shared.errors import Misconfigured
-from shared.http import _POOLS as POOLS  # pyright: ignore[reportPrivateUsage]
-from shared.http import Answer, Guard, Outbound, Refused, Unreachable
+from shared.http.client import _POOLS as POOLS  # pyright: ignore[reportPrivateUsage]
+from shared.http.client import Answer, Guard, Outbound, Refused, Unreachable
 
 INTERNAL = [
     "127.0.0.1",

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from services.run import NAMES
-from shared import topics
-from shared.acls import OPERATOR, rights
+from shared.bus.acls import OPERATOR, rights
+from shared.bus.security import PLAINTEXT, security
 from shared.errors import Misconfigured
-from shared.kafka_security import PLAINTEXT, security
-from shared.service import Settings
-from shared.topics import TOPICS
+from shared.runtime.service import Settings
+from shared.wire import topics
+from shared.wire.topics import TOPICS
 from tests.support.certificates import NEEDED, Authority
 
 LOGIN: dict[str, Any] = {

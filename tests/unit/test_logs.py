@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from shared.logs import Log, current_traceparent, new_traceparent, parse_traceparent, set_up, tracing
+from shared.runtime.logs import Log, current_traceparent, new_traceparent, parse_traceparent, set_up, tracing
 
 TRACE = "0193f0c1d2e3747586978899aabbccdd"
 TRACEPARENT = f"00-{TRACE}-00f067aa0ba902b7-01"

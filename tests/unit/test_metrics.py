@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shared.metrics import CONSUMER_LAG, CONSUMER_OLDEST, ConsumerFigures
+from shared.runtime.metrics import CONSUMER_LAG, CONSUMER_OLDEST, ConsumerFigures
 
 
 def test_consumers_of_one_process_do_not_overwrite_each_other() -> None:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.cluster import LogState
-from shared.offsets import Place, loss
+from shared.bus.cluster import LogState
+from shared.bus.offsets import Place, loss
 
 PLACE = Place("feedback.v1", 0, next=50, cluster="c", log="t", log_end=60)
 NOW = LogState("c", "t", {0: 10}, {0: 80})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from services.run import NAMES, ServiceName, ops_port_of
-from shared.service import Settings
+from shared.runtime.service import Settings
 
 
 @pytest.mark.parametrize(

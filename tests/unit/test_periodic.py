@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from shared.due import Periodic
 from shared.errors import Transient
+from shared.runtime.due import Periodic
 from tests.support.wait import until_true
 
 

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from shared.errors import Transient
-from shared.progress import Progress
+from shared.runtime.progress import Progress
 
 
 def gone(why: str = "connection refused", of: str = "Kafka") -> Transient:
@@ -23,7 +23,7 @@ def told(caplog: pytest.LogCaptureFixture, level: int = logging.WARNING) -> list
 async def test_twenty_workers_tell_as_one(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     """An outage is one thing that happens; its end is told when the last of them is back."""
     every = 0.3
-    monkeypatch.setattr("shared.progress._AGAIN_SECONDS", every)
+    monkeypatch.setattr("shared.runtime.progress._AGAIN_SECONDS", every)
     caplog.set_level(logging.INFO)
     workers = [Progress("twenty", f"worker {number}") for number in range(20)]
     begun = time.monotonic()
@@ -72,7 +72,7 @@ def test_a_clock_that_is_set_back_silences_nothing(
     """A minute is one that has passed, whatever the machine's clock says."""
     progress = Progress("set-back", "outbox")
     progress.waits(gone())
-    monkeypatch.setattr("shared.progress._AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr("shared.runtime.progress._AGAIN_SECONDS", 0.0)
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now - 86_400)
     progress.waits(gone())

@@ -12,7 +12,7 @@ import prometheus_client
 import pytest
 import yaml
 
-import shared.metrics  # noqa: F401 (declares the metrics)
+import shared.runtime.metrics  # noqa: F401 (declares the metrics)
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "deploy" / "prometheus-rules.yml"

@@ -9,8 +9,8 @@ import pytest
 
 from services.notify.channels import REACHED
 from services.notify.channels.registry import providers
-from shared.http import Answer
-from shared.security import Signer
+from shared.http.client import Answer
+from shared.wire.signing import Signer
 
 PROVIDERS = providers(Signer(["a-test-secret"]))
 SIGN_IN = b"\xef\xbb\xbf<?xml version='1.0'?>\n<!-- proxy --> <!DOCTYPE html><html><title>Sign in</title></html>"

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared import cursor
 from shared.errors import Problem
-from shared.ids import uuid7, uuid7_at
-from shared.retry import Backoff
+from shared.http import cursor
+from shared.runtime.retry import Backoff
+from shared.wire.ids import uuid7, uuid7_at
 from tests.support.build import NOW
 
 backoffs = st.builds(Backoff, st.floats(0.01, 60), st.floats(0.01, 3600), st.floats(0, 1))

@@ -10,8 +10,8 @@ import pytest
 import yaml
 from pydantic_core import PydanticUndefined
 
-from shared.directory.rules.conditions import CONDITIONS, document_of, parameters
-from shared.directory.rules.document import Rule, built_in_rules
+from shared.rules.conditions import CONDITIONS, document_of, parameters
+from shared.rules.document import Rule, built_in_rules
 
 TEXT = (Path(__file__).parents[2] / "docs/rules.md").read_text()
 ROWS = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in TEXT.splitlines() if line.startswith("| ")]

@@ -14,7 +14,8 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from services.ticketing.desks import BadSignature
 from services.ticketing.desks.signatures import check_standard
-from shared.security import (
+from shared.http.webhooks import NoSecret, listed_secrets, signed_headers, signing_secrets
+from shared.wire.signing import (
     MAX_TOKEN,
     BadSeal,
     BadToken,
@@ -26,7 +27,6 @@ from shared.security import (
     seal,
     unseal,
 )
-from shared.webhooks import NoSecret, listed_secrets, signed_headers, signing_secrets
 from tests.support.build import NOW, ago
 
 PURPOSES: tuple[Purpose, ...] = get_args(Purpose)

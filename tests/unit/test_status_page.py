@@ -14,8 +14,8 @@ from services.ticketing import pages
 from services.ticketing.domain.status import Status, StepName, steps
 from services.ticketing.domain.words import words_in
 from shared.directory.model import Person
-from shared.events import DeskV1, PreviousTicketV1, SlaV1, TicketContextV1, TicketState, TicketV1
-from shared.pages import style
+from shared.http.html import style
+from shared.wire.events import DeskV1, PreviousTicketV1, SlaV1, TicketContextV1, TicketState, TicketV1
 from tests.support.build import NOW, ago, evidence, person, ticket
 
 LANGUAGES = ("en", "fi", "sv")

@@ -22,7 +22,7 @@ from services.ticketing.domain.story import (
     tell,
 )
 from services.ticketing.domain.words import Words, words_in
-from shared.events import Channel, Kind, PreviousTicketV1, SlaV1, TicketContextV1, TicketState, TicketV1
+from shared.wire.events import Channel, Kind, PreviousTicketV1, SlaV1, TicketContextV1, TicketState, TicketV1
 from tests.support.build import NOW, ago, customer, evidence, person, ticket
 
 PEOPLE = {

@@ -15,12 +15,12 @@ from services.cli.doctor import cluster, database, directory
 from services.cli.doctor.finding import Finding, Findings, Level
 from services.commands import DONE, FAILED, found_kafka, with_kept_secret
 from services.terminal import out
+from shared.bus.client import Kafka
 from shared.directory.follower import Revision
 from shared.errors import Misconfigured, Transient
-from shared.kafka import Kafka
-from shared.parts import too_short
-from shared.security import SHORTEST_SECRET
-from shared.service import Settings
+from shared.runtime.process import too_short
+from shared.runtime.service import Settings
+from shared.wire.signing import SHORTEST_SECRET
 
 _STYLES: dict[Level, str] = {"ok": "", "warning": "yellow", "wrong": "red"}
 

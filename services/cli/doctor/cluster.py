@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from services.cli.doctor.finding import Finding, Findings, unreachable
-from shared import acls, provisioning
-from shared.cluster import OPERATIONS, Cluster
-from shared.kafka import Kafka
-from shared.topics import TOPICS
+from shared.bus import acls, provisioning
+from shared.bus.client import Kafka
+from shared.bus.cluster import OPERATIONS, Cluster
+from shared.wire.topics import TOPICS
 
 _MESSAGE_BYTES = 1024 * 1024
 _LOCAL = ("127.", "localhost:", "[::1]:", "::1:")

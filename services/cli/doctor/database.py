@@ -9,10 +9,12 @@ from typing import Any
 from services import run
 from services.cli.doctor.finding import Finding, Findings
 from services.cli.offsets import judged
-from shared import migrate, offsets, quarantine
-from shared.db import Database
-from shared.kafka import Kafka
-from shared.service import Settings
+from shared.bus import offsets
+from shared.bus.client import Kafka
+from shared.database import migrate
+from shared.database.pool import Database
+from shared.runtime import quarantine
+from shared.runtime.service import Settings
 
 _CLOCK_WARNING, _CLOCK_WRONG = 2.0, 60.0
 """Seconds between our clock and PostgreSQL's."""

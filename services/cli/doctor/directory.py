@@ -11,12 +11,12 @@ from urllib.parse import urlsplit
 import msgspec
 
 from services.cli.doctor.finding import CONNECT_SECONDS, Finding, Findings, unreachable
+from shared.bus.client import Kafka
 from shared.directory.follower import Revision, read_newest
 from shared.directory.model import Directory
-from shared.http import Guard, Outbound, Refused, Unreachable
-from shared.kafka import Kafka
-from shared.service import Settings
-from shared.topics import Undecodable
+from shared.http.client import Guard, Outbound, Refused, Unreachable
+from shared.runtime.service import Settings
+from shared.wire.topics import Undecodable
 
 
 async def look(kafka: Kafka, found: list[Revision | None]) -> Findings:

@@ -10,13 +10,13 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import HTMLResponse
 
 from services.ingest.words import MOUTHS, WORDS
-from shared.asked import Asked
-from shared.described import problems
 from shared.directory.access import Access, Caller
 from shared.directory.model import Key
 from shared.errors import Problem
-from shared.pages import PAGE_HEADERS, accepted_language, templates
-from shared.web import address_of, new_router, serve_style, unless_known
+from shared.http.doors import address_of, new_router, serve_style, unless_known
+from shared.http.html import PAGE_HEADERS, accepted_language, templates
+from shared.http.openapi import problems
+from shared.http.request_model import Asked
 
 _templates = templates(__file__)
 _SCRIPT_HEADERS = {

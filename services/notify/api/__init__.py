@@ -10,12 +10,12 @@ from services.notify.answers import Answers
 from services.notify.api import audit, calendars, callbacks, contacts, oncall, pages, proactive, rota
 from services.notify.history import History
 from services.notify.rounds.watch import Watch
-from shared.clock import Clock
-from shared.db import Database
+from shared.database.pool import Database
 from shared.directory.access import Access
-from shared.http import Outbound
-from shared.security import Signer
-from shared.web import new_router
+from shared.http.client import Outbound
+from shared.http.doors import new_router
+from shared.runtime.clock import Clock
+from shared.wire.signing import Signer
 
 
 def build_router(

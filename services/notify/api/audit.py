@@ -10,11 +10,11 @@ from msgspec.structs import replace
 from pydantic import Field
 
 from services.notify.store import audit
-from shared.asked import Moment
-from shared.db import Database
+from shared.database.pool import Database
 from shared.directory.access import Access, Caller
-from shared.lists import Page, page_of
-from shared.web import caller_with, json_response, new_router
+from shared.http.doors import caller_with, json_response, new_router
+from shared.http.lists import Page, page_of
+from shared.http.request_model import Moment
 
 
 class AuditQuery(Page):

@@ -15,14 +15,14 @@ from services.notify.calendar_feed import feed_of_many
 from services.notify.domain.rota import LONGEST, Era, Override, calendar_shifts
 from services.notify.history import History
 from services.notify.store import rota as store
-from shared.clock import Clock
-from shared.db import Database
-from shared.described import problems
+from shared.database.pool import Database
 from shared.directory.access import Access, Caller
 from shared.directory.follower import Revision
 from shared.errors import Problem, not_found
-from shared.security import BadToken, ExpiredToken, Signer
-from shared.web import caller_with, json_response, new_router, unless_known
+from shared.http.doors import caller_with, json_response, new_router, unless_known
+from shared.http.openapi import problems
+from shared.runtime.clock import Clock
+from shared.wire.signing import BadToken, ExpiredToken, Signer
 
 _BACK = timedelta(days=30)
 _AHEAD = timedelta(days=180)

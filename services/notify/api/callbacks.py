@@ -22,16 +22,16 @@ from services.notify.channels.http import printable
 from services.notify.channels.signatures import bears, signed_by_slack, signed_by_twilio
 from services.notify.channels.slack import ACTION, escaped
 from services.notify.store import deliveries
-from shared.clock import Clock
-from shared.db import Database
-from shared.described import Responses, problems, raw_body
+from shared.database.pool import Database
 from shared.directory.access import Access
 from shared.directory.model import Gateway
 from shared.errors import FieldError, Problem, invalid_fields, not_found
-from shared.http import Outbound, Refused, Unreachable
-from shared.logs import Log
-from shared.security import BadToken, ExpiredToken, Signer
-from shared.web import json_response, new_router
+from shared.http.client import Outbound, Refused, Unreachable
+from shared.http.doors import json_response, new_router
+from shared.http.openapi import Responses, problems, raw_body
+from shared.runtime.clock import Clock
+from shared.runtime.logs import Log
+from shared.wire.signing import BadToken, ExpiredToken, Signer
 
 log = Log("notify")
 

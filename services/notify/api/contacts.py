@@ -17,14 +17,14 @@ from services.notify.domain.words import code_words
 from services.notify.reach import tell_at
 from services.notify.store import audit, contacts, notices
 from services.notify.store.contacts import Key
-from shared.asked import Asked
-from shared.clock import Clock
-from shared.db import Database
-from shared.described import problems
+from shared.database.pool import Database
 from shared.directory.access import Access, Caller
 from shared.directory.model import Person
 from shared.errors import FieldError, Problem, invalid_fields, not_found
-from shared.web import caller_with, json_response, new_router
+from shared.http.doors import caller_with, json_response, new_router
+from shared.http.openapi import problems
+from shared.http.request_model import Asked
+from shared.runtime.clock import Clock
 
 _GOOD_FOR = timedelta(minutes=15)
 _AGAIN = timedelta(minutes=1)

@@ -15,13 +15,13 @@ from services.notify.domain.rota import LONGEST, some_shifts
 from services.notify.history import History
 from services.notify.rounds.watch import Watch
 from services.notify.store import rota as store
-from shared.asked import Asked, Moment
-from shared.clock import Clock
-from shared.db import Database
+from shared.database.pool import Database
 from shared.directory.access import Access, Caller
 from shared.directory.model import Directory
 from shared.errors import FieldError, invalid_fields, not_found
-from shared.web import caller_with, json_response, new_router
+from shared.http.doors import caller_with, json_response, new_router
+from shared.http.request_model import Asked, Moment
+from shared.runtime.clock import Clock
 
 _MOST_SHIFTS = 5_000
 """In one answer: turns of a quarter of an hour make 38,000 in 400 days."""

@@ -18,18 +18,18 @@ from services.notify.domain.page import Page as PageFacts
 from services.notify.domain.page import message
 from services.notify.store import audit, deliveries
 from services.notify.store import pages as store
-from shared.asked import Asked
-from shared.audit import Actor
-from shared.clock import Clock
-from shared.db import Database
-from shared.described import problems
+from shared.database.pool import Database
 from shared.directory.access import Access, Caller
 from shared.errors import Problem
-from shared.http import shown_url
-from shared.lists import Page, page_of
-from shared.pages import PAGE_HEADERS, templates
-from shared.security import BadToken, ExpiredToken, Signer
-from shared.web import address_of, caller_with, id_in_path, json_response, new_router, serve_style
+from shared.http.client import shown_url
+from shared.http.doors import address_of, caller_with, id_in_path, json_response, new_router, serve_style
+from shared.http.html import PAGE_HEADERS, templates
+from shared.http.lists import Page, page_of
+from shared.http.openapi import problems
+from shared.http.request_model import Asked
+from shared.runtime.audit import Actor
+from shared.runtime.clock import Clock
+from shared.wire.signing import BadToken, ExpiredToken, Signer
 
 _templates = templates(_ROOM)
 

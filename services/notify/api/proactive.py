@@ -12,15 +12,15 @@ from services.notify.domain.check_in import CheckIn, first_look
 from services.notify.rounds.heartbeats import end_pages
 from services.notify.store import audit, heartbeats
 from services.notify.store import proactive as store
-from shared.asked import Asked, Moment
-from shared.clock import Clock
-from shared.db import Database
+from shared.database.pool import Database
 from shared.directory.access import Access, Caller
 from shared.directory.fields import GOAL_RANGES
 from shared.errors import FieldError, Problem, invalid_fields, not_found
-from shared.ids import uuid7
-from shared.lists import Page, page_of
-from shared.web import caller_with, json_response, new_router
+from shared.http.doors import caller_with, json_response, new_router
+from shared.http.lists import Page, page_of
+from shared.http.request_model import Asked, Moment
+from shared.runtime.clock import Clock
+from shared.wire.ids import uuid7
 
 _AHEAD = timedelta(minutes=5)
 

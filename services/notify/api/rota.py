@@ -18,16 +18,16 @@ from services.notify.domain.rota import Override
 from services.notify.ledger import PageChange, save
 from services.notify.store import audit, deliveries, pages
 from services.notify.store import rota as store
-from shared.asked import Asked, Moment
-from shared.audit import Actor
-from shared.clock import Clock
-from shared.db import Database
-from shared.described import problems
+from shared.database.pool import Database
 from shared.directory.access import Access, Caller
 from shared.errors import FieldError, Problem, invalid_fields, not_found
-from shared.ids import uuid7
-from shared.lists import Page, page_of
-from shared.web import caller_with, id_in_path, json_response, new_router
+from shared.http.doors import caller_with, id_in_path, json_response, new_router
+from shared.http.lists import Page, page_of
+from shared.http.openapi import problems
+from shared.http.request_model import Asked, Moment
+from shared.runtime.audit import Actor
+from shared.runtime.clock import Clock
+from shared.wire.ids import uuid7
 
 _LONGEST = timedelta(days=366)
 

@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 from services.notify.domain.page import Page
 from services.notify.domain.words import Words
 from shared.directory.model import Contact, Directory, Person
-from shared.http import Answer, Refused, Unreachable
+from shared.http.client import Answer, Refused, Unreachable
 
 ResultKind = Literal["delivered", "accepted", "temporary", "permanent", "unknown"]
 

@@ -26,7 +26,7 @@ from services.notify.channels.http import (
 )
 from services.notify.domain.words import one_line, shortened
 from shared.directory.model import Directory, Gateway
-from shared.http import Answer
+from shared.http.client import Answer
 
 _TWILIO = "https://api.twilio.com"
 _TEMPLATE = {"to": "{to}", "text": "{text}", "key": "{key}"}

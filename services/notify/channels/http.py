@@ -11,7 +11,7 @@ import msgspec
 
 from services.notify.channels import Notice, Result, failed, refused
 from shared.directory.model import Directory
-from shared.http import Answer, Outbound, Refused, Unreachable
+from shared.http.client import Answer, Outbound, Refused, Unreachable
 
 _TOLD = ("code", "error", "message", "errors")
 """Where providers say what was wrong."""

@@ -8,7 +8,7 @@ from typing import Any
 from services.notify.channels import Notice, Result
 from services.notify.channels.http import Request, fields, is_lasting, json_request, unproven, within
 from shared.directory.model import Directory
-from shared.http import Answer
+from shared.http.client import Answer
 
 _MOST = 4_000
 """Characters; Mattermost takes 16,383."""

@@ -17,7 +17,7 @@ from services.notify.channels.http import (
     unproven,
 )
 from shared.directory.model import Directory
-from shared.http import Answer
+from shared.http.client import Answer
 
 _MOST = 4_000
 """Bytes; what is longer than 4,096 would become an attachment."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from services.notify.channels import Notice, Result
 from services.notify.channels.http import Request, fields, json_request, receipt_in, secret, unproven
 from shared.directory.model import Directory, Severity
-from shared.http import Answer
+from shared.http.client import Answer
 
 _SEVERITY: dict[Severity, str] = {
     "critical": "critical",

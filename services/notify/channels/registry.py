@@ -14,8 +14,8 @@ from services.notify.channels.pagerduty import PagerDuty
 from services.notify.channels.slack import Slack
 from services.notify.channels.teams import Teams
 from services.notify.channels.webhook import Webhook
-from shared.http import Outbound
-from shared.security import Signer
+from shared.http.client import Outbound
+from shared.wire.signing import Signer
 
 
 def providers(signer: Signer) -> Mapping[str, Provider]:

@@ -8,7 +8,7 @@ from typing import Any
 from services.notify.channels import Notice, Result
 from services.notify.channels.http import Request, Unusable, fields, json_request, printable, secret, within
 from shared.directory.model import Directory
-from shared.http import Answer
+from shared.http.client import Answer
 
 ACTION = "acknowledge"
 _MOST = 2_900

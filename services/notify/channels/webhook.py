@@ -7,9 +7,9 @@ import msgspec
 from services.notify.channels import Notice, Result
 from services.notify.channels.http import Request, Unusable, unproven
 from shared.directory.model import Directory
-from shared.http import Answer
-from shared.security import Signer
-from shared.webhooks import NoSecret, signed_headers, signing_secrets
+from shared.http.client import Answer
+from shared.http.webhooks import NoSecret, signed_headers, signing_secrets
+from shared.wire.signing import Signer
 
 
 class Webhook:

@@ -10,7 +10,7 @@ import msgspec
 
 from services.notify.domain.rota import Era, Override, is_absent, next_absence, person_on_call, shift_end
 from shared.directory.model import Customer, Directory, Schedule
-from shared.events import TicketV1
+from shared.wire.events import TicketV1
 
 
 class Turn(msgspec.Struct, frozen=True, kw_only=True):

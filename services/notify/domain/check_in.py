@@ -12,7 +12,7 @@ import msgspec
 
 from services.notify.domain.words import Words, one_line, shortened
 from shared.directory.model import Customer
-from shared.events import ScoreDailyV1
+from shared.wire.events import ScoreDailyV1
 
 PERIODS = {"daily": 1, "weekly": 7, "monthly": 30, "quarterly": 91, "yearly": 365}
 """Days."""

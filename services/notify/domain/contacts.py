@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from shared.directory.model import Contact, Person
-from shared.events import Severity
+from shared.wire.events import Severity
 
 
 class Way(NamedTuple):

@@ -9,7 +9,7 @@ from services.notify.domain.chain import stand_in
 from services.notify.domain.rota import is_absent, next_clock, quiet_until
 from services.notify.domain.words import Entry
 from shared.directory.model import Customer, Directory, Person
-from shared.events import AlertV1, Severity, TicketV1
+from shared.wire.events import AlertV1, Severity, TicketV1
 
 BUNDLE = timedelta(minutes=2)
 """What comes within it is one message."""

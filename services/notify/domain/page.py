@@ -11,10 +11,10 @@ from uuid import UUID
 import msgspec
 
 from services.notify.domain.chain import Turn, chain
-from shared import erasure
 from shared.directory.model import Customer, Directory, severity_rank
-from shared.events import EvidenceV1, PageState, PageV1, RespondentErasedV1, Severity, TicketState, TicketV1
-from shared.ids import uuid7_at
+from shared.wire import erasure
+from shared.wire.events import EvidenceV1, PageState, PageV1, RespondentErasedV1, Severity, TicketState, TicketV1
+from shared.wire.ids import uuid7_at
 
 PAGED: frozenset[Severity] = frozenset({"critical", "high"})
 """Severities that page; the others are told in a digest."""

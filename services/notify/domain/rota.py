@@ -23,7 +23,7 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from shared.directory.model import Absence, Layer, Person, Schedule
-from shared.wall_clock import ALWAYS, NEVER, moment, public_holidays
+from shared.directory.wall_clock import ALWAYS, NEVER, moment, public_holidays
 
 REACH = timedelta(days=35)
 """How far before and after a moment `on_call` looks for the bounds of its shift."""

@@ -10,13 +10,13 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 from services.notify.store import deliveries, pages
-from shared import metrics
-from shared.clock import Clock
-from shared.db import Database
+from shared.database.pool import Database
 from shared.directory.follower import Follower
 from shared.directory.model import Watchdog
-from shared.http import Outbound, Refused, Unreachable
-from shared.logs import Log
+from shared.http.client import Outbound, Refused, Unreachable
+from shared.runtime import metrics
+from shared.runtime.clock import Clock
+from shared.runtime.logs import Log
 
 log = Log("notify")
 

@@ -11,13 +11,13 @@ from services.notify.domain.digest import responsible
 from services.notify.reach import Reach
 from services.notify.store import contacts, notices, proactive
 from services.notify.store.notices import Told
-from shared.clock import Clock
-from shared.db import Connection, Database
+from shared.database.pool import Connection, Database
 from shared.directory.follower import Follower
 from shared.directory.model import Directory
-from shared.due import DueLoop
-from shared.logs import Log
-from shared.quarantine import Quarantine, judging
+from shared.runtime.clock import Clock
+from shared.runtime.due import DueLoop
+from shared.runtime.logs import Log
+from shared.runtime.quarantine import Quarantine, judging
 
 log = Log("notify")
 

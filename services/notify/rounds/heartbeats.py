@@ -11,14 +11,14 @@ from services.notify.domain.page import OPENED, Outcome, Page, resolve, start
 from services.notify.ledger import PageChange, save
 from services.notify.store import heartbeats, pages
 from services.notify.store.heartbeats import Heartbeat
-from shared import metrics
-from shared.clock import Clock
-from shared.db import Connection, Database
+from shared.database.pool import Connection, Database
 from shared.directory.follower import Follower
 from shared.directory.model import Directory
-from shared.due import DueLoop
-from shared.events import TicketV1
-from shared.quarantine import Quarantine, judging
+from shared.runtime import metrics
+from shared.runtime.clock import Clock
+from shared.runtime.due import DueLoop
+from shared.runtime.quarantine import Quarantine, judging
+from shared.wire.events import TicketV1
 
 _AT_ONCE = 100
 _NAMESPACE = UUID("5b7a3f0e-6f0c-5d0b-9a51-8f4b7f6f2c11")

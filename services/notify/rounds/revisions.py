@@ -8,14 +8,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
 
 from services.notify.store import audit, pages, rota
-from shared.clock import Clock
-from shared.db import Connection, Database
+from shared.database.pool import Connection, Database
 from shared.directory.difference import Change, difference
 from shared.directory.follower import Follower, Revision
 from shared.directory.model import Directory
-from shared.due import DueLoop
-from shared.progress import STALE_SECONDS
-from shared.quarantine import Quarantine, held, judging
+from shared.runtime.clock import Clock
+from shared.runtime.due import DueLoop
+from shared.runtime.progress import STALE_SECONDS
+from shared.runtime.quarantine import Quarantine, held, judging
 
 _RESPONSIBLE = ("people", "schedules", "escalations", "customers", "team")
 """Sections that say who is paged."""

@@ -23,11 +23,11 @@ from services.notify.domain.words import Entry
 from services.notify.reach import Reach
 from services.notify.store import contacts, notices, rota
 from services.notify.store.notices import Line
-from shared import metrics
-from shared.clock import Clock
-from shared.db import Database
+from shared.database.pool import Database
 from shared.directory.follower import Follower
 from shared.directory.model import Directory
+from shared.runtime import metrics
+from shared.runtime.clock import Clock
 
 _NAMESPACE = UUID("0d9c2d86-6f0d-58a7-8f0f-55d7f4a1f0c4")
 EVERY = 5.0

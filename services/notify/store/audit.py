@@ -9,11 +9,11 @@ from uuid import UUID
 
 import msgspec
 
-from shared.audit import Actor
-from shared.cursor import Place
-from shared.db import Connection
-from shared.events import AuditV1
-from shared.ids import uuid7
+from shared.database.pool import Connection
+from shared.http.cursor import Place
+from shared.runtime.audit import Actor
+from shared.wire.events import AuditV1
+from shared.wire.ids import uuid7
 
 SYSTEM = Actor("fiilis")
 _OURS = "notify"

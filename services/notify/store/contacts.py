@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from shared.db import Connection
+from shared.database.pool import Connection
 
 Key = tuple[str, str, str]
 """Person, channel and address."""

@@ -12,9 +12,9 @@ from uuid import UUID
 import msgspec
 
 from services.notify.domain.contacts import Way
-from shared.db import Connection
-from shared.ids import uuid7
-from shared.quarantine import not_held
+from shared.database.pool import Connection
+from shared.runtime.quarantine import not_held
+from shared.wire.ids import uuid7
 
 DeliveryState = Literal["pending", "delivered", "failed"]
 QUEUE = "deliveries"

@@ -8,8 +8,8 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from shared.db import Connection
-from shared.quarantine import not_held
+from shared.database.pool import Connection
+from shared.runtime.quarantine import not_held
 
 QUEUE = "heartbeats"
 """Where a source is set aside whose silence cannot be paged."""

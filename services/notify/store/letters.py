@@ -10,9 +10,9 @@ from uuid import UUID
 
 import msgspec
 
-from shared.db import Connection
-from shared.events import FollowUpDueV1
-from shared.quarantine import judging, not_held
+from shared.database.pool import Connection
+from shared.runtime.quarantine import judging, not_held
+from shared.wire.events import FollowUpDueV1
 
 QUEUE = "letters"
 """Where one that cannot be sent is set aside."""

@@ -12,9 +12,9 @@ import msgspec
 
 from services.notify.domain.digest import Role
 from services.notify.domain.words import Entry, Words
-from shared.db import Connection
-from shared.ids import uuid7
-from shared.quarantine import judging, not_held
+from shared.database.pool import Connection
+from shared.runtime.quarantine import judging, not_held
+from shared.wire.ids import uuid7
 
 QUEUE = "digests"
 """Where a line that can be told to nobody is set aside."""

@@ -11,11 +11,11 @@ from uuid import UUID
 import msgspec
 
 from services.notify.domain.page import WAITING, Page
-from shared.cursor import Place
-from shared.db import Connection
-from shared.events import Severity
-from shared.logs import Log
-from shared.quarantine import judging, not_held
+from shared.database.pool import Connection
+from shared.http.cursor import Place
+from shared.runtime.logs import Log
+from shared.runtime.quarantine import judging, not_held
+from shared.wire.events import Severity
 
 log = Log("notify")
 

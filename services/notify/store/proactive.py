@@ -10,10 +10,10 @@ from uuid import UUID
 import msgspec
 
 from services.notify.domain.check_in import CheckIn, Due
-from shared.cursor import Place
-from shared.db import Connection
-from shared.events import ScoreDailyV1
-from shared.quarantine import not_held
+from shared.database.pool import Connection
+from shared.http.cursor import Place
+from shared.runtime.quarantine import not_held
+from shared.wire.events import ScoreDailyV1
 
 QUEUE = "check-ins"
 """Where a customer is set aside whose check-in cannot be looked at."""

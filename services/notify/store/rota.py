@@ -11,10 +11,10 @@ from uuid import UUID
 
 from services.notify.domain.hold import Silence
 from services.notify.domain.rota import Override
-from shared.cursor import Place
-from shared.db import Connection
+from shared.database.pool import Connection
 from shared.directory.model import Directory, Person
 from shared.directory.record import decode, encode
+from shared.http.cursor import Place
 
 _OVERRIDE_COLUMNS = "id, schedule, person, start_at, until, replaces, made_at"
 _OVERRIDES = f"SELECT {_OVERRIDE_COLUMNS} FROM override WHERE until > $1 AND start_at < $2 AND start_at < until"

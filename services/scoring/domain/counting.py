@@ -10,8 +10,8 @@ from uuid import UUID
 
 import msgspec
 
-from shared.directory.rules.base import SUM
-from shared.events import Audience, FeedbackReceivedV1, Kind, Trust
+from shared.rules.base import SUM
+from shared.wire.events import Audience, FeedbackReceivedV1, Kind, Trust
 
 HOUR = 3600
 DAY = 24 * HOUR

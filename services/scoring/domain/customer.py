@@ -33,9 +33,9 @@ from services.scoring.domain.shift import DEFAULT_PRIOR, Detector, Prior, Signal
 from services.scoring.domain.silence import Pulse
 from services.scoring.domain.windows import ExactWindow, HourWindow, Judged, Measure, View
 from shared.directory.model import Rule, severity_rank
-from shared.directory.rules.base import OnAnswer, OnSequence, OnTime, OnWindow, Reason, length
-from shared.directory.rules.sequence import Shift
-from shared.events import FeedbackReceivedV1, Trust
+from shared.rules.base import OnAnswer, OnSequence, OnTime, OnWindow, Reason, length
+from shared.rules.sequence import Shift
+from shared.wire.events import FeedbackReceivedV1, Trust
 
 NEWS_AFTER = timedelta(days=7)
 """A detector takes a respondent's answer again after so long: one loud person is not the customer's voice."""

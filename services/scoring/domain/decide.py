@@ -14,10 +14,10 @@ import msgspec
 from services.scoring.domain.counting import DAY, HOUR, Arrival, Said
 from services.scoring.domain.windows import Gain, View
 from shared.directory.model import Rule, severity_rank
-from shared.directory.rules.base import SUM, Counts, OnAnswer, OnWindow, Reason, Verdict
-from shared.directory.rules.single import FollowUpAtMost
-from shared.events import FeedbackReceivedV1, Severity, Trust
-from shared.ids import uuid7_at
+from shared.rules.base import SUM, Counts, OnAnswer, OnWindow, Reason, Verdict
+from shared.rules.single import FollowUpAtMost
+from shared.wire.events import FeedbackReceivedV1, Severity, Trust
+from shared.wire.ids import uuid7_at
 
 UPDATE_SECONDS = 10
 """An open alert tells of further bad answers at most this often; what came between is told together."""

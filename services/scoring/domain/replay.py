@@ -29,8 +29,8 @@ from services.scoring.domain.shift import DEFAULT_PRIOR, Prior
 from services.scoring.domain.votes import vote_of
 from services.scoring.domain.windows import ExactWindow, HourWindow, Judged
 from shared.directory.model import REVOTE_AFTER
-from shared.directory.rules.base import OnWindow
-from shared.events import FeedbackReceivedV1
+from shared.rules.base import OnWindow
+from shared.wire.events import FeedbackReceivedV1
 
 
 class Told(NamedTuple):

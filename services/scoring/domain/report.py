@@ -10,11 +10,11 @@ from msgspec.structs import replace
 from services.scoring.domain.counting import Series
 from services.scoring.domain.decide import Decision
 from services.scoring.domain.windows import Measure, view_of
-from shared import erasure
 from shared.directory.model import Customer
-from shared.directory.rules.base import SUM
-from shared.directory.rules.figures import RELIABLE_RESPONSES, Mood, Nps, mood_of, nps_of
-from shared.events import AlertScoresV1, AlertV1, Audience, EvidenceV1, Kind, RespondentErasedV1
+from shared.rules.base import SUM
+from shared.rules.figures import RELIABLE_RESPONSES, Mood, Nps, mood_of, nps_of
+from shared.wire import erasure
+from shared.wire.events import AlertScoresV1, AlertV1, Audience, EvidenceV1, Kind, RespondentErasedV1
 
 Counts = Mapping[Series, Sequence[float]]
 Touchpoints = Sequence[str | None] | None

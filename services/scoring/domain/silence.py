@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from services.scoring.domain.counting import DAY
-from shared.directory.rules.base import OnTime, Rate, Reason
+from shared.rules.base import OnTime, Rate, Reason
 
 _NEVER = datetime(9999, 12, 31, tzinfo=UTC)
 """The last day that there is."""

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from services.scoring.domain.counting import DAY, WIDTH, Series
 from services.scoring.domain.report import Counts, metric_scores, mood_score, nps_score, touchpoint_scores
 from shared.directory.model import Customer
-from shared.events import Audience, MetricPointV1, ScoreDailyV1
+from shared.wire.events import Audience, MetricPointV1, ScoreDailyV1
 
 
 class Counted(NamedTuple):

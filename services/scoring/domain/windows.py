@@ -9,8 +9,8 @@ from functools import cache
 from typing import NamedTuple, cast
 
 from services.scoring.domain.counting import CATEGORIES, WIDTH, Change, Said, Series, amount_of, category_of
-from shared.directory.rules.base import SUM
-from shared.events import Audience, Kind
+from shared.rules.base import SUM
+from shared.wire.events import Audience, Kind
 
 Gain = tuple[int, int, float]
 """A category, how many answers it gained (or lost, below 0), and their scores if they are summed."""

@@ -3,9 +3,9 @@
 import sqlalchemy as sa
 from alembic import op
 
-from shared.kafka import partition_of
-from shared.migrate import run_script
-from shared.topics import PARTITIONS
+from shared.bus.client import partition_of
+from shared.database.migrate import run_script
+from shared.wire.topics import PARTITIONS
 
 revision = "0002"
 down_revision = "0001"

@@ -12,9 +12,9 @@ import msgspec
 
 from services.scoring.domain.decide import Alert, Decision
 from services.scoring.store.common import plain, text
-from shared.db import Connection
-from shared.events import AlertV1, EvidenceV1, Trust
-from shared.quarantine import not_held
+from shared.database.pool import Connection
+from shared.runtime.quarantine import not_held
+from shared.wire.events import AlertV1, EvidenceV1, Trust
 
 EVIDENCE = 20
 """Answers that an alert shows at most."""

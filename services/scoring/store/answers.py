@@ -15,9 +15,9 @@ import msgspec
 from services.scoring.domain.counting import Arrival, Said, Series, series
 from services.scoring.domain.customer import CustomerState, Memory
 from services.scoring.store.common import ints, text
-from shared.db import Connection
+from shared.database.pool import Connection
 from shared.errors import Transient
-from shared.quarantine import not_held
+from shared.runtime.quarantine import not_held
 
 _CUSTOMERS = "SELECT name, number, partition, due_at, version FROM customer WHERE name = ANY($1::text[])"
 # Held until the transaction ends, so that what was read is not stale when it is saved: of two owners who both have much

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from services.scoring.domain.counting import WIDTH
-from shared.events import AlertV1
+from shared.wire.events import AlertV1
 
 COLUMNS = (*(f"c{n}" for n in range(1, WIDTH)), "total")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 
 from services.scoring.domain.shift import DEFAULT_PRIOR, Prior
-from shared.db import Connection
-from shared.events import Kind
+from shared.database.pool import Connection
+from shared.wire.events import Kind
 
 _LEVELS = "SELECT kind, detractors, passives, promoters FROM company"
 _LEVELS_AT = "SELECT min(measured_at) FROM company"

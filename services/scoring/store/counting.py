@@ -13,8 +13,8 @@ from services.scoring.domain.windows import ExactWindow, HourWindow
 from services.scoring.store import answers
 from services.scoring.store.answers import Place
 from services.scoring.store.common import COLUMNS, SUMS, ints, summed, text
-from shared.db import Connection
-from shared.events import ScoreDailyV1
+from shared.database.pool import Connection
+from shared.wire.events import ScoreDailyV1
 
 _SUM_HOURS = f"""
 SELECT asked.place::int, bucket.series, {SUMS}

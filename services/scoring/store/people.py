@@ -10,10 +10,10 @@ from uuid import UUID
 from services.scoring.store import answers
 from services.scoring.store.common import alert_decoder, text
 from services.scoring.store.counting import rebuild
-from shared.db import Connection
-from shared.erasure import known_by, normalised
-from shared.events import AlertV1
-from shared.ids import uuid7
+from shared.database.pool import Connection
+from shared.wire.erasure import known_by, normalised
+from shared.wire.events import AlertV1
+from shared.wire.ids import uuid7
 
 # Finds more than are meant, such as where only an accent's case differs: which are, is asked of those alone.
 _ALIKE = """

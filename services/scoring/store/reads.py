@@ -13,8 +13,8 @@ import msgspec
 from services.scoring.domain.counting import WIDTH, Series, series
 from services.scoring.domain.trend import Counted
 from services.scoring.store.common import SUMS, alert_decoder, plain, summed
-from shared.db import Connection
-from shared.events import AlertScoresV1, AlertV1, FeedbackReceivedV1, ScoreDailyV1
+from shared.database.pool import Connection
+from shared.wire.events import AlertScoresV1, AlertV1, FeedbackReceivedV1, ScoreDailyV1
 
 _DAYS = f"""
 SELECT bucket.hour / 24, NULL::int, series.touchpoint, series.audience, series.kind, series.trust, series.metric,

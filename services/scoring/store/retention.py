@@ -8,8 +8,8 @@ from datetime import datetime
 
 from services.scoring.domain.counting import DAY, HOUR, hour_of, hour_time
 from services.scoring.store import answers
-from shared.db import Connection
-from shared.quarantine import not_held
+from shared.database.pool import Connection
+from shared.runtime.quarantine import not_held
 
 _LOOK = f"""
 SELECT number, name, partition,

@@ -7,11 +7,11 @@ from fastapi import APIRouter
 from services.ticketing.api import desks, hooks, improvement, status, tickets
 from services.ticketing.desk_sync.supervisor import DeskSync
 from services.ticketing.ledger import Ledger
-from shared.clock import Clock
-from shared.db import Database
+from shared.database.pool import Database
 from shared.directory.access import Access
-from shared.security import Signer
-from shared.web import new_router
+from shared.http.doors import new_router
+from shared.runtime.clock import Clock
+from shared.wire.signing import Signer
 
 
 def build_router(

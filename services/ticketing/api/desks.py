@@ -12,13 +12,13 @@ from fastapi import APIRouter, Request, Response
 from services.ticketing.desk_sync.supervisor import DeskSync
 from services.ticketing.desks import BadSignature, Desk, Failed, News
 from services.ticketing.store import desks
-from shared.clock import Clock
-from shared.db import Database
-from shared.described import problems, raw_body
+from shared.database.pool import Database
 from shared.directory.access import Access, Caller
 from shared.errors import FieldError, Problem, invalid_fields
-from shared.logs import Log
-from shared.web import caller_with, json_response, new_router
+from shared.http.doors import caller_with, json_response, new_router
+from shared.http.openapi import problems, raw_body
+from shared.runtime.clock import Clock
+from shared.runtime.logs import Log
 
 log = Log("ticketing")
 

@@ -9,13 +9,13 @@ from fastapi import APIRouter, Query, Response
 
 from services.ticketing.ledger import Ledger
 from services.ticketing.store import hooks
-from shared import audit
-from shared.clock import Clock
-from shared.db import Database
+from shared.database.pool import Database
 from shared.directory.access import Access, Caller
-from shared.http import shown_url
-from shared.lists import Page, page_of
-from shared.web import caller_with, id_in_path, json_response, new_router
+from shared.http.client import shown_url
+from shared.http.doors import caller_with, id_in_path, json_response, new_router
+from shared.http.lists import Page, page_of
+from shared.runtime import audit
+from shared.runtime.clock import Clock
 
 
 class DeliveriesQuery(Page):

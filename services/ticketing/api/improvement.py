@@ -13,18 +13,18 @@ from pydantic import Field
 from services.ticketing.domain.action import Action, figure
 from services.ticketing.domain.service import service_of
 from services.ticketing.store import actions, people, tickets
-from shared import audit
-from shared.asked import Asked
-from shared.clock import Clock
-from shared.db import Database
-from shared.described import problems
+from shared.database.pool import Database
 from shared.directory.access import Access, Caller
 from shared.directory.fields import duration_seconds
 from shared.errors import FieldError, Problem, invalid_fields
-from shared.events import AuditV1
-from shared.ids import uuid7
-from shared.lists import Page, page_of
-from shared.web import caller_with, id_in_path, json_response, new_router
+from shared.http.doors import caller_with, id_in_path, json_response, new_router
+from shared.http.lists import Page, page_of
+from shared.http.openapi import problems
+from shared.http.request_model import Asked
+from shared.runtime import audit
+from shared.runtime.clock import Clock
+from shared.wire.events import AuditV1
+from shared.wire.ids import uuid7
 
 _LONGEST = 400 * 86400
 _State = Literal["open", "done", "dropped"]

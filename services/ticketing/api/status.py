@@ -13,15 +13,15 @@ from services.ticketing.domain.status import steps
 from services.ticketing.domain.words import LANGUAGES
 from services.ticketing.pages import page, refusal
 from services.ticketing.store import tickets
-from shared.clock import Clock
-from shared.db import Database
-from shared.described import problems
+from shared.database.pool import Database
 from shared.directory.access import Access
 from shared.directory.model import Directory
-from shared.events import TicketV1
-from shared.pages import PAGE_HEADERS, accepted_language
-from shared.security import BadToken, ExpiredToken, Signer
-from shared.web import new_router, serve_style
+from shared.http.doors import new_router, serve_style
+from shared.http.html import PAGE_HEADERS, accepted_language
+from shared.http.openapi import problems
+from shared.runtime.clock import Clock
+from shared.wire.events import TicketV1
+from shared.wire.signing import BadToken, ExpiredToken, Signer
 
 
 def build_router(database: Database, access: Access, clock: Clock, signer: Signer) -> APIRouter:

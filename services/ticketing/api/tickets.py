@@ -16,17 +16,17 @@ from services.ticketing.domain.ticket import Missing, NotAllowed, Outcome, Patch
 from services.ticketing.ledger import Ledger, TicketChange, measure_breaches
 from services.ticketing.store import desks
 from services.ticketing.store import tickets as store
-from shared import audit
-from shared.asked import Asked
-from shared.clock import Clock
-from shared.db import Connection, Database
-from shared.described import problems
+from shared.database.pool import Connection, Database
 from shared.directory.access import Access, Caller
 from shared.errors import FieldError, Problem, invalid_fields
-from shared.events import AuditV1, ClockState, Severity, TicketState, TicketV1
-from shared.lists import Page, page_of
-from shared.logs import new_traceparent
-from shared.web import caller_with, id_in_path, json_response, new_router
+from shared.http.doors import caller_with, id_in_path, json_response, new_router
+from shared.http.lists import Page, page_of
+from shared.http.openapi import problems
+from shared.http.request_model import Asked
+from shared.runtime import audit
+from shared.runtime.clock import Clock
+from shared.runtime.logs import new_traceparent
+from shared.wire.events import AuditV1, ClockState, Severity, TicketState, TicketV1
 
 _Text = Annotated[str, Field(min_length=1, max_length=4_000)]
 _OpenSeverity = Annotated[Severity, Field(pattern="^(critical|high|medium|low)$")]

@@ -9,9 +9,9 @@ from services.ticketing.desks import Failed
 from services.ticketing.desks.api import SEES_NOTHING
 from services.ticketing.store import desks
 from services.ticketing.token_bucket import TokenBucket
-from shared.db import Database
-from shared.logs import Log
-from shared.retry import Backoff
+from shared.database.pool import Database
+from shared.runtime.logs import Log
+from shared.runtime.retry import Backoff
 
 log = Log("ticketing")
 

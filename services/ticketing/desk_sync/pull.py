@@ -17,13 +17,13 @@ from services.ticketing.domain.ticket import Outcome, entry, take_desk
 from services.ticketing.ledger import Ledger, TicketChange, measure_breaches
 from services.ticketing.store import desks, tickets
 from services.ticketing.store.desks import Mirror
-from shared.clock import Clock
-from shared.db import Connection, Database
+from shared.database.pool import Connection, Database
 from shared.directory.follower import Follower
 from shared.directory.model import Directory
 from shared.errors import Transient
-from shared.events import TicketV1
-from shared.logs import Log
+from shared.runtime.clock import Clock
+from shared.runtime.logs import Log
+from shared.wire.events import TicketV1
 
 log = Log("ticketing")
 

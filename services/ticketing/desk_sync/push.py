@@ -18,12 +18,12 @@ from services.ticketing.domain.story import Story, opening, tell, tell_of
 from services.ticketing.domain.ticket import ACTIVE, entry
 from services.ticketing.store import desks, tickets
 from services.ticketing.store.desks import Mirror
-from shared.clock import Clock
-from shared.db import Database
+from shared.database.pool import Database
 from shared.directory.model import Desk as DeskSettings
 from shared.directory.model import Directory
-from shared.events import TicketState, TicketV1
-from shared.logs import Log
+from shared.runtime.clock import Clock
+from shared.runtime.logs import Log
+from shared.wire.events import TicketState, TicketV1
 
 log = Log("ticketing")
 

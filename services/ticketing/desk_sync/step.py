@@ -13,7 +13,7 @@ from uuid import UUID
 
 from services.ticketing.domain.ticket import ACTIVE
 from services.ticketing.store.desks import Mirror
-from shared.events import TicketState, TicketV1
+from shared.wire.events import TicketState, TicketV1
 
 Step = Literal[
     "read", "create", "follow up", "close duplicate", "redact", "move", "describe", "tell", "remark", "read remarks"

@@ -30,20 +30,20 @@ from services.ticketing.ledger import Ledger
 from services.ticketing.store import desks, tickets
 from services.ticketing.store.desks import Mirror
 from services.ticketing.token_bucket import TokenBucket
-from shared import metrics
-from shared.clock import Clock
-from shared.db import Database
+from shared.database.pool import Database
 from shared.directory.follower import Follower
 from shared.directory.model import Desk as DeskSettings
 from shared.directory.model import Directory
-from shared.due import DueLoop
 from shared.errors import Transient
-from shared.http import LONGEST_WAIT, Outbound
-from shared.ids import uuid7
-from shared.logs import Log
-from shared.progress import STALE_SECONDS, Progress
-from shared.quarantine import Quarantine
-from shared.retry import Backoff
+from shared.http.client import LONGEST_WAIT, Outbound
+from shared.runtime import metrics
+from shared.runtime.clock import Clock
+from shared.runtime.due import DueLoop
+from shared.runtime.logs import Log
+from shared.runtime.progress import STALE_SECONDS, Progress
+from shared.runtime.quarantine import Quarantine
+from shared.runtime.retry import Backoff
+from shared.wire.ids import uuid7
 
 log = Log("ticketing")
 

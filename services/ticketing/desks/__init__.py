@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 from uuid import UUID
 
 from services.ticketing.domain.story import Story
-from shared.events import Severity, TicketState
+from shared.wire.events import Severity, TicketState
 
 MOST = 100
 """Changed tickets that one call returns."""

@@ -18,10 +18,10 @@ import msgspec
 
 from services.ticketing.desks import NOBODYS, Failed, Gone, Remote
 from services.ticketing.domain.ticket import ACTIVE
-from shared import metrics
-from shared.events import TicketState
-from shared.http import Answer, Outbound, Refused, Unreachable
-from shared.logs import Log
+from shared.http.client import Answer, Outbound, Refused, Unreachable
+from shared.runtime import metrics
+from shared.runtime.logs import Log
+from shared.wire.events import TicketState
 
 log = Log("ticketing")
 

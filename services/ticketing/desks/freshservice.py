@@ -36,8 +36,8 @@ from services.ticketing.desks.api import (
 from services.ticketing.desks.signatures import check_secret, reference_in
 from services.ticketing.domain.story import Paragraph, Story, as_html
 from shared.directory import model
-from shared.events import Severity, TicketState
-from shared.http import Outbound
+from shared.http.client import Outbound
+from shared.wire.events import Severity, TicketState
 
 _PRIORITY: Mapping[Severity, int] = {"critical": 4, "high": 3, "medium": 2, "low": 1, "info": 1}
 _SHOWS: Mapping[int, TicketState] = {2: "open", 3: "waiting", 4: "resolved", 5: "closed"}

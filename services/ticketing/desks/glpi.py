@@ -35,8 +35,8 @@ from services.ticketing.desks.api import (
 from services.ticketing.desks.signatures import check_secret, reference_in
 from services.ticketing.domain.story import Paragraph, Story, as_html
 from shared.directory import model
-from shared.events import Severity, TicketState
-from shared.http import Outbound
+from shared.http.client import Outbound
+from shared.wire.events import Severity, TicketState
 
 _URGENCY: Mapping[Severity, int] = {"critical": 5, "high": 4, "medium": 3, "low": 2, "info": 1}
 _SHOWS: Mapping[int, TicketState] = {

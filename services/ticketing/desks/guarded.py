@@ -14,8 +14,8 @@ from uuid import UUID
 from services.ticketing.desks import Desk, Draft, Failed, FailureKind, Gone, News, Remarks, Remote
 from services.ticketing.domain.story import Story
 from shared.errors import Transient
-from shared.events import TicketState
-from shared.logs import Log
+from shared.runtime.logs import Log
+from shared.wire.events import TicketState
 
 log = Log("ticketing")
 

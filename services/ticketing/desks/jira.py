@@ -34,8 +34,8 @@ from services.ticketing.desks.api import (
 from services.ticketing.desks.signatures import check_hub, reference_in
 from services.ticketing.domain.story import Paragraph, Story, as_adf, as_text
 from shared.directory import model
-from shared.events import Severity, TicketState
-from shared.http import Outbound
+from shared.http.client import Outbound
+from shared.wire.events import Severity, TicketState
 
 _PRIORITIES: Mapping[Severity, str] = {
     "critical": "Highest",

@@ -32,8 +32,8 @@ from services.ticketing.desks.api import (
 from services.ticketing.desks.signatures import check_secret, reference_in
 from services.ticketing.domain.story import Story, as_text
 from shared.directory import model
-from shared.events import Severity, TicketState
-from shared.http import Outbound
+from shared.http.client import Outbound
+from shared.wire.events import Severity, TicketState
 
 _PRIORITIES: Mapping[Severity, str] = {
     "critical": "Immediate",

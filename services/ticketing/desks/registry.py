@@ -16,7 +16,7 @@ from services.ticketing.desks.webhook import SignedWebhook
 from services.ticketing.desks.zammad import Zammad
 from services.ticketing.desks.zendesk import Zendesk
 from shared.directory import model
-from shared.http import Outbound, Refused
+from shared.http.client import Outbound, Refused
 
 DESKS: Mapping[str, Callable[[str, model.Desk, Mapping[str, str], Outbound, Budget], Desk]] = {
     "freshservice": Freshservice,

@@ -38,8 +38,8 @@ from services.ticketing.desks.api import (
 from services.ticketing.desks.signatures import check_secret, reference_in
 from services.ticketing.domain.story import Story, as_text
 from shared.directory import model
-from shared.events import Severity, TicketState
-from shared.http import Outbound
+from shared.http.client import Outbound
+from shared.wire.events import Severity, TicketState
 
 _PRIORITIES: Mapping[Severity, str] = {"critical": "100", "high": "75", "medium": "50", "low": "25", "info": "0"}
 _SHOWS: Mapping[str, TicketState] = {

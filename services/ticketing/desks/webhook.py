@@ -15,9 +15,9 @@ from services.ticketing.desks.api import Api, Budget
 from services.ticketing.desks.signatures import OLDEST, check_standard, reference_in
 from services.ticketing.domain.story import Story, as_text
 from shared.directory import model
-from shared.events import TicketState
-from shared.http import Answer, Outbound
-from shared.webhooks import NoSecret, listed_secrets, signed_headers
+from shared.http.client import Answer, Outbound
+from shared.http.webhooks import NoSecret, listed_secrets, signed_headers
+from shared.wire.events import TicketState
 
 
 class _Answer(msgspec.Struct):

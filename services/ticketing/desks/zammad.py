@@ -37,9 +37,9 @@ from services.ticketing.desks.api import (
 from services.ticketing.desks.signatures import check_hub, reference_in
 from services.ticketing.domain.story import Story, as_html
 from shared.directory import model
-from shared.events import Severity, TicketState
-from shared.http import Outbound
-from shared.logs import Log
+from shared.http.client import Outbound
+from shared.runtime.logs import Log
+from shared.wire.events import Severity, TicketState
 
 log = Log("ticketing")
 

@@ -40,8 +40,8 @@ from services.ticketing.desks.signatures import check, check_time, digest, heade
 from services.ticketing.domain.story import Story, as_html
 from services.ticketing.domain.ticket import ACTIVE
 from shared.directory import model
-from shared.events import Severity, TicketState
-from shared.http import Outbound
+from shared.http.client import Outbound
+from shared.wire.events import Severity, TicketState
 
 _PRIORITY: Mapping[Severity, str] = {
     "critical": "urgent",

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import msgspec
 
-from shared.events import ScoreDailyV1
+from shared.wire.events import ScoreDailyV1
 
 ActionState = Literal["open", "done", "dropped"]
 

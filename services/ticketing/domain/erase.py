@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from shared import erasure
-from shared.events import RespondentErasedV1, TicketV1
+from shared.wire import erasure
+from shared.wire.events import RespondentErasedV1, TicketV1
 
 
 def without(ticket: TicketV1, wanted: RespondentErasedV1) -> TicketV1:

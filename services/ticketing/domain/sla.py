@@ -16,8 +16,8 @@ import msgspec
 
 from services.ticketing.domain.ticket import ACTIVE
 from shared.directory.model import Customer, Severity, Sla
-from shared.events import ClockState, SlaV1, TicketV1
-from shared.wall_clock import moment, public_holidays
+from shared.directory.wall_clock import moment, public_holidays
+from shared.wire.events import ClockState, SlaV1, TicketV1
 
 _WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _FARTHEST = timedelta(days=3653)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from shared.events import TicketV1
+from shared.wire.events import TicketV1
 
 StepName = Literal["received", "handled", "done"]
 

@@ -14,7 +14,7 @@ import msgspec
 
 from services.ticketing.domain.words import Words, words_in
 from shared.directory.model import Customer, Person
-from shared.events import RATINGS, ClockState, EvidenceV1, PreviousTicketV1, TicketContextV1, TicketV1
+from shared.wire.events import RATINGS, ClockState, EvidenceV1, PreviousTicketV1, TicketContextV1, TicketV1
 
 
 @dataclass(frozen=True, slots=True)

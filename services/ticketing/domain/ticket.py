@@ -14,7 +14,7 @@ from uuid import UUID
 import msgspec
 
 from shared.directory.model import severity_rank
-from shared.events import (
+from shared.wire.events import (
     AlertV1,
     EvidenceV1,
     PageV1,
@@ -24,7 +24,7 @@ from shared.events import (
     TicketState,
     TicketV1,
 )
-from shared.ids import uuid7_at
+from shared.wire.ids import uuid7_at
 
 EVIDENCE = 20
 """Answers that a ticket shows at most, newest first."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from shared.events import Kind, TicketState
+from shared.wire.events import Kind, TicketState
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,9 @@ from uuid import UUID
 import msgspec
 
 from services.ticketing.domain.action import Action
-from shared.cursor import Place
-from shared.db import Connection
-from shared.events import ScoreDailyV1
+from shared.database.pool import Connection
+from shared.http.cursor import Place
+from shared.wire.events import ScoreDailyV1
 
 _SAVE = """
 INSERT INTO action (id, customer, ticket, due_on, state, opened_at, body)

@@ -8,10 +8,10 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from shared.db import Connection
+from shared.database.pool import Connection
 from shared.directory.model import severity_rank
-from shared.events import DeskV1, TicketState, TicketV1
-from shared.quarantine import not_held
+from shared.runtime.quarantine import not_held
+from shared.wire.events import DeskV1, TicketState, TicketV1
 
 QUEUE = "desks"
 """Where a ticket is set aside that cannot be brought to its desk."""

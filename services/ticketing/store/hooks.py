@@ -10,10 +10,10 @@ from uuid import UUID
 
 import msgspec
 
-from shared.cursor import Place
-from shared.db import Connection
-from shared.events import TicketV1
-from shared.quarantine import not_held
+from shared.database.pool import Connection
+from shared.http.cursor import Place
+from shared.runtime.quarantine import not_held
+from shared.wire.events import TicketV1
 
 QUEUE = "webhooks"
 """Where a message is set aside that cannot be sent, or whose result cannot be stored."""

@@ -8,8 +8,8 @@ from uuid import UUID
 
 import msgspec
 
-from shared.db import Connection
-from shared.events import ErasedV1
+from shared.database.pool import Connection
+from shared.wire.events import ErasedV1
 
 _TOMBSTONE = """
 INSERT INTO erased (customer, respondent, before) VALUES ($1, $2, $3)

@@ -13,11 +13,11 @@ import msgspec
 
 from services.ticketing.domain.service import Tally
 from services.ticketing.domain.ticket import Entry, Outcome
-from shared.cursor import Place
-from shared.db import Connection
-from shared.events import ClockState, TicketV1
-from shared.ids import uuid7_at
-from shared.quarantine import judging, not_held
+from shared.database.pool import Connection
+from shared.http.cursor import Place
+from shared.runtime.quarantine import judging, not_held
+from shared.wire.events import ClockState, TicketV1
+from shared.wire.ids import uuid7_at
 
 CLOCKS = "clocks"
 """Where a ticket is set aside whose clocks cannot be looked at."""

@@ -1,0 +1,1 @@
+"""Kafka: the client, the topics as they are made, and the loops that publish and consume exactly once."""
