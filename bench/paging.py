@@ -26,11 +26,11 @@ from msgspec.structs import replace
 from bench.room import Room
 from bench.servers import Place, directory, place
 from services.notify.main import build
-from services.notify.settings import NotifySettings
 from shared.bus.client import Kafka, Producer, cloud_event
 from shared.directory.model import Contact, Directory, Person
 from shared.runtime.clock import MovableClock
 from shared.runtime.service import tune_memory
+from shared.runtime.settings import Settings
 from shared.wire.events import TicketV1
 from shared.wire.ids import uuid7
 from shared.wire.topics import TICKETS
@@ -105,7 +105,7 @@ async def _tell(kafka: Kafka, tickets: list[TicketV1]) -> None:
 
 def notify(at: Place, prefix: str, known: Directory, clock: MovableClock | None = None) -> Room:
     """Return notify in this process."""
-    settings = NotifySettings(
+    settings = Settings(
         kafka=at.kafka,
         database_url=at.database_url,
         topic_prefix=prefix,

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
-from services.run import ServiceName
+from services.registry import Build, ServiceName
 from shared.bus.client import Kafka
 from shared.bus.provisioning import ensure_topics
 from shared.database.pool import Database
 from shared.directory.follower import revision_of
 from shared.directory.model import Directory
 from shared.runtime.clock import Clock, SystemClock
-from shared.runtime.process import Parts, parts
-from shared.runtime.service import Service, Settings
+from shared.runtime.process import parts
+from shared.runtime.service import Service
+from shared.runtime.settings import Settings
 from shared.wire.topics import TOPICS
-
-S = TypeVar("S", bound=Settings)
 
 
 class Room:
@@ -26,9 +24,9 @@ class Room:
     def __init__(
         self,
         name: ServiceName,
-        settings: S,
+        settings: Settings,
         known: Directory,
-        build: Callable[[S, Parts, Callable[[], str]], Service],
+        build: Build,
         clock: Clock | None = None,
     ) -> None:
         assert settings.kafka is not None

@@ -22,7 +22,6 @@ from bench.room import Room
 from bench.servers import Place, directory, place
 from services.scoring.consumer import Erasing, FeedbackHandler
 from services.scoring.main import MIGRATIONS, build
-from services.scoring.settings import ScoringSettings
 from shared.bus.client import Kafka, Producer, Publisher, event_headers
 from shared.database.migrate import migrate
 from shared.database.pool import Database
@@ -33,6 +32,7 @@ from shared.runtime.clock import SystemClock
 from shared.runtime.logs import new_traceparent
 from shared.runtime.process import parts
 from shared.runtime.service import tune_memory
+from shared.runtime.settings import Settings
 from shared.wire.events import FeedbackReceivedV1
 from shared.wire.ids import uuid7
 from shared.wire.topics import FEEDBACK
@@ -156,9 +156,9 @@ WINDOWS = [
 
 def room(kafka: str, database_url: str, case: Case) -> Room:
     """Return scoring as a process of its own has it."""
-    settings = ScoringSettings(kafka=kafka, database_url=database_url, topic_prefix="bench.")
+    settings = Settings(kafka=kafka, database_url=database_url, topic_prefix="bench.")
     known = directory(case.customers, case.rules)
-    return Room("scoring", settings, known, lambda settings, shared, _: build(settings, shared))
+    return Room("scoring", settings, known, build)
 
 
 def another(kafka: str, database_url: str, case: Case) -> None:
@@ -238,7 +238,7 @@ async def peers(at: Place, answers: int) -> dict[str, float]:
 
 async def sweeps(at: Place, customers: int) -> tuple[float, float]:
     """Return the seconds that a minute of sweeps costs with nothing to do, and with a day to end for all of them."""
-    settings = ScoringSettings(kafka=at.kafka, database_url=at.database_url, topic_prefix="sweep.")
+    settings = Settings(kafka=at.kafka, database_url=at.database_url, topic_prefix="sweep.")
     shared = parts(settings, SystemClock(), ("scoring",))
     shared.directory.current = revision_of(1, directory(customers, DEFAULT))
     database = Database(at.database_url, "scoring", pool=1)

@@ -19,11 +19,11 @@ from msgspec.structs import replace
 from bench.room import Room
 from bench.servers import Place, directory, place
 from services.ticketing.main import build
-from services.ticketing.settings import TicketingSettings
 from shared.bus.client import Kafka, Outgoing, Producer, cloud_event
 from shared.directory.model import Desk, severity_rank
 from shared.rules.document import built_in_rules
 from shared.runtime.service import tune_memory
+from shared.runtime.settings import Settings
 from shared.wire.events import AlertScoresV1, AlertV1, EvidenceV1
 from shared.wire.ids import uuid7
 from shared.wire.topics import ALERTS
@@ -89,7 +89,7 @@ async def _send(kafka: Kafka, alerts: Sequence[AlertV1]) -> None:
 
 def office_at(at: Place, prefix: str, customers: int, desk: Desk | None = None) -> Room:
     """Return ticketing in this process."""
-    settings = TicketingSettings(
+    settings = Settings(
         kafka=at.kafka,
         database_url=at.database_url,
         topic_prefix=prefix,

@@ -16,15 +16,16 @@ import typer
 from rich.console import Console
 
 from demo.inbox import Inbox
-from demo.simulation import Simulation
-from services.commands import settings
+from services.cli.environment import settings
 from services.run import Everything, run_everything, say_ready
+from services.simulation.service import Simulation
 from shared.directory.check import parse_file
 from shared.directory.model import Directory, Key
 from shared.errors import Misconfigured
 from shared.runtime import logs
 from shared.runtime.process import Parts
-from shared.runtime.service import Service, Settings, run_process
+from shared.runtime.service import Service, run_process
+from shared.runtime.settings import Settings
 from shared.wire.signing import key_hash, new_key
 
 DIRECTORY = Path(__file__).parent / "directory.yaml"

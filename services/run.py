@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
-import secrets
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
-from pydantic import ValidationError
-
+from services import kept
+from services.registry import SERVICES, ServiceName
 from shared.bus.provisioning import ensure_topics
 from shared.bus.security import security
 from shared.directory import check
@@ -23,22 +21,16 @@ from shared.runtime import service
 from shared.runtime.clock import Clock, SystemClock
 from shared.runtime.logs import Log
 from shared.runtime.process import Parts, kafka_of, outside, parts, patiently
-from shared.runtime.service import Service, Settings
+from shared.runtime.service import Service
+from shared.runtime.settings import Settings
 from shared.wire.topics import TOPICS
 
 log = Log("services")
 
-ServiceName = Literal["ingest", "scoring", "ticketing", "notify"]
-NAMES: tuple[ServiceName, ...] = ("ingest", "scoring", "ticketing", "notify")
-PORTS: dict[ServiceName, int] = {"ingest": 8001, "scoring": 8002, "ticketing": 8003, "notify": 8004}
 ALL_PORT = 8080
 OPS_PORT = 9080
 _OPS_ABOVE = 1_000
 _HIGHEST_PORT = 65_535
-MIGRATIONS: dict[ServiceName, Path] = {
-    name: Path(__file__).parent / name / "migrations" for name in NAMES if name != "ingest"
-}
-"""Ingest has no tables of its own."""
 
 
 class Address:
@@ -57,45 +49,6 @@ class Address:
         return (self._public_url or self._listening).rstrip("/")
 
 
-def build(name: ServiceName, settings: Settings, parts: Parts, address: Address) -> Service:
-    """Return one service: its own settings from the environment, the common ones as given."""
-    try:
-        return _built(name, settings.model_dump(), parts, address)
-    except ValidationError as error:
-        raise wrong_setting(error) from None
-
-
-def wrong_setting(error: ValidationError) -> Misconfigured:
-    """Return what names the setting that is wrong."""
-    first = error.errors()[0]
-    return Misconfigured(f"FIILIS_{str(first['loc'][0]).upper()}: {first['msg']}")
-
-
-def _built(name: ServiceName, common: dict[str, Any], parts: Parts, address: Address) -> Service:
-    # Imported here: a process that runs one service, or a command, starts without the others.
-    match name:
-        case "ingest":
-            from services.ingest import main as ingest  # noqa: PLC0415
-            from services.ingest.settings import IngestSettings  # noqa: PLC0415
-
-            return ingest.build(IngestSettings(**common), parts, address)
-        case "scoring":
-            from services.scoring import main as scoring  # noqa: PLC0415
-            from services.scoring.settings import ScoringSettings  # noqa: PLC0415
-
-            return scoring.build(ScoringSettings(**common), parts)
-        case "ticketing":
-            from services.ticketing import main as ticketing  # noqa: PLC0415
-            from services.ticketing.settings import TicketingSettings  # noqa: PLC0415
-
-            return ticketing.build(TicketingSettings(**common), parts, address)
-        case "notify":
-            from services.notify import main as notify  # noqa: PLC0415
-            from services.notify.settings import NotifySettings  # noqa: PLC0415
-
-            return notify.build(NotifySettings(**common), parts, address)
-
-
 async def run_services(
     names: Sequence[ServiceName],
     settings: Settings,
@@ -111,7 +64,7 @@ async def run_services(
     address = Address(settings.public_url)
     shared_parts = parts(settings, clock or SystemClock(), tuple(names))
     shared_parts.directory.admit(local_keys)
-    built = [build(name, settings, shared_parts, address) for name in names]
+    built = [SERVICES[name].build(settings, shared_parts, address) for name in names]
     around = outside(shared_parts, either=tuple(names) == ("ingest",))
     await service.run(
         [around.service, *built, *besides(shared_parts)],
@@ -147,7 +100,7 @@ def _is_loopback(host: str) -> bool:
 
 async def run_one(name: ServiceName, settings: Settings, stop: asyncio.Event) -> None:
     """Run one service alone."""
-    port = PORTS[name] if settings.port is None else settings.port
+    port = SERVICES[name].port if settings.port is None else settings.port
     await run_services([name], settings, port=port, stop=stop, on_ready=say_ready)
 
 
@@ -173,7 +126,7 @@ async def run_everything(
             await _apply(complete, directory)
         port = ALL_PORT if settings.port is None else settings.port
         await run_services(
-            NAMES,
+            tuple(SERVICES),
             complete,
             port=port,
             stop=stop,
@@ -215,69 +168,13 @@ async def _servers(how: Everything, settings: Settings) -> AsyncGenerator[tuple[
         if postgres is not None:
             found["database_url"] = postgres.url
         if embedded and not settings.secret:
-            found["secret"] = _kept_secret(secret_file(how.data))
+            found["secret"] = kept.secret_made(kept.secret_file(how.data))
         # The services read their own settings; what was found here is theirs too.
         complete = settings.model_copy(update=found)
         tasks = {type(server).__name__: server.watch for server in embedded}
         yield complete, [Service(name="embedded", tasks=tasks)] if embedded else []
     finally:
         await asyncio.gather(*(server.stop() for server in embedded))
-
-
-def secret_file(data: Path) -> Path:
-    """Return where a data directory keeps its secret."""
-    return data / "secret"
-
-
-def kept_kafka(data: Path) -> dict[str, str] | None:
-    """Return the settings of the embedded Kafka of a data directory, if there is one. Raises Misconfigured."""
-    from shared.embedded import EmbeddedKafka  # noqa: PLC0415 (a deployment has no such servers)
-
-    with _readable(data):
-        kept = EmbeddedKafka.kept(data / "kafka")
-    return None if kept is None else kept.settings
-
-
-def kept_database(data: Path) -> str | None:
-    """Return the address of the embedded PostgreSQL of a data directory, if there is one. Raises Misconfigured."""
-    with _readable(data):
-        if not (data / "postgres").exists():
-            return None
-    from shared.embedded import EmbeddedPostgres  # noqa: PLC0415 (a deployment has no such servers)
-
-    return EmbeddedPostgres(data / "postgres").url
-
-
-def kept_secret(data: Path) -> str:
-    """Return the secret of a data directory, "" where there is none. Raises Misconfigured."""
-    with _readable(data):
-        file = secret_file(data)
-        return file.read_text().strip() if file.exists() else ""
-
-
-@contextlib.contextmanager
-def _readable(data: Path) -> Generator[None]:
-    """Say in one line that a data directory is another user's."""
-    try:
-        yield
-    except OSError as error:
-        raise Misconfigured(f"--data {data} cannot be read: {error.strerror}; only who made it can use it") from None
-
-
-def public_address(settings: Settings) -> str:
-    """Return what starts every link of everything in one process, without asking it."""
-    port = ALL_PORT if settings.port is None else settings.port
-    return (settings.public_url or f"http://{settings.host}:{port}").rstrip("/")
-
-
-def _kept_secret(file: Path) -> str:
-    """Return the secret of this data directory; the first start makes it."""
-    if not file.exists():
-        draft = file.with_suffix(".new")
-        draft.touch(mode=0o600)
-        draft.write_text(secrets.token_urlsafe(32))
-        draft.replace(file)
-    return file.read_text().strip()
 
 
 def _read(file: Path) -> Directory:

@@ -16,12 +16,12 @@ import asyncpg
 import hypothesis  # noqa: F401 - its plugin would import it when the run ends, where Python 3.11 can fail to parse it
 import pytest
 
-from services.run import MIGRATIONS, NAMES
 from shared.bus.client import Kafka
 from shared.database.migrate import migrate
 from shared.database.pool import Database
 from shared.embedded import EmbeddedKafka, EmbeddedPostgres
 from tests.support.house import House, house
+from tests.support.services import MIGRATIONS, NAMES
 
 _numbers = itertools.count(1)
 _ROOM_BYTES = 4 << 30

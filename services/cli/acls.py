@@ -8,11 +8,14 @@ from typing import Annotated
 
 import typer
 
-from services.commands import settings
-from services.terminal import out
+from services.cli.environment import settings
+from services.cli.terminal import out
 from shared.bus.acls import OPERATOR, Right, rights
 
+app = typer.Typer()
 
+
+@app.command()
 def acls(
     principal: Annotated[
         str, typer.Option(help="The users' names; {} stands for the service, as in User:CN={},O=Example.")

@@ -14,8 +14,9 @@ from typing import Annotated, Any
 import typer
 
 from services.cli import stores
-from services.commands import DONE, FAILED, WRONG, audited, kafka_of, settings
-from services.terminal import err, out, printable
+from services.cli.environment import audited, kafka_of, settings
+from services.cli.options import DATA, Data
+from services.cli.terminal import DONE, FAILED, WRONG, err, out, printable
 from services.ticketing.desks import Desk, Draft, Failed, Gone, Remote
 from services.ticketing.desks.guarded import Guarded
 from services.ticketing.desks.registry import build
@@ -33,7 +34,6 @@ from shared.wire.events import TicketState
 from shared.wire.ids import uuid7
 
 app = typer.Typer(help="Service desks that tickets are mirrored to.")
-Data = Annotated[Path, typer.Option(help="Where embedded Kafka and PostgreSQL keep their data.")]
 
 _WAY: tuple[TicketState, ...] = (
     "acknowledged",
@@ -52,7 +52,7 @@ _AGAIN = Backoff(1, 10)
 def try_out(
     name: str,
     keep: Annotated[bool, typer.Option("--keep", help="Do not remove the ticket afterwards.")] = False,
-    data: Data = Path(".data"),
+    data: Data = DATA,
 ) -> None:
     """Take a ticket of its own through every step of a desk: create, comment, each state, reopen, resolve, remove.
 
@@ -180,7 +180,7 @@ async def _named(name: str, data: Path) -> model.Desk | None:
 
 
 @app.command()
-def retry(name: str, data: Data = Path(".data")) -> None:
+def retry(name: str, data: Data = DATA) -> None:
     """Try again at once what a desk has refused or failed of tickets, instead of within ten minutes."""
 
     async def body() -> int:
@@ -200,7 +200,7 @@ def retry(name: str, data: Data = Path(".data")) -> None:
 
 
 @app.command()
-def sync(ticket: str, data: Data = Path(".data")) -> None:
+def sync(ticket: str, data: Data = DATA) -> None:
     """Read one ticket from its desk, and write it there anew: by its number or id."""
 
     async def body() -> int:

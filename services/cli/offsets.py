@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Annotated
 
 import typer
 
 from services.cli import stores
-from services.commands import DONE, FAILED, WRONG, audited, kafka_of
-from services.terminal import err, out
+from services.cli.environment import audited, kafka_of
+from services.cli.options import DATA, Data
+from services.cli.terminal import DONE, FAILED, WRONG, err, out
 from shared.bus import offsets
 from shared.bus.cluster import LogState
 from shared.bus.offsets import Loss, Place
@@ -20,7 +19,6 @@ from shared.wire.events import AuditV1
 from shared.wire.topics import TOPICS
 
 app = typer.Typer(help="Where services stand in Kafka's logs; how to go on after a log was lost.")
-Data = Annotated[Path, typer.Option(help="Where embedded Kafka and PostgreSQL keep their data.")]
 
 
 def judged(place: Place, logs: Mapping[str, LogState | None]) -> Loss | str | None:
@@ -34,7 +32,7 @@ def judged(place: Place, logs: Mapping[str, LogState | None]) -> Loss | str | No
 
 
 @app.command()
-def show(data: Data = Path(".data")) -> None:
+def show(data: Data = DATA) -> None:
     """Show each service's place in each partition, what waits there, and what is lost."""
 
     async def body() -> int:
@@ -66,7 +64,7 @@ def show(data: Data = Path(".data")) -> None:
 
 
 @app.command()
-def accept(topic: str, data: Data = Path(".data")) -> None:
+def accept(topic: str, data: Data = DATA) -> None:
     """Go on in a topic without what was lost of it, and say what is skipped. The services may be running or not."""
 
     async def body() -> int:

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
-from typing import Annotated
 
 import typer
 
 from services.cli import stores
-from services.commands import DONE, FAILED, WRONG, audited
-from services.terminal import err, out, printable
+from services.cli.environment import audited
+from services.cli.options import DATA, Data
+from services.cli.terminal import DONE, FAILED, WRONG, err, out, printable
 from shared.runtime import audit, quarantine
 from shared.wire.events import AuditV1
 
 app = typer.Typer(help="What could not be stored or decided was set aside here; everything else went on.")
-Data = Annotated[Path, typer.Option(help="Where embedded Kafka and PostgreSQL keep their data.")]
 
 
 @app.command("list")
-def show(data: Data = Path(".data")) -> None:
+def show(data: Data = DATA) -> None:
     """Show what was set aside, the oldest of each service first, and why."""
 
     async def body() -> int:
@@ -42,7 +40,7 @@ def show(data: Data = Path(".data")) -> None:
 
 
 @app.command()
-def release(id: str, data: Data = Path(".data")) -> None:
+def release(id: str, data: Data = DATA) -> None:
     """Let a row be tried again, by the id that `list` shows; `SERVICE-all` for all of a service."""
     service, _, number = id.rpartition("-")
 

@@ -16,11 +16,11 @@ from typing import Annotated, NamedTuple
 import typer
 
 from services.cli import stores
-from services.commands import DONE, audited
+from services.cli.environment import audited
+from services.cli.terminal import DONE, out, printable
 from services.notify.domain.page import message
 from services.notify.store import pages
 from services.scoring.store import alerts
-from services.terminal import out, printable
 from services.ticketing.store import tickets
 from shared.bus import outbox
 from shared.bus.client import Outgoing, cloud_event
@@ -29,6 +29,7 @@ from shared.runtime import audit
 from shared.wire.events import AlertV1, AuditV1, PageV1, TicketV1
 from shared.wire.topics import ALERTS, PAGES, TICKETS, Topic
 
+app = typer.Typer()
 _PAGE_EVENTS = {"sent": "page.sent", "exhausted": "page.exhausted", "acknowledged": "page.acknowledged"}
 
 
@@ -39,6 +40,7 @@ class Untold(NamedTuple):
     message: Outgoing
 
 
+@app.command()
 def republish(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what the next stage does not know.")] = False,
     data: Annotated[Path, typer.Option(help="Where embedded PostgreSQL keeps its data.")] = Path(".data"),

@@ -6,15 +6,16 @@ import contextlib
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
-from services import run
-from services.commands import settings
+from services import kept
+from services.cli.environment import settings
+from services.registry import SERVICES
 from shared.database.pool import Database
 from shared.errors import Misconfigured
 
 
 def database_url(data: Path) -> str:
     """Return the address of the database of the settings, or of everything in one process. Raises Misconfigured."""
-    url = settings().database_url or run.kept_database(data)
+    url = settings().database_url or kept.database(data)
     if url is None:
         raise Misconfigured("FIILIS_DATABASE_URL is not set, such as postgresql://fiilis:secret@db/fiilis")
     return url
@@ -24,7 +25,7 @@ def database_url(data: Path) -> str:
 async def databases(data: Path) -> AsyncGenerator[dict[str, Database]]:
     """Lend the services' schemas that exist, by the service's name. Raises Misconfigured."""
     url = database_url(data)
-    made = {name: Database(url, name, pool=1) for name in run.NAMES}
+    made = {name: Database(url, name, pool=1) for name in SERVICES}
     try:
         there: dict[str, Database] = {}
         for name, database in made.items():

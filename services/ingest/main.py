@@ -18,23 +18,30 @@ from shared.database.pool import Database
 from shared.errors import Transient
 from shared.runtime.process import Parts
 from shared.runtime.service import Service, opened
+from shared.runtime.settings import Settings
 from shared.wire.events import FeedbackReceivedV1
 from shared.wire.signing import Signer
 from shared.wire.topics import FEEDBACK
 
 
-def build(settings: IngestSettings, parts: Parts, public_url: Callable[[], str]) -> Service:
-    """Return ingest, ready to run. `public_url` starts every link; it is known once the port is."""
+def build(
+    settings: Settings, parts: Parts, public_url: Callable[[], str], own: IngestSettings | None = None
+) -> Service:
+    """Return ingest, ready to run. `public_url` starts every link; it is known once the port is.
+
+    `own`: without it the environment says.
+    """
+    own = IngestSettings() if own is None else own
     # A broker answers one request of a connection at a time: while one waits for Kafka, another takes the next round.
-    producers = [Producer(parts.kafka) for _ in range(settings.ingest_connections)]
-    publisher = Publisher(producers, FEEDBACK, wait=settings.ingest_wait_seconds, limit=settings.ingest_waiting)
+    producers = [Producer(parts.kafka) for _ in range(own.ingest_connections)]
+    publisher = Publisher(producers, FEEDBACK, wait=own.ingest_wait_seconds, limit=own.ingest_waiting)
     forwarder = Producer(parts.kafka)
     database = Database(parts.database_url, "ingest", pool=2)
     spool = Spool(
         database,
         forwarder,
-        wait=settings.ingest_wait_seconds,
-        limit=settings.ingest_waiting,
+        wait=own.ingest_wait_seconds,
+        limit=own.ingest_waiting,
         migration_url=parts.migration_url,
     )
     publishing = Publishing(publisher, spool)
@@ -64,14 +71,14 @@ def build(settings: IngestSettings, parts: Parts, public_url: Callable[[], str])
     router.include_router(pages.build_router(parts.access))
     if signs is not None:
         router.include_router(
-            survey.build_router(parts.access, publishing, parts.clock, signs, status_url, settings.speakers, buckets)
+            survey.build_router(parts.access, publishing, parts.clock, signs, status_url, own.speakers, buckets)
         )
     return Service(
         name="ingest",
         router=router,
         hot={
             "/v1/feedback": FeedbackEndpoint(
-                parts.access, publishing, parts.clock, signs, status_url, settings.speakers, buckets
+                parts.access, publishing, parts.clock, signs, status_url, own.speakers, buckets
             )
         },
         described={"/v1/feedback": described()},

@@ -1,4 +1,4 @@
-"""Every setting of ingest."""
+"""Every setting that ingest has besides the common ones."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from pydantic import Field
 
 from services.ingest.limits import Limits
 from shared.directory.model import KeyLimits
-from shared.runtime.service import Settings
+from shared.runtime.settings import Environment
 
 
-class IngestSettings(Settings):
-    """Environment variables `FIILIS_...`."""
+class IngestSettings(Environment):
+    """What ingest alone is told."""
 
     ingest_wait_seconds: float = Field(default=5.0, gt=0)
     """How long a request waits for Kafka, and then for PostgreSQL, before it is told 503; Kafka's own time-outs came

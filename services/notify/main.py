@@ -35,6 +35,7 @@ from shared.runtime.process import Parts, database_ready, outbound, signer
 from shared.runtime.progress import Worker
 from shared.runtime.quarantine import Quarantine
 from shared.runtime.service import Service, opened
+from shared.runtime.settings import Settings
 from shared.wire.topics import ALERTS, AUDIT, TICKETS
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -43,13 +44,19 @@ _FORGET_SECONDS = 600
 _QUARANTINE_SECONDS = 15
 
 
-def build(settings: NotifySettings, parts: Parts, public_url: Callable[[], str]) -> Service:
-    """Return notify, ready to run. `public_url` starts every link; it is known once the port is."""
+def build(
+    settings: Settings, parts: Parts, public_url: Callable[[], str], own: NotifySettings | None = None
+) -> Service:
+    """Return notify, ready to run. `public_url` starts every link; it is known once the port is.
+
+    `own`: without it the environment says.
+    """
+    own = NotifySettings() if own is None else own
     database = Database(parts.database_url, "notify")
     producer = Producer(parts.kafka)
     client, signs, clock, directory = outbound(settings), signer(settings), parts.clock, parts.directory
-    mailer = Mailer(settings.notify_call_seconds)
-    channels = build_channels(mailer, client, signs, settings.notify_call_seconds)
+    mailer = Mailer(own.notify_call_seconds)
+    channels = build_channels(mailer, client, signs, own.notify_call_seconds)
     quarantine = Quarantine(database)
     sender = Sender(
         database,
@@ -58,22 +65,22 @@ def build(settings: NotifySettings, parts: Parts, public_url: Callable[[], str])
         clock,
         signs,
         public_url=public_url,
-        call_seconds=settings.notify_call_seconds,
-        attempts=settings.notify_attempts,
-        calls=settings.notify_calls,
-        link_days=settings.notify_link_days,
+        call_seconds=own.notify_call_seconds,
+        attempts=own.notify_attempts,
+        calls=own.notify_calls,
+        link_days=own.notify_link_days,
         quarantine=quarantine,
         escalate=lambda: escalator.loop.wake(),
     )
     escalator = Escalator(database, directory, channels, clock, quarantine, sender.loop.wake)
-    letters = Letters(database, directory, mailer, clock, quarantine, call_seconds=settings.notify_call_seconds)
+    letters = Letters(database, directory, mailer, clock, quarantine, call_seconds=own.notify_call_seconds)
     digests = Digests(database, directory, channels, clock, quarantine, sender.loop.wake)
     check_ins = CheckIns(database, directory, channels, clock, quarantine, sender.loop.wake)
     heartbeats = Heartbeats(database, directory, clock, quarantine, escalator.loop.wake)
     plans = {"check-ins": check_ins.plan, "heartbeats": heartbeats.plan}
     revisions = Revisions(database, directory, clock, quarantine, plans)
     watch = Watch(database, directory, channels, clock)
-    answers = Answers(database, directory, channels, clock, signs, link_days=settings.notify_link_days)
+    answers = Answers(database, directory, channels, clock, signs, link_days=own.notify_link_days)
 
     handler = TicketHandler(directory, clock, escalator.loop.wake, letters.loop.wake)
     tickets = Consumer(parts.kafka, database, TICKETS, handler)

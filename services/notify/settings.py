@@ -1,14 +1,14 @@
-"""Every setting of notify."""
+"""Every setting that notify has besides the common ones."""
 
 from __future__ import annotations
 
 from pydantic import Field
 
-from shared.runtime.service import Settings
+from shared.runtime.settings import Environment
 
 
-class NotifySettings(Settings):
-    """Environment variables `FIILIS_...`."""
+class NotifySettings(Environment):
+    """What notify alone is told."""
 
     notify_calls: int = Field(default=400, ge=1)
     """Calls to channels under way at once."""

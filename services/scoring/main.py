@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from services.scoring.api import build_router
@@ -19,6 +20,7 @@ from shared.runtime.due import Periodic
 from shared.runtime.process import Parts, database_ready, patiently
 from shared.runtime.quarantine import Quarantine
 from shared.runtime.service import Service, opened
+from shared.runtime.settings import Settings
 from shared.wire.topics import ALERTS, FEEDBACK
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -26,13 +28,16 @@ _FIGURES_SECONDS = 15
 _COMPANY_SECONDS = 3600
 
 
-def build(settings: ScoringSettings, parts: Parts) -> Service:
-    """Return scoring, ready to run."""
+def build(
+    settings: Settings, parts: Parts, _public_url: Callable[[], str], own: ScoringSettings | None = None
+) -> Service:
+    """Return scoring, ready to run. `own`: without it the environment says."""
+    own = ScoringSettings() if own is None else own
     database = Database(parts.database_url, "scoring")
     producer = Producer(parts.kafka)
     keys = ErasureKeys(database, settings.secrets)
-    handlers = [_handler(settings, parts, keys) for _ in range(settings.scoring_workers)]
-    consumers = [_consumer(settings, parts, database, handler, n) for n, handler in enumerate(handlers, 1)]
+    handlers = [_handler(own, parts, keys) for _ in range(own.scoring_workers)]
+    consumers = [_consumer(own, parts, database, handler, n) for n, handler in enumerate(handlers, 1)]
     quarantine = Quarantine(database)
     company = Company(database, parts.clock, handlers)
     gauges = Gauges(database, parts.directory, parts.clock, consumers)
@@ -56,18 +61,18 @@ def build(settings: ScoringSettings, parts: Parts) -> Service:
     )
 
 
-def _handler(settings: ScoringSettings, parts: Parts, keys: ErasureKeys) -> FeedbackHandler:
+def _handler(own: ScoringSettings, parts: Parts, keys: ErasureKeys) -> FeedbackHandler:
     return FeedbackHandler(
         parts.directory,
         parts.clock,
-        Erasing(keys.digests, keeps_counts=settings.scoring_erasure == "keep-counts"),
-        remembered=settings.scoring_customers // settings.scoring_workers,
-        sweep_seconds=settings.scoring_sweep_seconds,
+        Erasing(keys.digests, keeps_counts=own.scoring_erasure == "keep-counts"),
+        remembered=own.scoring_customers // own.scoring_workers,
+        sweep_seconds=own.scoring_sweep_seconds,
     )
 
 
 def _consumer(
-    settings: ScoringSettings, parts: Parts, database: Database, handler: FeedbackHandler, number: int
+    own: ScoringSettings, parts: Parts, database: Database, handler: FeedbackHandler, number: int
 ) -> Consumer:
     name = f"{FEEDBACK.name} {number}"
-    return Consumer(parts.kafka, database, FEEDBACK, handler, max_records=settings.scoring_batch, worker=name)
+    return Consumer(parts.kafka, database, FEEDBACK, handler, max_records=own.scoring_batch, worker=name)

@@ -1,4 +1,4 @@
-"""Every setting of scoring."""
+"""Every setting that scoring has besides the common ones."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from shared.runtime.service import Settings
+from shared.runtime.settings import Environment
 
 
-class ScoringSettings(Settings):
-    """Environment variables `FIILIS_...`."""
+class ScoringSettings(Environment):
+    """What scoring alone is told."""
 
     scoring_batch: int = Field(default=8_000, ge=1, le=20_000)
     """Answers in one transaction at most; with 50,000 customers 8,000 were a tenth faster than 2,000."""

@@ -27,6 +27,7 @@ from shared.runtime.process import Parts, database_ready, outbound, patiently, s
 from shared.runtime.progress import Worker
 from shared.runtime.quarantine import Quarantine
 from shared.runtime.service import Service, opened
+from shared.runtime.settings import Settings
 from shared.wire.topics import ALERTS, PAGES, TICKETS
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -35,13 +36,19 @@ _FORGET_SECONDS = 600
 _QUARANTINE_SECONDS = 15
 
 
-def build(settings: TicketingSettings, parts: Parts, public_url: Callable[[], str]) -> Service:
-    """Return ticketing, ready to run. `public_url` starts every link; it is known once the port is."""
+def build(
+    settings: Settings, parts: Parts, public_url: Callable[[], str], own: TicketingSettings | None = None
+) -> Service:
+    """Return ticketing, ready to run. `public_url` starts every link; it is known once the port is.
+
+    `own`: without it the environment says.
+    """
+    own = TicketingSettings() if own is None else own
     database = Database(parts.database_url, "ticketing")
     producer = Producer(parts.kafka)
     client, signs = outbound(settings), signer(settings)
     directory, clock = parts.directory, parts.clock
-    interval = timedelta(seconds=settings.group_interval_seconds)
+    interval = timedelta(seconds=own.group_interval_seconds)
     ledger = Ledger(directory, clock, signs, public_url, group_interval=interval)
     keys = ErasureKeys(database, settings.secrets)
     quarantine = Quarantine(database)
@@ -53,7 +60,7 @@ def build(settings: TicketingSettings, parts: Parts, public_url: Callable[[], st
         clock,
         ledger,
         keys.digests,
-        reopen_within=timedelta(days=settings.reopen_within_days),
+        reopen_within=timedelta(days=own.reopen_within_days),
     )
     alerts = Consumer(parts.kafka, database, ALERTS, alert_handler)
     pages = Consumer(parts.kafka, database, PAGES, PageHandler(clock, ledger))

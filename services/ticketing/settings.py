@@ -1,14 +1,14 @@
-"""Every setting of ticketing."""
+"""Every setting that ticketing has besides the common ones."""
 
 from __future__ import annotations
 
 from pydantic import Field
 
-from shared.runtime.service import Settings
+from shared.runtime.settings import Environment
 
 
-class TicketingSettings(Settings):
-    """Environment variables `FIILIS_...`."""
+class TicketingSettings(Environment):
+    """What ticketing alone is told."""
 
     reopen_within_days: float = Field(default=7, ge=0)
     """An alert of the same problem reopens a ticket resolved so lately; later it opens a new one."""

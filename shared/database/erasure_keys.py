@@ -20,7 +20,7 @@ from shared.runtime.logs import Log
 from shared.wire.erasure import normalised
 from shared.wire.signing import BadSeal, digest_of, fingerprint, seal, unseal
 
-log = Log("shared.wire.erasure")
+log = Log("shared.database.erasure_keys")
 
 _LOCK = "SELECT pg_advisory_xact_lock(hashtext('fiilis.erasure_key.' || current_schema()))"
 _ALL = "SELECT secret, sealed FROM erasure_key ORDER BY made_at, secret"

@@ -28,7 +28,8 @@ from shared.runtime.clock import Clock
 from shared.runtime.due import Periodic
 from shared.runtime.logs import Log
 from shared.runtime.retry import Backoff
-from shared.runtime.service import Service, Settings, opened
+from shared.runtime.service import Service, opened
+from shared.runtime.settings import Settings
 from shared.wire.signing import SHORTEST_SECRET, Signer
 from shared.wire.topics import TOPICS
 

@@ -27,13 +27,13 @@ from jsonschema import Draft202012Validator
 from msgspec.structs import replace
 from schemathesis import APIOperation, Case, GenerationMode
 
-from services.run import NAMES
 from shared.bus.client import Kafka
 from shared.directory.model import Gateway, Key, Layer, Schedule, Slack
 from shared.wire.signing import Purpose, Signer, key_hash, new_key
 from tests.conftest import Servers
 from tests.support.documents import document
 from tests.support.house import SECRET, House, company, house
+from tests.support.services import NAMES
 from tests.support.wait import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

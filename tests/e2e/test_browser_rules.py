@@ -12,7 +12,7 @@ import pytest
 
 from services.run import run_services
 from shared.bus.client import Kafka
-from shared.runtime.service import Settings
+from shared.runtime.settings import Settings
 from shared.wire.signing import Signer
 from tests.support.house import SECRET, House
 from tests.support.wait import until

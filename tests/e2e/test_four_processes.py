@@ -19,12 +19,12 @@ import yaml
 
 from demo.inbox import Inbox
 from services.__main__ import main
-from services.run import NAMES
 from shared.bus.client import Kafka
 from shared.directory.follower import read_newest
 from shared.wire.signing import ExpiredToken, Signer
 from tests.support.phone import Phone
 from tests.support.processes import Done, command, processes
+from tests.support.services import NAMES
 from tests.support.wait import until
 
 DIRECTORY = """\

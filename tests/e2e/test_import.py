@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from services.answers_csv import Map, WrongFile, posted, read_csv, read_map
-from services.importing import taking
+from services.cli.answers_csv import Map, WrongFile, posted, read_csv, read_map
+from services.cli.importing import taking
 from shared.wire.events import FeedbackReceivedV1
 from tests.support.build import customer, directory
 from tests.support.house import House

@@ -9,7 +9,7 @@ import pytest
 from aiokafka.admin import NewTopic
 from msgspec.structs import replace
 
-from services.commands import user
+from services.cli.environment import user
 from shared.bus import provisioning
 from shared.bus.client import Kafka
 from shared.directory.follower import read_newest

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from services import run
+from services import kept
 from shared.bus.client import Kafka
 from shared.directory.follower import read_newest
 from shared.errors import Transient
 from shared.runtime.process import kafka_of
-from shared.runtime.service import Settings
+from shared.runtime.settings import Settings
 from tests.support.processes import command
 
 
@@ -34,11 +34,11 @@ async def test_another_user_of_the_machine_is_not_let_in(root: Path, tmp_path: P
         assert line.startswith(b"ready "), line
         for folder in (data, data / "kafka"):
             assert not stat.S_IMODE(folder.stat().st_mode) & 0o066, folder
-        kept = run.kept_kafka(data)
-        assert kept is not None
+        ours = kept.kafka(data)
+        assert ours is not None
         with pytest.raises(Transient):
-            await Kafka(kept["kafka"]).describe()
-        newest = await read_newest(kafka_of(Settings(**kept)))  # pyright: ignore[reportArgumentType]
+            await Kafka(ours["kafka"]).describe()
+        newest = await read_newest(kafka_of(Settings(**ours)))  # pyright: ignore[reportArgumentType]
         assert newest is not None
         for arguments, said in (
             (("apply", str(directory)), "nothing to change; revision 1 is in use"),

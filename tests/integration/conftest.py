@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from services.run import MIGRATIONS
 from shared.database.migrate import migrate
 from shared.database.pool import Database
+from tests.support.services import MIGRATIONS
 
 
 @pytest.fixture

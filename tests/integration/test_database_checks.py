@@ -11,13 +11,13 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from services.run import MIGRATIONS
 from shared.database.migrate import migrate
 from shared.database.pool import _SESSION, Database, Server
 from shared.errors import Misconfigured, Transient
 from tests.conftest import Servers
 from tests.support.processes import command
 from tests.support.proxy import Proxy
+from tests.support.services import MIGRATIONS
 from tests.support.wait import until
 
 

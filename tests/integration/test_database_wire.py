@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from services.run import MIGRATIONS
 from shared.database.migrate import migrate
 from shared.database.pool import Database
 from shared.errors import Misconfigured, Transient
 from tests.support.certificates import NEEDED, Authority
 from tests.support.processes import command
+from tests.support.services import MIGRATIONS
 from tests.support.tls import TlsPostgres
 
 pytestmark = NEEDED

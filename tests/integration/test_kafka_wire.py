@@ -22,7 +22,7 @@ from shared.directory.model import Key
 from shared.embedded import EmbeddedKafka
 from shared.errors import Misconfigured, Transient
 from shared.runtime.process import kafka_of
-from shared.runtime.service import Settings
+from shared.runtime.settings import Settings
 from shared.wire.signing import key_hash, new_key
 from shared.wire.topics import DIRECTORY, FEEDBACK, TOPICS
 from tests.support.certificates import NEEDED, Authority

@@ -12,7 +12,6 @@ import httpx
 import pytest
 from aiokafka.structs import TopicPartition
 
-from services.run import MIGRATIONS
 from shared.bus import outbox
 from shared.bus.client import Kafka, MessageTooLarge, Outgoing, Producer, Publisher, event_headers
 from shared.bus.outbox import Relay
@@ -23,6 +22,7 @@ from shared.runtime.quarantine import Held, items, release
 from shared.wire.ids import uuid7
 from shared.wire.topics import ALERTS, AUDIT, FEEDBACK, Topic
 from tests.support.house import House
+from tests.support.services import MIGRATIONS
 from tests.support.wait import until
 
 LIMIT = 20_000

@@ -14,7 +14,6 @@ from msgspec.structs import replace
 from services.notify.channels.email import Mailer
 from services.notify.rounds.revisions import Revisions
 from services.notify.store import audit, rota
-from services.run import MIGRATIONS
 from shared.bus.client import Kafka
 from shared.database.migrate import migrate
 from shared.database.pool import Database
@@ -29,6 +28,7 @@ from tests.integration.test_paging import open_ticket, page_in, rings
 from tests.support import build
 from tests.support.house import House, company
 from tests.support.phone import Phone
+from tests.support.services import MIGRATIONS
 from tests.support.wait import until
 
 BAD = "no JSON"

@@ -21,7 +21,6 @@ import asyncpg
 import httpx
 import pytest
 
-from services.run import NAMES
 from shared.bus import outbox
 from shared.bus.client import Kafka, Outgoing, Producer, event_headers
 from shared.bus.outbox import Relay
@@ -39,6 +38,7 @@ from tests.support.effects import SCHEMA, prepare
 from tests.support.house import House, company, house
 from tests.support.phone import Phone
 from tests.support.processes import ServiceProcess, processes
+from tests.support.services import NAMES
 from tests.support.wait import until
 
 STOP_SECONDS = 10

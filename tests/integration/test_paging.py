@@ -17,7 +17,6 @@ from msgspec.structs import replace
 from services.notify.escalator import Escalator
 from services.notify.rounds.auditor import Auditor
 from services.notify.store import audit, pages
-from services.run import MIGRATIONS
 from shared.bus.client import Kafka
 from shared.database.migrate import migrate
 from shared.database.pool import Database
@@ -46,6 +45,7 @@ from tests.support import build
 from tests.support.house import SECRET, House, company
 from tests.support.phone import Phone, Received
 from tests.support.relay import mail_relay
+from tests.support.services import MIGRATIONS
 from tests.support.wait import until
 
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import httpx
 
-from services.run import NAMES
 from shared.bus.client import Kafka, stopped
 from shared.embedded import EmbeddedKafka
 from tests.integration.test_outage import environment, settle
 from tests.support.processes import ServiceProcess, processes
+from tests.support.services import NAMES
 from tests.support.wait import until
 
 AWAY_SECONDS = 8

@@ -10,11 +10,11 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from services.run import MIGRATIONS, NAMES
 from shared.database.migrate import migrate
 from shared.database.pool import Database
 from shared.embedded.postgres import postgres_binaries
 from shared.errors import Misconfigured, Transient
+from tests.support.services import MIGRATIONS, NAMES
 
 
 @pytest.fixture

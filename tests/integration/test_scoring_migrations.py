@@ -18,7 +18,6 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from services.run import MIGRATIONS
 from services.scoring.domain.counting import (
     Series,
     category_of,
@@ -42,6 +41,7 @@ from tests.integration.test_scoring_counts_sql import (
 )
 from tests.integration.test_store_sql import telling
 from tests.support import build
+from tests.support.services import MIGRATIONS
 
 # ---- from revision 0001
 

@@ -11,7 +11,6 @@ import asyncpg
 import msgspec
 import pytest
 
-from services.run import MIGRATIONS
 from services.scoring.consumer import Erasing, FeedbackHandler
 from services.scoring.domain.counting import LARGEST, SCORES_WINDOW, hour_of, window_start
 from services.scoring.domain.customer import Memory
@@ -32,6 +31,7 @@ from shared.rules.sequence import NoFeedbackFor, Shift
 from shared.runtime.quarantine import Quarantine, Undecidable, items, release
 from shared.wire.events import FeedbackReceivedV1
 from tests.support import build
+from tests.support.services import MIGRATIONS
 
 DAY = 86400
 CUSTOMERS = ("acme", "borealis", "cetus")

@@ -15,7 +15,6 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from services.run import MIGRATIONS
 from services.scoring.consumer import Erasing, FeedbackHandler
 from services.scoring.domain.customer import CustomerState, Memory
 from services.scoring.store import alerts, answers, counting
@@ -32,6 +31,7 @@ from shared.wire.events import FeedbackReceivedV1, RespondentErasedV1
 from shared.wire.ids import uuid7
 from shared.wire.topics import ERASED, FEEDBACK
 from tests.support import build
+from tests.support.services import MIGRATIONS
 from tests.support.wait import until
 
 DAY = 86400

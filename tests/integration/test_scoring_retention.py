@@ -11,7 +11,6 @@ from uuid import UUID
 
 import pytest
 
-from services.run import MIGRATIONS
 from services.scoring import consumer
 from services.scoring.consumer import Erasing, FeedbackHandler
 from services.scoring.domain.counting import hour_of, window_start
@@ -26,6 +25,7 @@ from shared.directory.model import Customer, Directory, Escalation, MoodAtMost, 
 from shared.runtime.clock import MovableClock
 from shared.wire.events import FeedbackReceivedV1
 from tests.support import build
+from tests.support.services import MIGRATIONS
 
 DAY = 86400
 _offsets = iter(range(1_000_000))

@@ -10,7 +10,6 @@ from typing import cast
 
 import pytest
 
-from services.run import MIGRATIONS
 from services.ticketing.domain.service import Service, service_of
 from services.ticketing.domain.ticket import ACTIVE, Entry, Outcome, entry
 from services.ticketing.store import desks, tickets
@@ -18,6 +17,7 @@ from shared.database.migrate import migrate
 from shared.database.pool import Database
 from shared.wire.events import TicketState, TicketV1
 from tests.support.build import NOW, evidence, ticket
+from tests.support.services import MIGRATIONS
 
 _STATES: tuple[TicketState, ...] = (*cast("tuple[TicketState, ...]", tuple(ACTIVE)), "resolved", "closed", "cancelled")
 

@@ -20,7 +20,6 @@ import services
 import shared
 from services.notify.store import deliveries, pages
 from services.notify.store.deliveries import Wanted
-from services.run import MIGRATIONS
 from services.scoring.domain.counting import (
     Series,
     arrival,
@@ -35,6 +34,7 @@ from shared.database.migrate import SHARED_MIGRATIONS, migrate
 from shared.database.pool import Connection, Database
 from shared.wire.ids import uuid7
 from tests.support import build
+from tests.support.services import MIGRATIONS
 
 NPS = Measure("nps", None, "customer")
 _STATEMENT = re.compile(r"(SELECT|INSERT|UPDATE|DELETE|WITH)\b")

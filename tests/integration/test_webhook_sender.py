@@ -10,7 +10,6 @@ from datetime import timedelta
 
 import pytest
 
-from services.run import MIGRATIONS
 from services.ticketing.domain.ticket import Opening, open_ticket
 from services.ticketing.ledger import Ledger, TicketChange
 from services.ticketing.store import hooks, tickets
@@ -29,6 +28,7 @@ from shared.wire.ids import uuid7
 from shared.wire.signing import Signer
 from tests.support import build
 from tests.support.phone import Phone
+from tests.support.services import MIGRATIONS
 from tests.support.wait import until
 
 FIRST = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"

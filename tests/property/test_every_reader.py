@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from standardwebhooks import Webhook
 
-from services import answers_csv
+from services.cli import answers_csv
 from services.ingest import api as ingest
 from services.ingest.domain import Let, accept, parse, split
 from services.ingest.widget import pages as widget

@@ -14,7 +14,8 @@ import asyncpg
 import httpx
 from prometheus_client import generate_latest
 
-from services.run import NAMES, ServiceName, run_services
+from services.registry import ServiceName
+from services.run import run_services
 from shared.bus.client import Kafka, Producer, cloud_event
 from shared.bus.provisioning import ensure_topics
 from shared.directory.follower import publish
@@ -32,11 +33,12 @@ from shared.directory.model import (
     UnhappyShareAbove,
 )
 from shared.runtime.clock import MovableClock
-from shared.runtime.service import Settings
+from shared.runtime.settings import Settings
 from shared.wire.ids import uuid7
 from shared.wire.signing import key_hash, new_key
 from shared.wire.topics import TOPICS, Topic
 from tests.support.phone import Phone
+from tests.support.services import NAMES
 from tests.support.wait import until
 
 SECRET = "a-secret-of-a-test-with-32-characters"

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from demo.traffic import (
+from services.simulation.traffic import (
     BAD_AFTER,
     PROFILES,
     RESPONDENTS,
@@ -324,7 +324,7 @@ async def test_a_refused_answer_is_an_error(caplog: pytest.LogCaptureFixture) ->
         async with running(traffic):
             await service.until(lambda: traffic.counts.rejected >= 3)
 
-    assert any(r.levelno == logging.ERROR and r.name == "demo.traffic" for r in caplog.records)
+    assert any(r.levelno == logging.ERROR and r.name == "services.simulation.traffic" for r in caplog.records)
     assert traffic.counts.accepted == 0
 
 

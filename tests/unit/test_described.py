@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from services.run import NAMES, ServiceName
+from services.registry import ServiceName
 from tests.contract.test_keys import PUBLIC, scope_of
 from tests.support.documents import document
+from tests.support.services import NAMES
 
 EACH = pytest.mark.parametrize("names", [*((name,) for name in NAMES), NAMES], ids="+".join)
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from services.run import NAMES
 from shared.bus.acls import OPERATOR, rights
 from shared.bus.security import PLAINTEXT, security
 from shared.errors import Misconfigured
-from shared.runtime.service import Settings
+from shared.runtime.settings import Settings
 from shared.wire import topics
 from shared.wire.topics import TOPICS
 from tests.support.certificates import NEEDED, Authority
+from tests.support.services import NAMES
 
 LOGIN: dict[str, Any] = {
     "kafka_sasl_mechanism": "SCRAM-SHA-512",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from services.run import NAMES, ServiceName, ops_port_of
-from shared.runtime.service import Settings
+from services.registry import ServiceName
+from services.run import ops_port_of
+from shared.runtime.settings import Settings
+from tests.support.services import NAMES
 
 
 @pytest.mark.parametrize(

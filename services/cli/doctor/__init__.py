@@ -13,18 +13,20 @@ import typer
 from services.cli import stores
 from services.cli.doctor import cluster, database, directory
 from services.cli.doctor.finding import Finding, Findings, Level
-from services.commands import DONE, FAILED, found_kafka, with_kept_secret
-from services.terminal import out
+from services.cli.environment import found_kafka, with_kept_secret
+from services.cli.terminal import DONE, FAILED, out
 from shared.bus.client import Kafka
 from shared.directory.follower import Revision
 from shared.errors import Misconfigured, Transient
 from shared.runtime.process import too_short
-from shared.runtime.service import Settings
+from shared.runtime.settings import Settings
 from shared.wire.signing import SHORTEST_SECRET
 
+app = typer.Typer()
 _STYLES: dict[Level, str] = {"ok": "", "warning": "yellow", "wrong": "red"}
 
 
+@app.command()
 def doctor(
     fix: Annotated[bool, typer.Option("--fix", help="Make missing topics, set their settings, migrate.")] = False,
     data: Annotated[Path, typer.Option(help="Where embedded Kafka and PostgreSQL keep their data.")] = Path(".data"),

@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from services import run
 from services.cli.doctor.finding import Finding, Findings
 from services.cli.offsets import judged
+from services.registry import SERVICES, ServiceName
 from shared.bus import offsets
 from shared.bus.client import Kafka
 from shared.database import migrate
 from shared.database.pool import Database
 from shared.runtime import quarantine
-from shared.runtime.service import Settings
+from shared.runtime.settings import Settings
 
 _CLOCK_WARNING, _CLOCK_WRONG = 2.0, 60.0
 """Seconds between our clock and PostgreSQL's."""
@@ -39,7 +39,7 @@ async def look(url: str, given: Settings, fix: bool) -> Findings:
         await database.pooler_refused()
     finally:
         await database.close()
-    for name in run.NAMES:
+    for name in SERVICES:
         async for finding in _schema(url, name, given, fix, may_create=row["may_create"]):
             yield finding
 
@@ -75,14 +75,14 @@ def _server(row: Any) -> Iterator[Finding]:
         yield Finding("warning", "database", what, "more, or PgBouncer in session mode")
 
 
-async def _schema(url: str, name: run.ServiceName, given: Settings, fix: bool, *, may_create: bool) -> Findings:
+async def _schema(url: str, name: ServiceName, given: Settings, fix: bool, *, may_create: bool) -> Findings:
     database = Database(url, name, pool=1)
     try:
-        pending = await migrate.pending(database, run.MIGRATIONS.get(name))
+        pending = await migrate.pending(database, SERVICES[name].migrations)
         async with database.transaction() as tx:
             may_create = may_create or bool(await tx.fetchval(_OWNS, name))
         if pending and fix:
-            await migrate.migrate(database, run.MIGRATIONS.get(name), url=given.migration_url)
+            await migrate.migrate(database, SERVICES[name].migrations, url=given.migration_url)
             yield Finding("ok", "database", f"{name}: migrated {', '.join(pending)}")
         elif pending and not may_create and given.migration_url is None:
             remedy = "GRANT CREATE ON DATABASE, or set FIILIS_MIGRATION_URL to a role that may"
@@ -96,7 +96,7 @@ async def _schema(url: str, name: run.ServiceName, given: Settings, fix: bool, *
 
 async def left_behind(kafka: Kafka, url: str) -> Findings:
     """Look for lost places, rows that were set aside, and messages that wait. Raises Transient, and Misconfigured."""
-    for name in run.NAMES:
+    for name in SERVICES:
         database = Database(url, name, pool=1)
         try:
             async with database.transaction() as tx:

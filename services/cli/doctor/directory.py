@@ -15,7 +15,7 @@ from shared.bus.client import Kafka
 from shared.directory.follower import Revision, read_newest
 from shared.directory.model import Directory
 from shared.http.client import Guard, Outbound, Refused, Unreachable
-from shared.runtime.service import Settings
+from shared.runtime.settings import Settings
 from shared.wire.topics import Undecodable
 
 

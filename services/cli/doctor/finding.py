@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Literal
 
-from services.terminal import printable
+from services.cli.terminal import printable
 
 Level = Literal["ok", "warning", "wrong"]
 

@@ -10,6 +10,9 @@ from rich.progress import Progress
 
 T = TypeVar("T")
 
+DONE, FAILED, WRONG = 0, 1, 2
+"""Exit codes: wrong is what was given."""
+
 out = Console(highlight=False, soft_wrap=True, emoji=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 

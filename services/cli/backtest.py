@@ -1,7 +1,9 @@
-"""What the rules of a directory would have done on past answers: `python -m services backtest`."""
+"""`backtest`: what the rules of a directory would have done on past answers."""
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,24 +11,33 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 from pathlib import Path
+from typing import Annotated
 from uuid import UUID
 
 import msgspec
+import typer
 from msgspec.structs import replace
 from rich.progress import Progress
 
-from services.answers_csv import Cells, Take, WrongFile, posted, read_csv
+from services.cli.answers_csv import Cells, Take, WrongFile, posted, read_csv
+from services.cli.check import read_directory
+from services.cli.environment import settings
+from services.cli.terminal import WRONG, Faults, bar, err, out, progress
 from services.ingest.domain import Let, accept
 from services.scoring.domain.counting import category_of
 from services.scoring.domain.customer import plan
 from services.scoring.domain.replay import Replay, Told
 from services.scoring.domain.shift import DEFAULT_PRIOR, Prior
 from services.scoring.store import company, reads
-from services.terminal import Faults, bar, out
 from shared.database.pool import Database
+from shared.directory.follower import read_newest
 from shared.directory.model import Customer, Directory, Key, severity_rank
+from shared.errors import Misconfigured
+from shared.runtime.clock import SystemClock
+from shared.runtime.process import kafka_of
 from shared.wire.events import FeedbackReceivedV1
 
+app = typer.Typer()
 SHOWN_CUSTOMERS = 20
 ONE_TICKET = timedelta(days=7)
 """A problem that comes again so soon reopens its ticket."""
@@ -34,6 +45,42 @@ PAGES = severity_rank("high")
 """From this severity on a ticket pages somebody."""
 
 _KEY = Key("backtest", "secret", "", scopes=("feedback",))
+
+
+@app.command()
+def backtest(
+    file: Path,
+    feedback: Annotated[
+        Path | None, typer.Option(help="Answers as CSV; without it those in FIILIS_DATABASE_URL.")
+    ] = None,
+    days: Annotated[int, typer.Option(min=1, max=3650, help="How many days to tell of, up to the newest answer.")] = 90,
+    as_json: Annotated[bool, typer.Option("--json", help="One line per alert event.")] = False,
+    against: Annotated[
+        Path | None,
+        typer.Option(help="A directory to compare with; default: the published one, if Kafka is set."),
+    ] = None,
+) -> None:
+    """Tell what these rules would have done on past answers: alerts, tickets, pages."""
+    directory = read_directory(file)
+    compared = None if against is None else read_directory(against)
+    given = settings()
+    if compared is None and given.kafka is not None:
+        newest = asyncio.run(read_newest(kafka_of(given)))
+        compared = None if newest is None else newest.directory
+    gc.disable()  # millions of answers in memory make no cycles; walking them again and again took a third of the time
+    test = Backtest(directory, compared, days=days, as_json=as_json)
+    with progress() as bars:
+        try:
+            if feedback is not None:
+                of_csv(test, feedback, directory, bars)
+            elif given.database_url is not None:
+                asyncio.run(of_database(test, given.database_url, SystemClock().now(), bars))
+            else:
+                raise Misconfigured("give answers with --feedback FILE.csv, or set FIILIS_DATABASE_URL")
+        except (OSError, WrongFile) as error:
+            err.print(str(error), markup=False)
+            raise typer.Exit(WRONG) from None
+    test.report()
 
 
 def taking(directory: Directory) -> Take:
@@ -185,11 +232,11 @@ def _count(counts: Counter[str], rule: str) -> int:
     return counts[rule] if rule else counts.total()
 
 
-def of_csv(test: Backtest, file: Path, directory: Directory, progress: Progress) -> None:
+def of_csv(test: Backtest, file: Path, directory: Directory, bars: Progress) -> None:
     """Replay the answers of a file. Raises WrongFile, OSError."""
     answers: dict[str, list[FeedbackReceivedV1]] = defaultdict(list)
     newest, faults = datetime.min.replace(tzinfo=UTC), Faults()
-    rows = read_csv(file, taking(directory), told=bar(progress, "reading"))
+    rows = read_csv(file, taking(directory), told=bar(bars, "reading"))
     for found in faults.without(rows):
         answers[found.customer].append(_as_live(found))
         newest = max(newest, found.occurred_at)
@@ -197,19 +244,19 @@ def of_csv(test: Backtest, file: Path, directory: Directory, progress: Progress)
     if not answers:
         raise WrongFile(f"{file}: no row can be used")
     prior = prior_of(answers)
-    for name in progress.track(sorted(answers), description="replaying"):
+    for name in bars.track(sorted(answers), description="replaying"):
         answers[name].sort(key=attrgetter("occurred_at"))
         test.customer(name, answers.pop(name), newest, prior)
 
 
-async def of_database(test: Backtest, url: str, newest: datetime, progress: Progress) -> None:
+async def of_database(test: Backtest, url: str, newest: datetime, bars: Progress) -> None:
     """Replay the stored answers. Raises Transient."""
     database = Database(url, "scoring", pool=1)
     try:
         async with database.transaction() as tx:
             names = await reads.customer_names(tx)
             prior = (await company.levels(tx)).get("nps") or DEFAULT_PRIOR
-        for name in progress.track(names, description="replaying"):
+        for name in bars.track(names, description="replaying"):
             async with database.transaction(within=600) as tx:
                 answers = [_as_live(answer) for answer in await reads.past(tx, name)]
             test.customer(name, answers, newest, prior)

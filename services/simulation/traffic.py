@@ -24,7 +24,7 @@ from shared.runtime.clock import Clock
 from shared.runtime.logs import Log
 from shared.runtime.retry import Backoff
 
-log = Log("demo.traffic")
+log = Log("simulation")
 
 BAD_AFTER = timedelta(seconds=60)
 WAITING = 1_000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from demo.traffic import Traffic, customers_of
+from services.simulation.traffic import Traffic, customers_of
 from shared.directory.model import Key
 from shared.runtime.process import Parts
 from shared.runtime.service import Service

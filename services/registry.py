@@ -1,0 +1,55 @@
+"""The services: one specification each, of what a process must know to run it."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+from pydantic import ValidationError
+
+from shared.runtime.process import Parts
+from shared.runtime.service import Service
+from shared.runtime.settings import Settings, wrong_setting
+
+ServiceName = Literal["ingest", "scoring", "ticketing", "notify"]
+Build = Callable[[Settings, Parts, Callable[[], str]], Service]
+"""From the common settings, what the process shares, and what starts every link once the port is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceSpec:
+    """One service."""
+
+    name: ServiceName
+    port: int
+    """Where it listens when it runs alone."""
+
+    @property
+    def migrations(self) -> Path | None:
+        """The folder of its schema's migrations; None: it has no tables of its own."""
+        folder = Path(__file__).parent / self.name / "migrations"
+        return folder if folder.is_dir() else None
+
+    def build(self, settings: Settings, parts: Parts, public_url: Callable[[], str]) -> Service:
+        """Return the service, ready to run. Raises Misconfigured naming the setting that is wrong."""
+        # Imported here: a process that runs one service, or a command, starts without the others.
+        build = cast("Build", importlib.import_module(f"services.{self.name}.main").build)
+        try:
+            return build(settings, parts, public_url)
+        except ValidationError as error:
+            raise wrong_setting(error) from None
+
+
+SERVICES: dict[ServiceName, ServiceSpec] = {
+    spec.name: spec
+    for spec in (
+        ServiceSpec("ingest", 8001),
+        ServiceSpec("scoring", 8002),
+        ServiceSpec("ticketing", 8003),
+        ServiceSpec("notify", 8004),
+    )
+}
+"""In the order in which data flows."""

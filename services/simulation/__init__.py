@@ -1,0 +1,1 @@
+"""Simulated traffic (`--simulate 5/s`): answers that a person believes, posted like those of any other client."""
