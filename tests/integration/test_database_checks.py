@@ -184,25 +184,27 @@ async def test_a_server_that_cannot_write_is_left(database_url: str) -> None:
 
 @pytest.mark.skipif(shutil.which("pgbouncer") is None, reason="pgbouncer is not installed (Debian: pgbouncer)")
 @pytest.mark.parametrize("mode", ["session", "transaction"])
-async def test_pgbouncer(database_url: str, servers: Servers, tmp_path: Path, mode: str) -> None:
+async def test_pgbouncer(database_url: str, servers: Servers, mode: str) -> None:
     """By session it is worked with, as it comes; by transaction it is refused with a sentence."""
     sockets = admin_url(servers).split("host=")[1]
     name = database_url.split("@/")[1].split("?")[0]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    tmp_path.chmod(0o777)
-    (tmp_path / "users.txt").write_text('"fiilis" ""\n')
-    (tmp_path / "pgbouncer.ini").write_text(
+    folder = Path(sockets).parents[1] / f"pgbouncer-{mode}"  # beside PostgreSQL, where its user is let through
+    folder.mkdir()
+    folder.chmod(0o777)
+    (folder / "users.txt").write_text('"fiilis" ""\n')
+    (folder / "pgbouncer.ini").write_text(
         f"[databases]\n{name} = host={sockets} dbname={name} user=fiilis\n"
         f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n"
-        f"pool_mode = {mode}\nlogfile = {tmp_path}/log\n"
+        f"pool_mode = {mode}\nlogfile = {folder}/log\n"
     )
     bouncer = await asyncio.create_subprocess_exec(
         str(shutil.which("pgbouncer")),
         "-q",
         *(("-u", "pgserver")),
-        str(tmp_path / "pgbouncer.ini"),
+        str(folder / "pgbouncer.ini"),
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.DEVNULL,
     )

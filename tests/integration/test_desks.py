@@ -369,9 +369,9 @@ async def test_trouble_is_classified(
     fake: FakeDesk, outbound: Outbound, monkeypatch: pytest.MonkeyPatch, what: What
 ) -> None:
     """A create or an update that may have been done is `unknown`; a look never is, unless its answer is odd."""
-    monkeypatch.setattr(api, "_SECONDS", 0.1 if what == "hang" else 5.0)
     desk, told = driver(fake, outbound), draft()
     reference = (await desk.create(draft())).reference
+    monkeypatch.setattr(api, "_SECONDS", 0.3 if what == "hang" else 5.0)
     calls: list[tuple[Callable[[], Awaitable[object]], FailureKind]] = [
         (lambda: desk.create(told), CREATING[what]),
         (lambda: desk.find(told.ticket), READING[what]),
@@ -400,6 +400,7 @@ async def test_trouble_is_classified(
         asked_why = CREATING[what] == "permanent"
         assert asked_why or fake.calls[-1].method in {"PUT", "PATCH"}, "who is told to wait does not ask further"
     fake.trouble = None
+    monkeypatch.undo()
     await updated(desk, reference, told, "waiting", "well again")
     assert len(await desk.find(told.ticket)) == len(fake.of(told.ticket))
 
