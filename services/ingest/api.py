@@ -8,41 +8,28 @@ from __future__ import annotations
 import json
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import Annotated, Any
+from typing import Any
 from urllib.parse import parse_qs
 from uuid import UUID
 
 import msgspec
-from fastapi import APIRouter, Path, Query, Response
-from pydantic import Field
 from starlette.types import Receive, Scope, Send
 
-from services.ingest.domain import Let, Posted, Vouched, accept, parse, split
-from services.ingest.limits import Bucket, Buckets, Limits
-from services.ingest.publishing import Publishing
-from shared.bus.client import cloud_event
-from shared.directory.access import Access, Caller
-from shared.directory.fields import Duration, Slug
+from services.ingest.dependencies import Dependencies
+from services.ingest.domain import Let, Posted, accept, parse, split
+from services.ingest.limits import Bucket
 from shared.directory.model import Key
-from shared.errors import FieldError, Problem, invalid_fields, not_found
-from shared.http.doors import BODY_LIMIT, address_of, caller_with, id_in_path, json_response, new_router
+from shared.errors import FieldError, Problem, invalid_fields
+from shared.http.front import BODY_LIMIT
 from shared.http.openapi import key_needed, problems
-from shared.http.request_model import Asked
+from shared.http.responses import address_of
 from shared.runtime import metrics
-from shared.runtime.clock import Clock
-from shared.runtime.logs import Log, new_traceparent, parse_traceparent, tracing
-from shared.wire.erasure import type_of
-from shared.wire.events import FeedbackReceivedV1, RespondentErasedV1
-from shared.wire.ids import uuid7
-from shared.wire.signing import Signer
-from shared.wire.topics import FEEDBACK
+from shared.runtime.logs import Log, parse_traceparent
+from shared.wire.events import FeedbackReceivedV1
 
 log = Log("ingest")
-
-StatusUrl = Callable[[FeedbackReceivedV1], str | None]
 
 ITEMS = 1_000
 _JSON = b"application/json"
@@ -112,101 +99,17 @@ def described() -> dict[str, Any]:
     }
 
 
-def build_router(access: Access, publishing: Publishing, clock: Clock, signer: Signer | None) -> APIRouter:
-    """Return what ingest serves through the framework, since nobody asks for it often."""
-    router = new_router(tags=["ingest"])
-
-    @router.post("/v1/respondents", status_code=201)
-    async def vouch(  # pyright: ignore[reportUnusedFunction]
-        asked: TokenAsked, caller: Caller = caller_with(access, "feedback", limited=True)
-    ) -> Response:
-        """Sign a respondent token: an answer that brings it is this respondent's, also with a publishable key."""
-        known = caller.customer(asked.customer)
-        if signer is None:
-            raise Problem(503, "no-secret", "Nothing can be signed", "FIILIS_SECRET is not set.")
-        caller.check_touchpoint(known, asked.touchpoint)
-        expires = clock.now() + timedelta(seconds=asked.expires)
-        vouched = Vouched(asked.customer, asked.respondent, asked.touchpoint)
-        token = signer.sign("respondent", vouched._asdict(), expires=expires)
-        return json_response({"respondent_token": token, "expires_at": expires}, 201)
-
-    @router.delete("/v1/respondents/{respondent:path}", status_code=202)
-    async def erase(  # pyright: ignore[reportUnusedFunction]
-        respondent: Annotated[str, Path(min_length=1, max_length=200)],
-        query: Annotated[ErasureQuery, Query()],
-        caller: Caller = caller_with(access, "admin", limited=True),
-    ) -> Response:
-        """Erase a person everywhere: what they said until now, also where it arrives later."""
-        return await _erase(caller, query.customer, respondent, None)
-
-    @router.delete("/v1/feedback/{answer}", status_code=202)
-    async def erase_answer(  # pyright: ignore[reportUnusedFunction]
-        answer: str,
-        query: Annotated[ErasureQuery, Query()],
-        caller: Caller = caller_with(access, "admin", limited=True),
-    ) -> Response:
-        """Erase what somebody wrote with one answer, everywhere, and how to reach them, also where it arrives later."""
-        return await _erase(caller, query.customer, "", id_in_path("answer", answer))
-
-    async def _erase(caller: Caller, customer: str, respondent: str, answer: UUID | None) -> Response:
-        # Not only of the directory: who left it has left answers.
-        if not caller.may_see(customer):
-            raise not_found("customer", customer)
-        erasure = RespondentErasedV1(
-            erasure=uuid7(),
-            customer=customer,
-            respondent=respondent,
-            before=clock.now(),
-            by=caller.actor.id,
-            address=caller.address,
-            answer=answer,
-        )
-        id_, at = str(erasure.erasure), erasure.before
-        with tracing(new_traceparent(erasure.erasure.hex)):
-            message = cloud_event(FEEDBACK, type_of(erasure), key=customer, id=id_, at=at, message=erasure)
-        await publishing.send(message)
-        log.info("erasure accepted", erasure=erasure.erasure)
-        return json_response({"erasure": erasure.erasure}, 202)
-
-    return router
-
-
-class TokenAsked(Asked):
-    """Whom an application vouches for, and how long."""
-
-    customer: str
-    respondent: Annotated[str, Field(min_length=1, max_length=200)]
-    touchpoint: str | None = None
-    expires: Annotated[Duration, Field(le=30 * 86_400)] = 86_400
-
-
-class ErasureQuery(Asked):
-    """Whose respondent, or answer."""
-
-    customer: Slug
-
-
 class FeedbackEndpoint:
     """Takes answers: 202 when they are durable, never before."""
 
-    def __init__(
-        self,
-        access: Access,
-        publishing: Publishing,
-        clock: Clock,
-        signer: Signer | None,
-        status_url: StatusUrl,
-        limits: Limits,
-        buckets: Buckets,
-    ) -> None:
-        """`status_url` returns where the respondent of an answer sees what happens to it, if anywhere."""
-        self._access = access
-        self._publishing = publishing
-        self._clock = clock
-        self._signer = signer
-        self._status_url = status_url
-        self._limits = limits
-        self._buckets = buckets
+    def __init__(self, deps: Dependencies) -> None:
+        self._access = deps.access
+        self._publishing = deps.publishing
+        self._clock = deps.clock
+        self._signer = deps.signer
+        self._status_url = deps.status_url
+        self._limits = deps.limits
+        self._buckets = deps.buckets
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""

@@ -6,8 +6,9 @@ import contextlib
 from collections.abc import Callable
 from datetime import timedelta
 
-from services.ingest import survey
-from services.ingest.api import FeedbackEndpoint, build_router, described
+from services.ingest import respondents, survey
+from services.ingest.api import FeedbackEndpoint, described
+from services.ingest.dependencies import Dependencies
 from services.ingest.limits import Buckets
 from services.ingest.publishing import Publishing
 from services.ingest.settings import IngestSettings
@@ -16,6 +17,7 @@ from services.ingest.widget import pages
 from shared.bus.client import Producer, Publisher
 from shared.database.pool import Database
 from shared.errors import Transient
+from shared.http.keys import new_router
 from shared.runtime.process import Parts
 from shared.runtime.service import Service, opened
 from shared.runtime.settings import Settings
@@ -46,8 +48,6 @@ def build(
     )
     publishing = Publishing(publisher, spool)
     signs = Signer(settings.secrets) if settings.secrets else None
-    buckets = Buckets()
-    router = build_router(parts.access, publishing, parts.clock, signs)
 
     def status_url(answer: FeedbackReceivedV1) -> str | None:
         """Return the page of an answer's respondent; without a secret there is none."""
@@ -68,19 +68,15 @@ def build(
         with contextlib.suppress(Transient):
             await publisher.prepare()
 
-    router.include_router(pages.build_router(parts.access))
-    if signs is not None:
-        router.include_router(
-            survey.build_router(parts.access, publishing, parts.clock, signs, status_url, own.speakers, buckets)
-        )
+    deps = Dependencies(parts.access, publishing, parts.clock, signs, status_url, own.speakers, Buckets())
+    router = new_router()
+    for room in (respondents, pages, *(() if signs is None else (survey,))):
+        router.include_router(room.router)
     return Service(
         name="ingest",
         router=router,
-        hot={
-            "/v1/feedback": FeedbackEndpoint(
-                parts.access, publishing, parts.clock, signs, status_url, own.speakers, buckets
-            )
-        },
+        provides=[deps],
+        hot={"/v1/feedback": FeedbackEndpoint(deps)},
         described={"/v1/feedback": described()},
         resources=[
             *(opened(None, close) for close in (database.close, forwarder.close, *(p.close for p in producers))),

@@ -2,97 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any
 from urllib.parse import parse_qs
 from uuid import UUID
 
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import Header, Request, Response
 from fastapi.responses import HTMLResponse
 
-from services.ingest.limits import Buckets, Limits
-from services.ingest.publishing import Publishing
+from services.ingest.dependencies import Dependencies, Deps
 from services.ingest.words import MOUTHS, WORDS
-from shared.directory.access import Access
 from shared.directory.model import Directory
 from shared.errors import Problem
-from shared.http.doors import new_router, serve_style
 from shared.http.html import PAGE_HEADERS, accepted_language, templates
+from shared.http.keys import new_router
 from shared.http.openapi import problems, raw_body
-from shared.runtime.clock import Clock
+from shared.http.stylesheet import serve_style
 from shared.wire.events import FeedbackReceivedV1
 from shared.wire.ids import uuid7
-from shared.wire.signing import BadToken, ExpiredToken, Signer
-
-StatusUrl = Callable[[FeedbackReceivedV1], str | None]
+from shared.wire.signing import BadToken, ExpiredToken
 
 _templates = templates(__file__)
 _COMMENT = 4_000
 
 
-def build_router(
-    access: Access,
-    publishing: Publishing,
-    clock: Clock,
-    signer: Signer,
-    status_url: StatusUrl,
-    limits: Limits,
-    buckets: Buckets,
-) -> APIRouter:
-    """Return what respondents are served."""
-    router = new_router(tags=["ingest"])
-    serve_style(router, "/s")
+router = new_router(tags=["ingest"])
+serve_style(router, "/s")
 
-    @router.get("/s/{token}", response_class=HTMLResponse, responses=problems(410, page=True))
-    async def show(token: str, accept_language: Annotated[str | None, Header()] = None) -> Response:  # pyright: ignore[reportUnusedFunction]
-        """Show the question."""
-        facts, refused = _facts(token, accept_language)
-        return refused or _page(access.revision.directory, facts, accept_language)
 
-    @router.post(
-        "/s/{token}",
-        response_class=HTMLResponse,
-        responses=problems(410, 429, page=True),
-        openapi_extra=raw_body("application/x-www-form-urlencoded"),
-    )
-    async def record(token: str, request: Request, accept_language: Annotated[str | None, Header()] = None) -> Response:  # pyright: ignore[reportUnusedFunction]
-        """Record the answer."""
-        facts, refused = _facts(token, accept_language)
-        if refused is not None:
-            return refused
-        try:
-            form = parse_qs((await request.body()).decode("utf-8", "replace"), max_num_fields=20)
-        except ValueError:  # more fields than that
-            form = dict[str, list[str]]()
-        score = form.get("score", [""])[0]
-        directory = access.revision.directory
-        if score not in {"1", "2", "3", "4"}:
-            return _page(directory, facts, accept_language, status=422, missing=True)
-        comment = form.get("comment", [""])[0].replace("\0", "").strip()[:_COMMENT]
-        answer = _answer(facts, int(score), comment or None, _code(accept_language, facts), clock.now())
-        if answer.customer not in directory.customers:
-            return _told(directory, accept_language, facts, 404, "unknown")
-        try:
-            if answer.respondent is not None:
-                buckets.take(limits.of_respondent(answer.customer, answer.respondent), 1, clock.now())
-            await publishing.publish_one(answer, None)
-        except Problem as problem:
-            told = _said(directory, _code(accept_language, facts), problem.status, problem.title)
-            told.headers.update(problem.headers)
-            return told
-        return _told(directory, accept_language, facts, 200, "thanks", status_url(answer))
+@router.get("/s/{token}", response_class=HTMLResponse, responses=problems(410, page=True))
+async def show_survey(deps: Deps, token: str, accept_language: Annotated[str | None, Header()] = None) -> Response:
+    """Show the question."""
+    facts, refused = _facts(deps, token, accept_language)
+    return refused or _page(deps.access.revision.directory, facts, accept_language)
 
-    def _facts(token: str, accepted: str | None) -> tuple[dict[str, Any], Response | None]:
-        directory = access.revision.directory
-        try:
-            return signer.verify("survey", token, now=clock.now()), None
-        except ExpiredToken:
-            return {}, _told(directory, accepted, {}, 410, "expired")
-        except BadToken:
-            return {}, _told(directory, accepted, {}, 404, "unknown")
 
-    return router
+@router.post(
+    "/s/{token}",
+    response_class=HTMLResponse,
+    responses=problems(410, 429, page=True),
+    openapi_extra=raw_body("application/x-www-form-urlencoded"),
+)
+async def record_survey_answer(
+    deps: Deps, token: str, request: Request, accept_language: Annotated[str | None, Header()] = None
+) -> Response:
+    """Record the answer."""
+    facts, refused = _facts(deps, token, accept_language)
+    if refused is not None:
+        return refused
+    try:
+        form = parse_qs((await request.body()).decode("utf-8", "replace"), max_num_fields=20)
+    except ValueError:  # more fields than that
+        form = dict[str, list[str]]()
+    score = form.get("score", [""])[0]
+    directory = deps.access.revision.directory
+    if score not in {"1", "2", "3", "4"}:
+        return _page(directory, facts, accept_language, status=422, missing=True)
+    comment = form.get("comment", [""])[0].replace("\0", "").strip()[:_COMMENT]
+    answer = _answer(facts, int(score), comment or None, _code(accept_language, facts), deps.clock.now())
+    if answer.customer not in directory.customers:
+        return _told(directory, accept_language, facts, 404, "unknown")
+    try:
+        if answer.respondent is not None:
+            deps.buckets.take(deps.limits.of_respondent(answer.customer, answer.respondent), 1, deps.clock.now())
+        await deps.publishing.publish_one(answer, None)
+    except Problem as problem:
+        told = _said(directory, _code(accept_language, facts), problem.status, problem.title)
+        told.headers.update(problem.headers)
+        return told
+    return _told(directory, accept_language, facts, 200, "thanks", deps.status_url(answer))
+
+
+def _facts(deps: Dependencies, token: str, accepted: str | None) -> tuple[dict[str, Any], Response | None]:
+    directory = deps.access.revision.directory
+    assert deps.signer is not None, "without a secret there are no surveys"
+    try:
+        return deps.signer.verify("survey", token, now=deps.clock.now()), None
+    except ExpiredToken:
+        return {}, _told(directory, accepted, {}, 410, "expired")
+    except BadToken:
+        return {}, _told(directory, accepted, {}, 404, "unknown")
 
 
 def _answer(facts: dict[str, Any], score: int, comment: str | None, language: str, now: datetime) -> FeedbackReceivedV1:

@@ -7,11 +7,13 @@ from datetime import timedelta
 from pathlib import Path
 
 from services.notify.answers import Answers
-from services.notify.api import build_router
+from services.notify.api import router
+from services.notify.api.dependencies import Dependencies
 from services.notify.channels.email import Mailer
 from services.notify.channels.registry import build_channels
 from services.notify.consumer import AlertHandler, AuditHandler, TicketHandler
 from services.notify.escalator import Escalator
+from services.notify.history import History
 from services.notify.letters import Letters
 from services.notify.rounds.auditor import EVERY as AUDIT_SECONDS
 from services.notify.rounds.auditor import Auditor
@@ -101,18 +103,22 @@ def build(
 
     return Service(
         name="notify",
-        router=build_router(
-            database,
-            parts.access,
-            clock,
-            signs,
-            answers,
-            watch,
-            client,
-            public_url=public_url,
-            escalate=escalator.loop.wake,
-            sent=sender.loop.wake,
-        ),
+        router=router,
+        provides=[
+            Dependencies(
+                database,
+                parts.access,
+                clock,
+                signs,
+                answers,
+                watch,
+                client,
+                History(database),
+                public_url=public_url,
+                escalate=escalator.loop.wake,
+                sent=sender.loop.wake,
+            )
+        ],
         resources=[
             database_ready(database, MIGRATIONS, parts.migration_url),
             opened(None, producer.close),

@@ -9,10 +9,11 @@ from typing import Annotated, Literal
 from uuid import UUID
 
 import msgspec
-from fastapi import APIRouter, Query, Response
+from fastapi import Query, Response
 from fastapi.responses import StreamingResponse
 from pydantic import Field
 
+from services.scoring.dependencies import Deps
 from services.scoring.domain.counting import DAY, SCORES_WINDOW, WIDTH, Series, category_of, hour_time, window_start
 from services.scoring.domain.customer import CustomerState, plan
 from services.scoring.domain.report import (
@@ -31,15 +32,15 @@ from services.scoring.domain.report import (
 from services.scoring.domain.trend import Counted, daily, day_name, day_of, windows
 from services.scoring.store import alerts as alerting
 from services.scoring.store import answers, counting, reads
-from shared.database.pool import Connection, Database
-from shared.directory.access import Access, Caller
+from shared.database.pool import Connection
+from shared.directory.access import Caller
 from shared.directory.fields import duration_seconds
 from shared.errors import FieldError, invalid_fields
-from shared.http.doors import caller_with, id_in_path, json_response, new_router
+from shared.http.keys import caller_with, new_router
 from shared.http.lists import Page, page_of
 from shared.http.request_model import Asked, Moment
+from shared.http.responses import id_in_path, json_response
 from shared.http.spreadsheet import BOM, cell
-from shared.runtime.clock import Clock
 from shared.wire.events import Audience, Channel, Kind, ScoreDailyV1
 
 _LONGEST = 400 * DAY
@@ -147,164 +148,172 @@ def window_seconds(text: str) -> int:
     return seconds
 
 
-def build_router(database: Database, access: Access, clock: Clock) -> APIRouter:
-    """Return scoring's part of the HTTP interface."""
-    router = new_router(prefix="/v1", tags=["scoring"])
-    reader = caller_with(access, "scores", limited=True)
+router = new_router(prefix="/v1", tags=["scoring"])
+_Reader = Annotated[Caller, caller_with("scores", limited=True)]
 
-    @router.get("/customers")
-    async def customers(query: Annotated[CustomersQuery, Query()], caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
-        """List the customers with their 30-day NPS and mood."""
-        known = caller.directory.customers
-        visible = sorted(id_ for id_ in known if caller.may_see(id_) and id_ > (query.cursor or ""))
-        page = visible[: query.limit]
-        async with database.transaction() as tx:
-            counts = await counting.window_counts(tx, page, window_start(clock.now(), SCORES_WINDOW))
-            opened = await reads.open_counts(tx, page)
-        items = [
-            CustomerItem(
-                id=id_,
-                name=known[id_].name,
-                nps=nps_score(counts[id_], "customer", None, known[id_].goals.get("nps")),
-                mood=mood_score(counts[id_], "customer", None, known[id_].goals.get("mood")),
-                open_alerts=opened.get(id_, 0),
-            )
-            for id_ in page
-        ]
-        return json_response({"items": items, "next": page[-1] if len(visible) > len(page) else None})
 
-    @router.get("/customers/{customer}/scores")
-    async def scores(customer: str, query: Annotated[ScoresQuery, Query()], caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
-        """Return a customer's scores in a window, its touchpoints weakest first."""
-        known = caller.customer(customer)
-        caller.check_touchpoint(known, query.touchpoint)
-        length, now = window_seconds(query.window), clock.now()
-        async with database.snapshot() as tx:
-            state = await answers.known_customer(tx, customer) if length < DAY or query.by == "channel" else None
-            if length >= DAY:
-                start = hour_time(window_start(now, length))
-                counts = (await counting.window_counts(tx, [customer], window_start(now, length)))[customer]
-            else:
-                start = now - timedelta(seconds=length)
-                counts = {} if state is None else await counting.exact_counts(tx, state, start)
-            channels = await _channels(tx, state, start, query) if query.by == "channel" else msgspec.UNSET
-        touchpoints = None if query.touchpoint is None else [query.touchpoint]
-        goals = goals_of(known, query.touchpoint)
-        better = _better(caller)
-        return json_response(
-            CustomerScores(
-                customer=customer,
-                window=WindowFacts(length=query.window, start=_utc(start), end=_utc(now)),
-                audience=query.audience,
-                touchpoint=query.touchpoint,
-                nps=nps_score(counts, query.audience, touchpoints, goals.get("nps")),
-                mood=mood_score(counts, query.audience, touchpoints, goals.get("mood")),
-                metrics=metric_scores(counts, query.audience, touchpoints, goals, better),
-                touchpoints=msgspec.UNSET
-                if query.by == "channel"
-                else [
-                    score
-                    for score in touchpoint_scores(counts, query.audience, known, better)
-                    if touchpoints is None or score.touchpoint in touchpoints
-                ],
-                channels=channels,
-            )
+@router.get("/customers")
+async def list_customers(deps: Deps, query: Annotated[CustomersQuery, Query()], caller: _Reader) -> Response:
+    """List the customers with their 30-day NPS and mood."""
+    known = caller.directory.customers
+    visible = sorted(id_ for id_ in known if caller.may_see(id_) and id_ > (query.cursor or ""))
+    page = visible[: query.limit]
+    async with deps.database.transaction() as tx:
+        counts = await counting.window_counts(tx, page, window_start(deps.clock.now(), SCORES_WINDOW))
+        opened = await reads.open_counts(tx, page)
+    items = [
+        CustomerItem(
+            id=id_,
+            name=known[id_].name,
+            nps=nps_score(counts[id_], "customer", None, known[id_].goals.get("nps")),
+            mood=mood_score(counts[id_], "customer", None, known[id_].goals.get("mood")),
+            open_alerts=opened.get(id_, 0),
         )
+        for id_ in page
+    ]
+    return json_response({"items": items, "next": page[-1] if len(visible) > len(page) else None})
 
-    @router.get("/customers/{customer}/trend")
-    async def trend(customer: str, query: Annotated[TrendQuery, Query()], caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
-        """Return a customer's scores day by day: what was known when each day ended, as far as that was stored.
 
-        Days and windows that were not stored are counted from the answers that there are now.
-        """
-        known = caller.customer(customer)
-        caller.check_touchpoint(known, query.touchpoint)
-        length = window_seconds(query.window)
-        if length % DAY:
-            raise invalid_fields(FieldError("window", "must be whole days"))
-        last = day_of(clock.now()) - 1
-        first = last - query.days + 1
-        stored: dict[str, ScoreDailyV1] = {}
-        counted: list[Counted] = []
-        async with database.transaction() as tx:
-            state = await answers.known_customer(tx, customer)
-            if state is not None:
-                counted = await reads.days(tx, state.number, (first - length // DAY) * 24)
-                if length == SCORES_WINDOW and query.touchpoint is None and query.audience == "customer":
-                    stored = {point.day: point for point in await reads.points(tx, state.number, first)}
-        touchpoints, goals = None if query.touchpoint is None else [query.touchpoint], goals_of(known, query.touchpoint)
-        points = [
-            stored.get(day_name(day))
-            or daily(known, _better(caller), counts, day, audience=query.audience, touchpoints=touchpoints, goals=goals)
-            for day, counts in enumerate(windows(counted, first, last, length // DAY), first)
-        ]
-        return json_response(
-            {"customer": customer, "window": query.window, "days": query.days, "items": points, "next": None}
+@router.get("/customers/{customer}/scores")
+async def get_scores(deps: Deps, customer: str, query: Annotated[ScoresQuery, Query()], caller: _Reader) -> Response:
+    """Return a customer's scores in a window, its touchpoints weakest first."""
+    known = caller.customer(customer)
+    caller.check_touchpoint(known, query.touchpoint)
+    length, now = window_seconds(query.window), deps.clock.now()
+    async with deps.database.snapshot() as tx:
+        state = await answers.known_customer(tx, customer) if length < DAY or query.by == "channel" else None
+        if length >= DAY:
+            start = hour_time(window_start(now, length))
+            counts = (await counting.window_counts(tx, [customer], window_start(now, length)))[customer]
+        else:
+            start = now - timedelta(seconds=length)
+            counts = {} if state is None else await counting.exact_counts(tx, state, start)
+        channels = await _channels(tx, state, start, query) if query.by == "channel" else msgspec.UNSET
+    touchpoints = None if query.touchpoint is None else [query.touchpoint]
+    goals = goals_of(known, query.touchpoint)
+    better = _better(caller)
+    return json_response(
+        CustomerScores(
+            customer=customer,
+            window=WindowFacts(length=query.window, start=_utc(start), end=_utc(now)),
+            audience=query.audience,
+            touchpoint=query.touchpoint,
+            nps=nps_score(counts, query.audience, touchpoints, goals.get("nps")),
+            mood=mood_score(counts, query.audience, touchpoints, goals.get("mood")),
+            metrics=metric_scores(counts, query.audience, touchpoints, goals, better),
+            touchpoints=msgspec.UNSET
+            if query.by == "channel"
+            else [
+                score
+                for score in touchpoint_scores(counts, query.audience, known, better)
+                if touchpoints is None or score.touchpoint in touchpoints
+            ],
+            channels=channels,
         )
+    )
 
-    @router.get("/customers/{customer}/feedback")
-    async def feedback(customer: str, query: Annotated[FeedbackQuery, Query()], caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
-        """List a customer's answers, newest first."""
-        known, after = caller.customer(customer), query.after()
-        caller.check_touchpoint(known, query.touchpoint)
-        found: list[reads.Answer] = []
-        async with database.transaction() as tx:
-            state = await answers.known_customer(tx, customer)
-            if state is not None:
-                found = await reads.feedback(tx, _asked(state.number, query), after=after, limit=query.limit + 1)
-        return json_response(page_of(found, query.limit, lambda answer: (answer.occurred_at, answer.id)))
 
-    @router.get("/customers/{customer}/export.csv", response_class=Csv)
-    async def export(customer: str, query: Annotated[ExportQuery, Query()], caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
-        """Stream a customer's answers as CSV, newest first."""
-        known = caller.customer(customer)
-        caller.check_touchpoint(known, query.touchpoint)
-        async with database.transaction() as tx:
-            state = await answers.known_customer(tx, customer)
+@router.get("/customers/{customer}/trend")
+async def get_trend(deps: Deps, customer: str, query: Annotated[TrendQuery, Query()], caller: _Reader) -> Response:
+    """Return a customer's scores day by day: what was known when each day ended, as far as that was stored.
 
-        async def lines() -> AsyncIterator[bytes]:
-            yield ((BOM if query.bom == "1" else "") + ",".join(reads.Answer.__struct_fields__) + "\r\n").encode()
-            after: tuple[datetime, UUID] | None = None
-            while state is not None:
-                async with database.transaction() as tx:
-                    found = await reads.feedback(tx, _asked(state.number, query), after=after, limit=_EXPORTED)
-                # In a thread: comments of a full size take a third of a second, and others have to answer meanwhile.
-                yield await asyncio.to_thread(_csv, found)
-                if len(found) < _EXPORTED:
-                    return
-                after = found[-1].occurred_at, found[-1].id
+    Days and windows that were not stored are counted from the answers that there are now.
+    """
+    known = caller.customer(customer)
+    caller.check_touchpoint(known, query.touchpoint)
+    length = window_seconds(query.window)
+    if length % DAY:
+        raise invalid_fields(FieldError("window", "must be whole days"))
+    last = day_of(deps.clock.now()) - 1
+    first = last - query.days + 1
+    stored: dict[str, ScoreDailyV1] = {}
+    counted: list[Counted] = []
+    async with deps.database.transaction() as tx:
+        state = await answers.known_customer(tx, customer)
+        if state is not None:
+            counted = await reads.days(tx, state.number, (first - length // DAY) * 24)
+            if length == SCORES_WINDOW and query.touchpoint is None and query.audience == "customer":
+                stored = {point.day: point for point in await reads.points(tx, state.number, first)}
+    touchpoints, goals = None if query.touchpoint is None else [query.touchpoint], goals_of(known, query.touchpoint)
+    points = [
+        stored.get(day_name(day))
+        or daily(known, _better(caller), counts, day, audience=query.audience, touchpoints=touchpoints, goals=goals)
+        for day, counts in enumerate(windows(counted, first, last, length // DAY), first)
+    ]
+    return json_response(
+        {"customer": customer, "window": query.window, "days": query.days, "items": points, "next": None}
+    )
 
-        disposition = f'attachment; filename="{customer}.csv"'
-        return Csv(lines(), headers={"Content-Disposition": disposition})
 
-    @router.get("/customers/{customer}/rules")
-    async def rules(customer: str, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
-        """Return for each rule how near it is to firing, and why it did not."""
-        known, now = caller.customer(customer), clock.now()
-        in_force = plan(caller.directory.rules_of(known))
-        async with database.snapshot() as tx:
-            state = await answers.known_customer(tx, customer) or CustomerState(customer, 0, 0, now)
-            await counting.move_windows(tx, [(state, in_force)], now)
-            for alert in await alerting.open_alerts(tx, [customer]):
-                state.alerts[alert.dedup_key] = alert
-        return json_response({"customer": customer, "items": state.nearness(in_force, now), "next": None})
+@router.get("/customers/{customer}/feedback")
+async def list_feedback(
+    deps: Deps, customer: str, query: Annotated[FeedbackQuery, Query()], caller: _Reader
+) -> Response:
+    """List a customer's answers, newest first."""
+    known, after = caller.customer(customer), query.after()
+    caller.check_touchpoint(known, query.touchpoint)
+    found: list[reads.Answer] = []
+    async with deps.database.transaction() as tx:
+        state = await answers.known_customer(tx, customer)
+        if state is not None:
+            found = await reads.feedback(tx, _asked(state.number, query), after=after, limit=query.limit + 1)
+    return json_response(page_of(found, query.limit, lambda answer: (answer.occurred_at, answer.id)))
 
-    @router.get("/alerts")
-    async def alerts(query: Annotated[AlertsQuery, Query()], caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
-        """List alerts, newest first."""
-        customers, after = caller.limited_to(query.customer), query.after()
-        async with database.transaction() as tx:
-            found = await reads.alerts(tx, state=query.state, customers=customers, after=after, limit=query.limit + 1)
-        return json_response(page_of(found, query.limit, lambda alert: (alert.opened_at, alert.id)))
 
-    @router.get("/alerts/{alert}")
-    async def one_alert(alert: str, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
-        """Return one alert with every number of its decision."""
-        id_ = id_in_path("alert", alert)
-        async with database.transaction() as tx:
-            return json_response(caller.visible("alert", alert, await reads.alert(tx, id_)))
+@router.get("/customers/{customer}/export.csv", response_class=Csv)
+async def export_feedback(
+    deps: Deps, customer: str, query: Annotated[ExportQuery, Query()], caller: _Reader
+) -> Response:
+    """Stream a customer's answers as CSV, newest first."""
+    known = caller.customer(customer)
+    caller.check_touchpoint(known, query.touchpoint)
+    async with deps.database.transaction() as tx:
+        state = await answers.known_customer(tx, customer)
 
-    return router
+    async def lines() -> AsyncIterator[bytes]:
+        yield ((BOM if query.bom == "1" else "") + ",".join(reads.Answer.__struct_fields__) + "\r\n").encode()
+        after: tuple[datetime, UUID] | None = None
+        while state is not None:
+            async with deps.database.transaction() as tx:
+                found = await reads.feedback(tx, _asked(state.number, query), after=after, limit=_EXPORTED)
+            # In a thread: comments of a full size take a third of a second, and others have to answer meanwhile.
+            yield await asyncio.to_thread(_csv, found)
+            if len(found) < _EXPORTED:
+                return
+            after = found[-1].occurred_at, found[-1].id
+
+    disposition = f'attachment; filename="{customer}.csv"'
+    return Csv(lines(), headers={"Content-Disposition": disposition})
+
+
+@router.get("/customers/{customer}/rules")
+async def list_rules(deps: Deps, customer: str, caller: _Reader) -> Response:
+    """Return for each rule how near it is to firing, and why it did not."""
+    known, now = caller.customer(customer), deps.clock.now()
+    in_force = plan(caller.directory.rules_of(known))
+    async with deps.database.snapshot() as tx:
+        state = await answers.known_customer(tx, customer) or CustomerState(customer, 0, 0, now)
+        await counting.move_windows(tx, [(state, in_force)], now)
+        for alert in await alerting.open_alerts(tx, [customer]):
+            state.alerts[alert.dedup_key] = alert
+    return json_response({"customer": customer, "items": state.nearness(in_force, now), "next": None})
+
+
+@router.get("/alerts")
+async def list_alerts(deps: Deps, query: Annotated[AlertsQuery, Query()], caller: _Reader) -> Response:
+    """List alerts, newest first."""
+    customers, after = caller.limited_to(query.customer), query.after()
+    async with deps.database.transaction() as tx:
+        found = await reads.alerts(tx, state=query.state, customers=customers, after=after, limit=query.limit + 1)
+    return json_response(page_of(found, query.limit, lambda alert: (alert.opened_at, alert.id)))
+
+
+@router.get("/alerts/{alert}")
+async def get_alert(deps: Deps, alert: str, caller: _Reader) -> Response:
+    """Return one alert with every number of its decision."""
+    id_ = id_in_path("alert", alert)
+    async with deps.database.transaction() as tx:
+        return json_response(caller.visible("alert", alert, await reads.alert(tx, id_)))
 
 
 def _csv(found: Sequence[reads.Answer]) -> bytes:

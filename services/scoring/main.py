@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from services.scoring.api import build_router
+from services.scoring.api import router
 from services.scoring.consumer import Erasing, FeedbackHandler
+from services.scoring.dependencies import Dependencies
 from services.scoring.gauges import Company, Gauges
 from services.scoring.settings import ScoringSettings
 from services.scoring.store import alerts
@@ -43,7 +44,8 @@ def build(
     gauges = Gauges(database, parts.directory, parts.clock, consumers)
     return Service(
         name="scoring",
-        router=build_router(database, parts.access, parts.clock),
+        router=router,
+        provides=[Dependencies(database, parts.clock)],
         resources=[
             database_ready(database, MIGRATIONS, parts.migration_url),
             opened(lambda: patiently("PostgreSQL", keys.load), producer.close),

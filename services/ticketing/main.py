@@ -6,7 +6,8 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
-from services.ticketing.api import build_router
+from services.ticketing.api import router
+from services.ticketing.api.dependencies import Dependencies
 from services.ticketing.consumer import AlertHandler, PageHandler
 from services.ticketing.desk_sync.supervisor import DeskSync
 from services.ticketing.ledger import Ledger
@@ -80,7 +81,8 @@ def build(
 
     return Service(
         name="ticketing",
-        router=build_router(database, parts.access, clock, ledger, desk_sync, signs),
+        router=router,
+        provides=[Dependencies(database, parts.access, clock, ledger, desk_sync, signs)],
         resources=[
             database_ready(database, MIGRATIONS, parts.migration_url),
             opened(lambda: patiently("PostgreSQL", keys.load), producer.close),

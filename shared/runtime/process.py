@@ -182,6 +182,7 @@ def outside(parts: Parts, *, either: bool) -> Outside:
     keeping = Periodic(parts.directory.progress.service, "directory kept", _KEEP_SECONDS, parts.keeper.keep).worker
     service = Service(
         name="outside",
+        provides=[parts.access],
         resources=[
             opened(None, parts.keeper.close),
             opened(None, parts.refusals.close),

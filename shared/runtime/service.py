@@ -26,7 +26,8 @@ from fastapi import APIRouter
 from starlette.types import ASGIApp
 
 from shared.errors import Misconfigured
-from shared.http.doors import Check, Front, build_app, build_ops_app
+from shared.http.app import Check, build_app, build_ops_app
+from shared.http.front import Front
 from shared.http.headers import Headers
 from shared.http.proxies import Proxies
 from shared.http.server import DRAIN_SECONDS, Limits, listen
@@ -51,6 +52,8 @@ class Service:
 
     name: str
     router: APIRouter = field(default_factory=APIRouter)
+    provides: Sequence[object] = ()
+    """What its routes are given, each by its type."""
     hot: Mapping[str, ASGIApp] = field(default_factory=dict[str, ASGIApp])
     """Paths that are served without the framework, because they carry the load."""
     described: Mapping[str, Any] = field(default_factory=dict[str, Any])

@@ -35,8 +35,7 @@ from services.ticketing.desks import BadSignature
 from services.ticketing.desks.registry import build
 from shared.directory import check, model, record
 from shared.errors import Problem
-from shared.http import cursor
-from shared.http import doors as web
+from shared.http import cursor, failures, keys
 from shared.http.client import Guard, Outbound
 from shared.http.html import accepted_language
 from shared.http.request_model import Asked
@@ -93,7 +92,7 @@ def _asked(kind: type[Asked]) -> Callable[[bytes], object]:
             return kind.model_validate(said).model_dump()
         except ValidationError as error:
             told = RequestValidationError([{**one, "loc": ("body", *one["loc"])} for one in error.errors()])
-            answer = asyncio.run(web._on_validation(None, told))  # pyright: ignore[reportArgumentType, reportPrivateUsage]
+            answer = asyncio.run(failures._on_validation(None, told))  # pyright: ignore[reportArgumentType, reportPrivateUsage]
             assert answer.status_code in {400, 422}
             raise Problem(422, "invalid", "") from None
 
@@ -291,9 +290,9 @@ def test_headers_and_forms(text: str, body: bytes) -> None:
     assert not signed_by_twilio("a-secret", "https://x.example", form, text)
     assert callbacks._number(text).startswith("+")  # pyright: ignore[reportPrivateUsage]
     with contextlib.suppress(Problem):
-        web._refuse_fields(body)  # pyright: ignore[reportPrivateUsage]
+        keys._refuse_fields(body)  # pyright: ignore[reportPrivateUsage]
     with contextlib.suppress(Problem):
-        web._refuse_fields(text.encode("utf-8", "surrogatepass"))  # pyright: ignore[reportPrivateUsage]
+        keys._refuse_fields(text.encode("utf-8", "surrogatepass"))  # pyright: ignore[reportPrivateUsage]
 
 
 @settings(FEW, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])

@@ -6,7 +6,7 @@ from typing import Any
 
 from services.registry import SERVICES, ServiceName
 from services.run import Address
-from shared.http.doors import build_app
+from shared.http.app import build_app
 from shared.runtime.clock import SystemClock
 from shared.runtime.process import parts
 from shared.runtime.settings import Settings

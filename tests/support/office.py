@@ -12,9 +12,9 @@ from typing import Any, cast
 
 import pytest
 from fastapi import Request
-from fastapi.routing import APIRoute
 
-from services.ticketing.api.desks import build_router
+from services.ticketing.api.dependencies import Dependencies
+from services.ticketing.api.desks import take_desk_event
 from services.ticketing.desk_sync.supervisor import DeskSync
 from services.ticketing.domain.ticket import Opening, Outcome, Patch, change, entry, merge, open_ticket
 from services.ticketing.ledger import Ledger, TicketChange
@@ -142,19 +142,17 @@ class Office:
     async def hear(self, desk_sync: DeskSync, headers: Mapping[str, str], body: bytes) -> bool:
         """Post what a desk tells of itself; return whether the ticket is known. Raises Problem."""
         access = Access(self.follower, self.clock, cast("Any", None))
-        heard = next(
-            route.endpoint
-            for route in build_router(self.database, access, self.clock, desk_sync).routes
-            if isinstance(route, APIRoute) and route.path.endswith("/events")
-        )
+        deps = Dependencies(self.database, access, self.clock, self.ledger, desk_sync, Signer(["a-test-secret"]))
         sent = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
 
         async def receive() -> dict[str, Any]:
             return {"type": "http.request", "body": body}
 
-        answer = await heard("main", Request({"type": "http", "method": "POST", "headers": sent}, receive))
+        answer = await take_desk_event(
+            deps, "main", Request({"type": "http", "method": "POST", "headers": sent}, receive)
+        )
         assert answer.status_code == 202
-        return json.loads(answer.body)["known"]
+        return json.loads(bytes(answer.body))["known"]
 
     async def ticket(self, ticket: TicketV1) -> TicketV1:
         """Return a ticket as it is now."""

@@ -324,7 +324,7 @@ async def test_a_refused_answer_is_an_error(caplog: pytest.LogCaptureFixture) ->
         async with running(traffic):
             await service.until(lambda: traffic.counts.rejected >= 3)
 
-    assert any(r.levelno == logging.ERROR and r.name == "services.simulation.traffic" for r in caplog.records)
+    assert any(r.levelno == logging.ERROR and r.name == "simulation" for r in caplog.records)
     assert traffic.counts.accepted == 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -55,3 +56,11 @@ async def test_how_it_refuses(names: tuple[ServiceName, ...]) -> None:
             assert response["description"]
             if status >= "400" and (path, status) != ("/readyz", "503"):
                 assert "application/problem+json" in response["content"], (path, status)
+
+
+async def test_operations_are_called_by_what_they_do() -> None:
+    """A generated client has a function of each name: an act and what it is done to, once."""
+    ids = [said["operationId"] for _, _, said in operations(await document(NAMES)) if "operationId" in said]
+    assert len(ids) == len(set(ids))
+    unclear = [id_ for id_ in ids if not re.fullmatch(r"[a-z]+(_[a-z]+)+|healthz|readyz|metrics", id_)]
+    assert not unclear

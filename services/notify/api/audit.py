@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import Query, Response
 from msgspec.structs import replace
 from pydantic import Field
 
+from services.notify.api.dependencies import Deps
 from services.notify.store import audit
-from shared.database.pool import Database
-from shared.directory.access import Access, Caller
-from shared.http.doors import caller_with, json_response, new_router
+from shared.directory.access import Caller
+from shared.http.keys import caller_with, new_router
 from shared.http.lists import Page, page_of
 from shared.http.request_model import Moment
+from shared.http.responses import json_response
 
 
 class AuditQuery(Page):
@@ -31,26 +32,23 @@ def shown(lines: Sequence[audit.Line], caller: Caller) -> list[audit.Line]:
     return [line if caller.customers is None else replace(line, address=None) for line in lines]
 
 
-def build_router(database: Database, access: Access) -> APIRouter:
-    """Return what is served of the audit."""
-    router = new_router(prefix="/v1")
-    reader = caller_with(access, "oncall", limited=True)
+router = new_router(prefix="/v1")
+_Reader = Annotated[Caller, caller_with("oncall", limited=True)]
 
-    @router.get("/audit")
-    async def listed(query: Annotated[AuditQuery, Query()], caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
-        """List what happened, newest first."""
-        customers, after = caller.limited_to(query.customer), query.after()
-        async with database.transaction() as tx:
-            found = await audit.listed(
-                tx,
-                customers=customers,
-                what=query.what,
-                who=query.who,
-                since=query.since,
-                after=after,
-                limit=query.limit + 1,
-            )
-        listed = page_of(found, query.limit, lambda one: (one.at, one.id))
-        return json_response({**listed, "items": shown(listed["items"], caller)})
 
-    return router
+@router.get("/audit")
+async def list_audit(deps: Deps, query: Annotated[AuditQuery, Query()], caller: _Reader) -> Response:
+    """List what happened, newest first."""
+    customers, after = caller.limited_to(query.customer), query.after()
+    async with deps.database.transaction() as tx:
+        found = await audit.listed(
+            tx,
+            customers=customers,
+            what=query.what,
+            who=query.who,
+            since=query.since,
+            after=after,
+            limit=query.limit + 1,
+        )
+    listed = page_of(found, query.limit, lambda one: (one.at, one.id))
+    return json_response({**listed, "items": shown(listed["items"], caller)})

@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import msgspec
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import Query, Request, Response
 from fastapi.responses import HTMLResponse
 from pydantic import Field
 
 from services.notify import __file__ as _ROOM
-from services.notify.answers import Answers, NotInDirectory
+from services.notify.answers import NotInDirectory
 from services.notify.api.audit import shown
+from services.notify.api.dependencies import Dependencies, Deps
 from services.notify.domain.page import Page as PageFacts
 from services.notify.domain.page import message
 from services.notify.store import audit, deliveries
 from services.notify.store import pages as store
-from shared.database.pool import Database
-from shared.directory.access import Access, Caller
+from shared.directory.access import Caller
 from shared.errors import Problem
 from shared.http.client import shown_url
-from shared.http.doors import address_of, caller_with, id_in_path, json_response, new_router, serve_style
 from shared.http.html import PAGE_HEADERS, templates
+from shared.http.keys import caller_with, new_router
 from shared.http.lists import Page, page_of
 from shared.http.openapi import problems
 from shared.http.request_model import Asked
+from shared.http.responses import address_of, id_in_path, json_response
+from shared.http.stylesheet import serve_style
 from shared.runtime.audit import Actor
-from shared.runtime.clock import Clock
-from shared.wire.signing import BadToken, ExpiredToken, Signer
+from shared.wire.signing import BadToken, ExpiredToken
 
 _templates = templates(_ROOM)
 
@@ -47,103 +47,100 @@ class Acknowledgement(Asked):
     person: str = Field(max_length=63)
 
 
-def build_router(
-    database: Database,
-    access: Access,
-    clock: Clock,
-    signer: Signer,
-    answers: Answers,
-    public_url: Callable[[], str],
-    escalate: Callable[[], None],
-    sent: Callable[[], None],
-) -> APIRouter:
-    """Return what is served of pages."""
-    router = new_router()
-    serve_style(router, "/a")
-    reader = caller_with(access, "oncall", limited=True)
+router = new_router()
+serve_style(router, "/a")
+_Reader = Annotated[Caller, caller_with("oncall", limited=True)]
 
-    @router.get("/v1/pages")
-    async def pages(query: Annotated[PagesQuery, Query()], caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
-        """List pages, newest first."""
-        customers, after = caller.limited_to(query.customer), query.after()
-        async with database.transaction() as tx:
-            found = await store.listed(tx, customers=customers, state=query.state, after=after, limit=query.limit + 1)
-        listed = page_of(found, query.limit, lambda page: (page.opened_at, page.id))
-        return json_response({**listed, "items": [_shown(page) for page in listed["items"]]})
 
-    @router.get("/v1/pages/{page}")
-    async def one(page: str, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
-        """Return a page with every attempt to reach somebody, and everything else that happened to it."""
-        # One moment for all of it: an attempt that has just been stored belongs to the page as it was stored with it.
-        async with database.snapshot() as tx:
-            found = caller.visible("page", page, await store.one(tx, id_in_path("page", page)))
-            attempts = [_masked(one, caller) for one in await deliveries.attempts(tx, found.id)]
-            timeline = shown(await audit.of_page(tx, found.id), caller)
-        return json_response({**_shown(found), "attempts": attempts, "timeline": timeline})
+@router.get("/v1/pages")
+async def list_pages(deps: Deps, query: Annotated[PagesQuery, Query()], caller: _Reader) -> Response:
+    """List pages, newest first."""
+    customers, after = caller.limited_to(query.customer), query.after()
+    async with deps.database.transaction() as tx:
+        found = await store.listed(tx, customers=customers, state=query.state, after=after, limit=query.limit + 1)
+    listed = page_of(found, query.limit, lambda page: (page.opened_at, page.id))
+    return json_response({**listed, "items": [_shown(page) for page in listed["items"]]})
 
-    async def seen_by(page: str, caller: Caller) -> PageFacts:
-        async with database.transaction() as tx:
-            return caller.visible("page", page, await store.one(tx, id_in_path("page", page)))
 
-    @router.post("/v1/pages/{page}/acknowledge", responses=problems(409))
-    async def acknowledge(page: str, by: Acknowledgement, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
-        """Stop paging: this person answers."""
-        found = await seen_by(page, caller)
-        return json_response(_shown(await answers.take(found.id, by.person, by=caller.actor)))
+@router.get("/v1/pages/{page}")
+async def get_page(deps: Deps, page: str, caller: _Reader) -> Response:
+    """Return a page with every attempt to reach somebody, and everything else that happened to it."""
+    # One moment for all of it: an attempt that has just been stored belongs to the page as it was stored with it.
+    async with deps.database.snapshot() as tx:
+        found = caller.visible("page", page, await store.one(tx, id_in_path("page", page)))
+        attempts = [_masked(one, caller) for one in await deliveries.attempts(tx, found.id)]
+        timeline = shown(await audit.of_page(tx, found.id), caller)
+    return json_response({**_shown(found), "attempts": attempts, "timeline": timeline})
 
-    @router.post("/v1/pages/{page}/escalate", status_code=202, responses=problems(409))
-    async def go_on(page: str, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
-        """Page the next person at once."""
-        found = await seen_by(page, caller)
-        escalated = await answers.escalate(found.id, by=caller.actor)
-        escalate()
-        return json_response(_shown(escalated), 202)
 
-    @router.get("/a/{token}", response_class=HTMLResponse, responses=problems(403, 410, page=True))
-    async def show(token: str) -> Response:  # pyright: ignore[reportUnusedFunction]
-        """Show a page and a button; never acknowledges (mail scanners follow links)."""
-        facts, problem = await _facts(token)
-        if problem is not None:
-            return problem
-        async with database.transaction() as tx:
-            page = await store.one(tx, UUID(facts["page"]))
-        if page is None:
-            return _not_there()
-        return _page_shown(page) if facts["person"] in access.revision.directory.people else _has_left()
+async def _visible_page(deps: Dependencies, page: str, caller: Caller) -> PageFacts:
+    async with deps.database.transaction() as tx:
+        return caller.visible("page", page, await store.one(tx, id_in_path("page", page)))
 
-    @router.post("/a/{token}", response_class=HTMLResponse, responses=problems(403, 409, 410, page=True))
-    async def answer(token: str, request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
-        """Acknowledge: the person of the link answers."""
-        facts, problem = await _facts(token)
-        if problem is not None:
-            return problem
-        delivery = facts.get("delivery")
-        try:
-            page = await answers.take(
-                UUID(facts["page"]),
-                facts["person"],
-                by=Actor(facts["person"], address_of(request.scope)),
-                delivery=None if delivery is None else UUID(delivery),
-            )
-        except NotInDirectory:
-            return _has_left()
-        except Problem as refused:
-            return _not_there() if refused.status == 404 else _html(409, "No longer needed", refused.detail or "")
-        return _page_shown(page)
 
-    async def _facts(token: str) -> tuple[dict[str, Any], Response | None]:
-        try:
-            return signer.verify("acknowledge", token, now=clock.now()), None
-        except ExpiredToken as expired:
-            mailed = await answers.mail_fresh_link(UUID(expired.facts["page"]), expired.facts["person"], public_url())
-            sent()
-            if mailed:
-                return {}, _html(410, "This link has expired", "A fresh one is on its way to your own mail address.")
-            return {}, _html(410, "This link has expired", "Open a newer page, or acknowledge the ticket in your desk.")
-        except BadToken:
-            return {}, _not_there()
+@router.post("/v1/pages/{page}/acknowledge", responses=problems(409))
+async def acknowledge_page(deps: Deps, page: str, by: Acknowledgement, caller: _Reader) -> Response:
+    """Stop paging: this person answers."""
+    found = await _visible_page(deps, page, caller)
+    return json_response(_shown(await deps.answers.take(found.id, by.person, by=caller.actor)))
 
-    return router
+
+@router.post("/v1/pages/{page}/escalate", status_code=202, responses=problems(409))
+async def escalate_page(deps: Deps, page: str, caller: _Reader) -> Response:
+    """Page the next person at once."""
+    found = await _visible_page(deps, page, caller)
+    escalated = await deps.answers.escalate(found.id, by=caller.actor)
+    deps.escalate()
+    return json_response(_shown(escalated), 202)
+
+
+@router.get("/a/{token}", response_class=HTMLResponse, responses=problems(403, 410, page=True))
+async def show_acknowledge_page(deps: Deps, token: str) -> Response:
+    """Show a page and a button; never acknowledges (mail scanners follow links)."""
+    facts, problem = await _facts(deps, token)
+    if problem is not None:
+        return problem
+    async with deps.database.transaction() as tx:
+        page = await store.one(tx, UUID(facts["page"]))
+    if page is None:
+        return _not_there()
+    return _page_shown(page) if facts["person"] in deps.access.revision.directory.people else _has_left()
+
+
+@router.post("/a/{token}", response_class=HTMLResponse, responses=problems(403, 409, 410, page=True))
+async def acknowledge_by_link(deps: Deps, token: str, request: Request) -> Response:
+    """Acknowledge: the person of the link answers."""
+    facts, problem = await _facts(deps, token)
+    if problem is not None:
+        return problem
+    delivery = facts.get("delivery")
+    try:
+        page = await deps.answers.take(
+            UUID(facts["page"]),
+            facts["person"],
+            by=Actor(facts["person"], address_of(request.scope)),
+            delivery=None if delivery is None else UUID(delivery),
+        )
+    except NotInDirectory:
+        return _has_left()
+    except Problem as refused:
+        return _not_there() if refused.status == 404 else _html(409, "No longer needed", refused.detail or "")
+    return _page_shown(page)
+
+
+async def _facts(deps: Dependencies, token: str) -> tuple[dict[str, Any], Response | None]:
+    try:
+        return deps.signer.verify("acknowledge", token, now=deps.clock.now()), None
+    except ExpiredToken as expired:
+        mailed = await deps.answers.mail_fresh_link(
+            UUID(expired.facts["page"]), expired.facts["person"], deps.public_url()
+        )
+        deps.sent()
+        if mailed:
+            return {}, _html(410, "This link has expired", "A fresh one is on its way to your own mail address.")
+        return {}, _html(410, "This link has expired", "Open a newer page, or acknowledge the ticket in your desk.")
+    except BadToken:
+        return {}, _not_there()
 
 
 def _masked(attempt: deliveries.Attempt, caller: Caller) -> deliveries.Attempt:

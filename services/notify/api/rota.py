@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Annotated
 
 import msgspec
-from fastapi import APIRouter, Query, Response
+from fastapi import Query, Response
 from pydantic import Field
 
+from services.notify.api.dependencies import Dependencies, Deps
 from services.notify.domain.hold import Silence
 from services.notify.domain.page import Outcome
 from services.notify.domain.preflight import rule_names
@@ -18,15 +19,14 @@ from services.notify.domain.rota import Override
 from services.notify.ledger import PageChange, save
 from services.notify.store import audit, deliveries, pages
 from services.notify.store import rota as store
-from shared.database.pool import Database
-from shared.directory.access import Access, Caller
+from shared.directory.access import Caller
 from shared.errors import FieldError, Problem, invalid_fields, not_found
-from shared.http.doors import caller_with, id_in_path, json_response, new_router
+from shared.http.keys import caller_with, new_router
 from shared.http.lists import Page, page_of
 from shared.http.openapi import problems
 from shared.http.request_model import Asked, Moment
+from shared.http.responses import id_in_path, json_response
 from shared.runtime.audit import Actor
-from shared.runtime.clock import Clock
 from shared.wire.ids import uuid7
 
 _LONGEST = timedelta(days=366)
@@ -79,118 +79,121 @@ class SilencesQuery(Page):
     customer: str | None = None
 
 
-def build_router(
-    database: Database, access: Access, clock: Clock, escalate: Callable[[], None], sent: Callable[[], None]
-) -> APIRouter:
-    """Return what is served of overrides and silences. `escalate`, `sent`: called when held pages, or calls, go on."""
-    router = new_router(prefix="/v1")
-    whole, reader = caller_with(access, "oncall"), caller_with(access, "oncall", limited=True)
+router = new_router(prefix="/v1")
+_Whole = Annotated[Caller, caller_with("oncall")]
+_Reader = Annotated[Caller, caller_with("oncall", limited=True)]
 
-    @router.post("/overrides", status_code=201)
-    async def override(asked: NewOverride, caller: Caller = whole) -> Response:  # pyright: ignore[reportUnusedFunction]
-        """Put somebody on call for a time."""
-        (made,) = await _make(caller, _asked(asked, caller, clock.now()))
-        return json_response(_override(made), 201)
 
-    @router.post("/swaps", status_code=201)
-    async def swap(asked: NewSwap, caller: Caller = whole) -> Response:  # pyright: ignore[reportUnusedFunction]
-        """Let two people take each other's turns for a time: two overrides, and one act."""
-        now, other = clock.now(), asked.other
-        there = _asked(asked, caller, now, replaces=("with", other))
-        back = [replace(one, id=uuid7(), person=other, replaces=asked.person) for one in there]
-        made = await _make(caller, [*there, *back])
-        return json_response({"items": [_override(one) for one in made], "next": None}, 201)
+@router.post("/overrides", status_code=201)
+async def make_override(deps: Deps, asked: NewOverride, caller: _Whole) -> Response:
+    """Put somebody on call for a time."""
+    (made,) = await _make(deps, caller, _asked(asked, caller, deps.clock.now()))
+    return json_response(_override(made), 201)
 
-    async def _make(caller: Caller, made: Sequence[Override]) -> Sequence[Override]:
-        async with database.transaction() as tx:
-            for one in made:
-                await store.add_override(tx, one, caller.actor.id)
-            await audit.add(tx, [_line(caller, one.made_at, "override made", one) for one in made])
-        return made
 
-    @router.get("/overrides")
-    async def overrides(query: Annotated[OverridesQuery, Query()], caller: Caller = whole) -> Response:  # pyright: ignore[reportUnusedFunction]
-        """List the overrides that are not over."""
-        after = query.after()
-        async with database.transaction() as tx:
-            found = await store.list_overrides(tx, query.schedule, clock.now(), after, query.limit + 1)
-        listed = page_of(found, query.limit, lambda one: (one.start, one.id))
-        return json_response({**listed, "items": [_override(one) for one in listed["items"]]})
+@router.post("/swaps", status_code=201)
+async def make_swap(deps: Deps, asked: NewSwap, caller: _Whole) -> Response:
+    """Let two people take each other's turns for a time: two overrides, and one act."""
+    now, other = deps.clock.now(), asked.other
+    there = _asked(asked, caller, now, replaces=("with", other))
+    back = [replace(one, id=uuid7(), person=other, replaces=asked.person) for one in there]
+    made = await _make(deps, caller, [*there, *back])
+    return json_response({"items": [_override(one) for one in made], "next": None}, 201)
 
-    @router.delete("/overrides/{override}")
-    async def end_override(override: str, caller: Caller = whole) -> Response:  # pyright: ignore[reportUnusedFunction]
-        """Take an override back; what it was until now stays what was."""
-        now = clock.now()
-        async with database.transaction() as tx:
-            ended = await store.end_override(tx, id_in_path("override", override), now)
-            if ended is None:
-                raise not_found("override", override)
-            await audit.add(tx, [_line(caller, now, "override ended", ended)])
-        return json_response(_override(ended))
 
-    @router.post("/silences", status_code=201)
-    async def silence(asked: NewSilence, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
-        """Page nobody for some problems for a time; what is still a problem then is paged then."""
-        now = clock.now()
-        start, until = _time(asked.start, asked.until, now)
-        if asked.customer is not None:
-            _ = caller.customer(asked.customer)
-        elif caller.customers is not None:
-            raise invalid_fields(FieldError("customer", "is needed: the key is limited to some customers"))
-        if asked.touchpoint is not None and asked.touchpoint not in caller.directory.touchpoints:
-            raise invalid_fields(FieldError("touchpoint", f"the directory has no touchpoint {asked.touchpoint!r}"))
-        if asked.rule is not None and asked.rule not in rule_names(caller.directory, asked.customer):
-            of = "no customer has" if asked.customer is None else f"{asked.customer} has no"
-            raise invalid_fields(FieldError("rule", f"{of} a rule {asked.rule!r}; a silence of it would hold nothing"))
-        made = Silence(
-            uuid7(),
-            asked.customer,
-            asked.touchpoint,
-            asked.rule,
-            asked.reason,
-            start,
-            until,
-            now,
-            caller.actor.id,
-        )
-        async with database.transaction() as tx:
-            await store.add_silence(tx, made)
-            await audit.add(tx, [_silence_line(now, caller.actor, "silence made", made)])
-        return json_response(_silence(made), 201)
+async def _make(deps: Dependencies, caller: Caller, made: Sequence[Override]) -> Sequence[Override]:
+    async with deps.database.transaction() as tx:
+        for one in made:
+            await store.add_override(tx, one, caller.actor.id)
+        await audit.add(tx, [_line(caller, one.made_at, "override made", one) for one in made])
+    return made
 
-    @router.get("/silences")
-    async def silences(query: Annotated[SilencesQuery, Query()], caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
-        """List the silences that are not over."""
-        customers, after = caller.limited_to(query.customer), query.after()
-        async with database.transaction() as tx:
-            found = await store.list_silences(tx, customers, clock.now(), after, query.limit + 1)
-        listed = page_of(found, query.limit, lambda one: (one.start, one.id))
-        return json_response({**listed, "items": [_silence(one) for one in listed["items"]]})
 
-    @router.delete("/silences/{silence}", responses=problems(409))
-    async def end_silence(silence: str, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
-        """End a silence now: what it holds is paged."""
-        now, id_ = clock.now(), id_in_path("silence", silence)
-        async with database.transaction() as tx:
-            found = await store.one_silence(tx, id_)
-            if found is None or (caller.customers is not None and found.customer not in caller.customers):
-                raise not_found("silence", silence)
-            ended = await store.end_silence(tx, id_, now)
-            if ended is None:
-                raise Problem(409, "over", "The silence is over", "It has ended before.")
-            await audit.add(tx, [_silence_line(now, caller.actor, "silence ended", ended)])
-            # Those that another silence holds too are held again when they are looked at.
-            held: list[PageChange] = []
-            for kept in await pages.held_locked(tx, ended.customer):
-                outcome = Outcome(msgspec.structs.replace(kept.page, due_at=now, held=None), None)
-                held.append(PageChange(outcome, kept.traceparent, caller.actor))
-            await save(tx, held, now)
-            await deliveries.release(tx, ended.customer, now)
-        escalate()
-        sent()
-        return json_response(_silence(ended))
+@router.get("/overrides")
+async def list_overrides(deps: Deps, query: Annotated[OverridesQuery, Query()], caller: _Whole) -> Response:
+    """List the overrides that are not over."""
+    after = query.after()
+    async with deps.database.transaction() as tx:
+        found = await store.list_overrides(tx, query.schedule, deps.clock.now(), after, query.limit + 1)
+    listed = page_of(found, query.limit, lambda one: (one.start, one.id))
+    return json_response({**listed, "items": [_override(one) for one in listed["items"]]})
 
-    return router
+
+@router.delete("/overrides/{override}")
+async def end_override(deps: Deps, override: str, caller: _Whole) -> Response:
+    """Take an override back; what it was until now stays what was."""
+    now = deps.clock.now()
+    async with deps.database.transaction() as tx:
+        ended = await store.end_override(tx, id_in_path("override", override), now)
+        if ended is None:
+            raise not_found("override", override)
+        await audit.add(tx, [_line(caller, now, "override ended", ended)])
+    return json_response(_override(ended))
+
+
+@router.post("/silences", status_code=201)
+async def make_silence(deps: Deps, asked: NewSilence, caller: _Reader) -> Response:
+    """Page nobody for some problems for a time; what is still a problem then is paged then."""
+    now = deps.clock.now()
+    start, until = _time(asked.start, asked.until, now)
+    if asked.customer is not None:
+        _ = caller.customer(asked.customer)
+    elif caller.customers is not None:
+        raise invalid_fields(FieldError("customer", "is needed: the key is limited to some customers"))
+    if asked.touchpoint is not None and asked.touchpoint not in caller.directory.touchpoints:
+        raise invalid_fields(FieldError("touchpoint", f"the directory has no touchpoint {asked.touchpoint!r}"))
+    if asked.rule is not None and asked.rule not in rule_names(caller.directory, asked.customer):
+        of = "no customer has" if asked.customer is None else f"{asked.customer} has no"
+        raise invalid_fields(FieldError("rule", f"{of} a rule {asked.rule!r}; a silence of it would hold nothing"))
+    made = Silence(
+        uuid7(),
+        asked.customer,
+        asked.touchpoint,
+        asked.rule,
+        asked.reason,
+        start,
+        until,
+        now,
+        caller.actor.id,
+    )
+    async with deps.database.transaction() as tx:
+        await store.add_silence(tx, made)
+        await audit.add(tx, [_silence_line(now, caller.actor, "silence made", made)])
+    return json_response(_silence(made), 201)
+
+
+@router.get("/silences")
+async def list_silences(deps: Deps, query: Annotated[SilencesQuery, Query()], caller: _Reader) -> Response:
+    """List the silences that are not over."""
+    customers, after = caller.limited_to(query.customer), query.after()
+    async with deps.database.transaction() as tx:
+        found = await store.list_silences(tx, customers, deps.clock.now(), after, query.limit + 1)
+    listed = page_of(found, query.limit, lambda one: (one.start, one.id))
+    return json_response({**listed, "items": [_silence(one) for one in listed["items"]]})
+
+
+@router.delete("/silences/{silence}", responses=problems(409))
+async def end_silence(deps: Deps, silence: str, caller: _Reader) -> Response:
+    """End a silence now: what it holds is paged."""
+    now, id_ = deps.clock.now(), id_in_path("silence", silence)
+    async with deps.database.transaction() as tx:
+        found = await store.one_silence(tx, id_)
+        if found is None or (caller.customers is not None and found.customer not in caller.customers):
+            raise not_found("silence", silence)
+        ended = await store.end_silence(tx, id_, now)
+        if ended is None:
+            raise Problem(409, "over", "The silence is over", "It has ended before.")
+        await audit.add(tx, [_silence_line(now, caller.actor, "silence ended", ended)])
+        # Those that another silence holds too are held again when they are looked at.
+        held: list[PageChange] = []
+        for kept in await pages.held_locked(tx, ended.customer):
+            outcome = Outcome(msgspec.structs.replace(kept.page, due_at=now, held=None), None)
+            held.append(PageChange(outcome, kept.traceparent, caller.actor))
+        await save(tx, held, now)
+        await deliveries.release(tx, ended.customer, now)
+    deps.escalate()
+    deps.sent()
+    return json_response(_silence(ended))
 
 
 def _asked(

@@ -6,53 +6,48 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Header, Response
+from fastapi import Header, Response
 from fastapi.responses import HTMLResponse
 
+from services.ticketing.api.dependencies import Deps
 from services.ticketing.domain.status import steps
 from services.ticketing.domain.words import LANGUAGES
 from services.ticketing.pages import page, refusal
 from services.ticketing.store import tickets
-from shared.database.pool import Database
-from shared.directory.access import Access
 from shared.directory.model import Directory
-from shared.http.doors import new_router, serve_style
 from shared.http.html import PAGE_HEADERS, accepted_language
+from shared.http.keys import new_router
 from shared.http.openapi import problems
-from shared.runtime.clock import Clock
+from shared.http.stylesheet import serve_style
 from shared.wire.events import TicketV1
-from shared.wire.signing import BadToken, ExpiredToken, Signer
+from shared.wire.signing import BadToken, ExpiredToken
+
+router = new_router()
+serve_style(router, "/t")
 
 
-def build_router(database: Database, access: Access, clock: Clock, signer: Signer) -> APIRouter:
-    """Return what respondents are served."""
-    router = new_router()
-    serve_style(router, "/t")
-
-    @router.get("/t/{token}", response_class=HTMLResponse, responses=problems(410, page=True))
-    async def status(token: str, accept_language: Annotated[str | None, Header()] = None) -> Response:  # pyright: ignore[reportUnusedFunction]
-        """Show how far an answer, or a ticket, is."""
-        wanted = accepted_language(accept_language, LANGUAGES)
-        directory = access.revision.directory
-        try:
-            facts = signer.verify("status", token, now=clock.now())
-        except ExpiredToken:
-            return _refused(410, "expired", directory, wanted)
-        except BadToken:
-            return _refused(404, "unknown", directory, wanted)
-        async with database.transaction() as tx:
-            ticket = await _ticket(tx, facts)
-        customer = directory.customers.get(facts.get("customer", "") if ticket is None else ticket.customer)
-        body = page(
-            steps(ticket, _received(facts, ticket)),
-            company=directory.company,
-            customer_zone=directory.timezone if customer is None else customer.timezone,
-            person=directory.people.get((None if ticket is None else ticket.assignee) or ""),
-            language=wanted or _spoken(ticket) or (directory.language if customer is None else customer.language),
-        )
-        return Response(body, 200, PAGE_HEADERS, media_type="text/html")
-
-    return router
+@router.get("/t/{token}", response_class=HTMLResponse, responses=problems(410, page=True))
+async def show_status_page(deps: Deps, token: str, accept_language: Annotated[str | None, Header()] = None) -> Response:
+    """Show how far an answer, or a ticket, is."""
+    wanted = accepted_language(accept_language, LANGUAGES)
+    directory = deps.access.revision.directory
+    try:
+        facts = deps.signer.verify("status", token, now=deps.clock.now())
+    except ExpiredToken:
+        return _refused(410, "expired", directory, wanted)
+    except BadToken:
+        return _refused(404, "unknown", directory, wanted)
+    async with deps.database.transaction() as tx:
+        ticket = await _ticket(tx, facts)
+    customer = directory.customers.get(facts.get("customer", "") if ticket is None else ticket.customer)
+    body = page(
+        steps(ticket, _received(facts, ticket)),
+        company=directory.company,
+        customer_zone=directory.timezone if customer is None else customer.timezone,
+        person=directory.people.get((None if ticket is None else ticket.assignee) or ""),
+        language=wanted or _spoken(ticket) or (directory.language if customer is None else customer.language),
+    )
+    return Response(body, 200, PAGE_HEADERS, media_type="text/html")
 
 
 def _refused(status: int, why: Literal["expired", "unknown"], directory: Directory, wanted: str | None) -> Response:

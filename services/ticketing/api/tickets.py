@@ -8,21 +8,23 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import Header, Query, Response
 from msgspec.structs import replace
 from pydantic import Field
 
+from services.ticketing.api.dependencies import Dependencies, Deps
 from services.ticketing.domain.ticket import Missing, NotAllowed, Outcome, Patch, by_hand, change, entry
-from services.ticketing.ledger import Ledger, TicketChange, measure_breaches
+from services.ticketing.ledger import TicketChange, measure_breaches
 from services.ticketing.store import desks
 from services.ticketing.store import tickets as store
-from shared.database.pool import Connection, Database
-from shared.directory.access import Access, Caller
+from shared.database.pool import Connection
+from shared.directory.access import Caller
 from shared.errors import FieldError, Problem, invalid_fields
-from shared.http.doors import caller_with, id_in_path, json_response, new_router
+from shared.http.keys import caller_with, new_router
 from shared.http.lists import Page, page_of
 from shared.http.openapi import problems
 from shared.http.request_model import Asked
+from shared.http.responses import id_in_path, json_response
 from shared.runtime import audit
 from shared.runtime.clock import Clock
 from shared.runtime.logs import new_traceparent
@@ -71,116 +73,121 @@ class NewComment(Asked):
     text: _Text
 
 
-def build_router(database: Database, access: Access, clock: Clock, ledger: Ledger) -> APIRouter:
-    """Return what is served of tickets."""
-    router = new_router(prefix="/v1/tickets", tags=["ticketing"])
-    reader = caller_with(access, "tickets", limited=True)
+router = new_router(prefix="/v1/tickets", tags=["ticketing"])
+_Reader = Annotated[Caller, caller_with("tickets", limited=True)]
 
-    @router.get("")
-    async def tickets(query: Annotated[TicketsQuery, Query()], caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
-        """List tickets, newest opening first."""
-        customers, after = caller.limited_to(query.customer), query.after()
-        async with database.transaction() as tx:
-            found = await store.listed(
-                tx,
-                customers=customers,
-                states=_several("state", query.state, TicketState),
-                assignee=query.assignee,
-                severities=_several("severity", query.severity, Severity),
-                sla=_several("sla", query.sla, ClockState),
-                after=after,
-                limit=query.limit + 1,
-            )
-            found = await _with_desks(tx, found, caller)
-        listed = page_of(found, query.limit, lambda ticket: (ticket.opened_at, ticket.id))
-        return await asyncio.to_thread(json_response, listed)
 
-    @router.post("", status_code=201)
-    async def create(new: NewTicket, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
-        """Open a ticket by hand."""
-        customer = caller.customer(new.customer)
-        caller.check_touchpoint(customer, new.touchpoint)
-        async with database.transaction() as tx:
-            outcome = by_hand(
-                number=(await store.numbers(tx, 1))[0],
-                customer=customer.id,
-                touchpoint=new.touchpoint,
-                title=new.title,
-                severity=new.severity,
-                architect=customer.architect,
-                actor=caller.actor.id,
-                now=clock.now(),
-            )
-            outcome = await _save(tx, None, outcome)
-            await audit.add(tx, [_audited(caller, clock.now(), "ticket opened", None, outcome.ticket)])
-        ledger.wake()
-        return _shown(outcome.ticket, 201)
+@router.get("")
+async def list_tickets(deps: Deps, query: Annotated[TicketsQuery, Query()], caller: _Reader) -> Response:
+    """List tickets, newest opening first."""
+    customers, after = caller.limited_to(query.customer), query.after()
+    async with deps.database.transaction() as tx:
+        found = await store.listed(
+            tx,
+            customers=customers,
+            states=_several("state", query.state, TicketState),
+            assignee=query.assignee,
+            severities=_several("severity", query.severity, Severity),
+            sla=_several("sla", query.sla, ClockState),
+            after=after,
+            limit=query.limit + 1,
+        )
+        found = await _with_desks(tx, found, caller)
+    listed = page_of(found, query.limit, lambda ticket: (ticket.opened_at, ticket.id))
+    return await asyncio.to_thread(json_response, listed)
 
-    @router.get("/{ticket}")
-    async def one(ticket: str, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
-        """Return a ticket; its ETag is its version."""
-        async with database.transaction() as tx:
-            found = caller.visible("ticket", ticket, await store.one(tx, id_in_path("ticket", ticket)))
-            return _shown((await _with_desks(tx, [found], caller))[0])
 
-    @router.patch("/{ticket}", responses=problems(409))
-    async def patch(  # pyright: ignore[reportUnusedFunction]
-        ticket: str, patch: TicketPatch, if_match: Annotated[str | None, Header()] = None, caller: Caller = reader
-    ) -> Response:
-        """Change a ticket that nobody changed since it was read."""
-        if if_match is None:
-            raise Problem(428, "if-match-missing", "If-Match is needed", "Send the ticket's version as If-Match.")
-        if patch.assignee is not None and patch.assignee not in caller.directory.people:
-            raise invalid_fields(FieldError("assignee", f"the directory has no person {patch.assignee!r}"))
-        try:
-            async with database.transaction() as tx:
-                current = caller.visible("ticket", ticket, await store.one_locked(tx, id_in_path("ticket", ticket)))
-                _match(if_match, current)
-                outcome = _changed(current, patch, caller, clock)
-                if outcome is None:
-                    return _shown((await _with_desks(tx, [current], caller))[0])
-                outcome = await _save(tx, current, outcome)
-                await audit.add(tx, [_audited(caller, clock.now(), "ticket changed", current, outcome.ticket)])
-                shown = (await _with_desks(tx, [outcome.ticket], caller))[0]
-        except store.AlreadyOpen:
-            raise Problem(
-                409, "already-open", "Another ticket of this problem is open", "Work on that one instead."
-            ) from None
-        ledger.wake()
-        return _shown(shown)
+@router.post("", status_code=201)
+async def open_ticket(deps: Deps, new: NewTicket, caller: _Reader) -> Response:
+    """Open a ticket by hand."""
+    customer = caller.customer(new.customer)
+    caller.check_touchpoint(customer, new.touchpoint)
+    async with deps.database.transaction() as tx:
+        outcome = by_hand(
+            number=(await store.numbers(tx, 1))[0],
+            customer=customer.id,
+            touchpoint=new.touchpoint,
+            title=new.title,
+            severity=new.severity,
+            architect=customer.architect,
+            actor=caller.actor.id,
+            now=deps.clock.now(),
+        )
+        outcome = await _save(deps, tx, None, outcome)
+        await audit.add(tx, [_audited(caller, deps.clock.now(), "ticket opened", None, outcome.ticket)])
+    deps.ledger.wake()
+    return _shown(outcome.ticket, 201)
 
-    @router.post("/{ticket}/comments", status_code=201)
-    async def comment(ticket: str, new: NewComment, caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
-        """Append a comment to the timeline."""
-        async with database.transaction() as tx:
+
+@router.get("/{ticket}")
+async def get_ticket(deps: Deps, ticket: str, caller: _Reader) -> Response:
+    """Return a ticket; its ETag is its version."""
+    async with deps.database.transaction() as tx:
+        found = caller.visible("ticket", ticket, await store.one(tx, id_in_path("ticket", ticket)))
+        return _shown((await _with_desks(tx, [found], caller))[0])
+
+
+@router.patch("/{ticket}", responses=problems(409))
+async def change_ticket(
+    deps: Deps, ticket: str, patch: TicketPatch, caller: _Reader, if_match: Annotated[str | None, Header()] = None
+) -> Response:
+    """Change a ticket that nobody changed since it was read."""
+    if if_match is None:
+        raise Problem(428, "if-match-missing", "If-Match is needed", "Send the ticket's version as If-Match.")
+    if patch.assignee is not None and patch.assignee not in caller.directory.people:
+        raise invalid_fields(FieldError("assignee", f"the directory has no person {patch.assignee!r}"))
+    try:
+        async with deps.database.transaction() as tx:
             current = caller.visible("ticket", ticket, await store.one_locked(tx, id_in_path("ticket", ticket)))
-            line = entry(current.id, clock.now(), caller.actor.id, "comment", text=new.text)
-            await store.append(tx, [line])
-            await desks.settle(tx, [current.id], clock.now())
-        ledger.wake()
-        return json_response(line, 201)
+            _match(if_match, current)
+            outcome = _changed(current, patch, caller, deps.clock)
+            if outcome is None:
+                return _shown((await _with_desks(tx, [current], caller))[0])
+            outcome = await _save(deps, tx, current, outcome)
+            await audit.add(tx, [_audited(caller, deps.clock.now(), "ticket changed", current, outcome.ticket)])
+            shown = (await _with_desks(tx, [outcome.ticket], caller))[0]
+    except store.AlreadyOpen:
+        raise Problem(
+            409, "already-open", "Another ticket of this problem is open", "Work on that one instead."
+        ) from None
+    deps.ledger.wake()
+    return _shown(shown)
 
-    @router.get("/{ticket}/timeline")
-    async def timeline(ticket: str, query: Annotated[TimelineQuery, Query()], caller: Caller = reader) -> Response:  # pyright: ignore[reportUnusedFunction]
-        """Return everything that changes to a ticket, oldest first."""
-        if query.cursor is not None and not re.fullmatch("[0-9]{1,18}", query.cursor):
-            raise invalid_fields(FieldError("cursor", "not a cursor of this list"))
-        after = int(query.cursor or 0)
-        async with database.transaction() as tx:
-            current = caller.visible("ticket", ticket, await store.one(tx, id_in_path("ticket", ticket)))
-            lines = await store.timeline(tx, current.id, after, query.limit + 1)
-        shown = lines[: query.limit]
-        more = len(lines) > len(shown)
-        return json_response({"items": [line for _, line in shown], "next": str(shown[-1][0]) if more else None})
 
-    async def _save(tx: Connection, before: TicketV1 | None, outcome: Outcome) -> Outcome:
-        timed = ledger.timed(before, outcome)
-        changes = [TicketChange(timed, new_traceparent(timed.ticket.id.hex))]
-        await ledger.save(tx, changes, clock.now())
-        measure_breaches(changes)
-        return timed
+@router.post("/{ticket}/comments", status_code=201)
+async def comment_on_ticket(deps: Deps, ticket: str, new: NewComment, caller: _Reader) -> Response:
+    """Append a comment to the timeline."""
+    async with deps.database.transaction() as tx:
+        current = caller.visible("ticket", ticket, await store.one_locked(tx, id_in_path("ticket", ticket)))
+        line = entry(current.id, deps.clock.now(), caller.actor.id, "comment", text=new.text)
+        await store.append(tx, [line])
+        await desks.settle(tx, [current.id], deps.clock.now())
+    deps.ledger.wake()
+    return json_response(line, 201)
 
-    return router
+
+@router.get("/{ticket}/timeline")
+async def get_ticket_timeline(
+    deps: Deps, ticket: str, query: Annotated[TimelineQuery, Query()], caller: _Reader
+) -> Response:
+    """Return everything that changes to a ticket, oldest first."""
+    if query.cursor is not None and not re.fullmatch("[0-9]{1,18}", query.cursor):
+        raise invalid_fields(FieldError("cursor", "not a cursor of this list"))
+    after = int(query.cursor or 0)
+    async with deps.database.transaction() as tx:
+        current = caller.visible("ticket", ticket, await store.one(tx, id_in_path("ticket", ticket)))
+        lines = await store.timeline(tx, current.id, after, query.limit + 1)
+    shown = lines[: query.limit]
+    more = len(lines) > len(shown)
+    return json_response({"items": [line for _, line in shown], "next": str(shown[-1][0]) if more else None})
+
+
+async def _save(deps: Dependencies, tx: Connection, before: TicketV1 | None, outcome: Outcome) -> Outcome:
+    timed = deps.ledger.timed(before, outcome)
+    changes = [TicketChange(timed, new_traceparent(timed.ticket.id.hex))]
+    await deps.ledger.save(tx, changes, deps.clock.now())
+    measure_breaches(changes)
+    return timed
 
 
 async def _with_desks(tx: Connection, found: Sequence[TicketV1], caller: Caller) -> list[TicketV1]:

@@ -1,0 +1,42 @@
+"""What notify's doors work with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from services.notify.answers import Answers
+from services.notify.calendar_cache import CalendarCache
+from services.notify.history import History
+from services.notify.rounds.watch import Watch
+from shared.database.pool import Database
+from shared.directory.access import Access
+from shared.http.client import Outbound
+from shared.http.keys import provided
+from shared.runtime.clock import Clock
+from shared.wire.signing import Signer
+
+
+@dataclass(frozen=True, slots=True)
+class Dependencies:
+    """Made once per process; a route asks for them by `Deps`."""
+
+    database: Database
+    access: Access
+    clock: Clock
+    signer: Signer
+    answers: Answers
+    watch: Watch
+    outbound: Outbound
+    history: History
+    public_url: Callable[[], str]
+    """Starts every link."""
+    escalate: Callable[[], None]
+    """Called when a page may be due."""
+    sent: Callable[[], None]
+    """Called when a message may be due."""
+    calendars: CalendarCache = field(default_factory=CalendarCache)
+
+
+Deps = Annotated[Dependencies, provided(Dependencies)]

@@ -1,0 +1,29 @@
+"""What ticketing's doors work with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from services.ticketing.desk_sync.supervisor import DeskSync
+from services.ticketing.ledger import Ledger
+from shared.database.pool import Database
+from shared.directory.access import Access
+from shared.http.keys import provided
+from shared.runtime.clock import Clock
+from shared.wire.signing import Signer
+
+
+@dataclass(frozen=True, slots=True)
+class Dependencies:
+    """Made once per process; a route asks for them by `Deps`."""
+
+    database: Database
+    access: Access
+    clock: Clock
+    ledger: Ledger
+    desk_sync: DeskSync
+    signer: Signer
+
+
+Deps = Annotated[Dependencies, provided(Dependencies)]
