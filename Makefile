@@ -7,8 +7,7 @@ ARGS ?=
 # Compiled modules lie beside the packages, whatever the environment says: hundreds of processes are started.
 test chaos: export PYTHONPYCACHEPREFIX := $(CURDIR)/$(VENV)/pycache
 test chaos: export PYTHONDONTWRITEBYTECODE :=
-LANE_A := tests/property tests/unit tests/contract tests/e2e
-LANE_B := tests/chaos tests/integration/test_channels.py tests/integration/test_paging.py $(wildcard tests/integration/test_desk*.py)
+LANE := tests/property tests/unit tests/contract tests/e2e tests/integration/test_channels.py tests/chaos
 
 .DEFAULT_GOAL := help
 .PHONY: help demo setup test check fmt chaos rt redmine bench lock schemas env clean
@@ -38,13 +37,11 @@ test: check ## checks and every test, with real Kafka and PostgreSQL; narrow it:
 ifneq ($(strip $(ARGS)),)
 	@$(BIN)/python -m pytest $(ARGS)
 else
-	@# Three lanes, each with servers of its own, since the servers' tests mostly wait. Told when all are done.
-	@lanes=$$(mktemp -d); \
-	$(BIN)/python -m pytest $(LANE_A) --basetemp=$$lanes/a >$(VENV)/lane-a.log 2>&1 & a=$$!; \
-	$(BIN)/python -m pytest $(LANE_B) --basetemp=$$lanes/b >$(VENV)/lane-b.log 2>&1 & b=$$!; \
-	trap 'kill $$a $$b 2>/dev/null' INT TERM; \
-	$(BIN)/python -m pytest $(addprefix --ignore=,$(LANE_A) $(LANE_B)); code=$$?; \
-	wait $$a || code=1; wait $$b || code=1; cat $(VENV)/lane-a.log $(VENV)/lane-b.log; rm -rf $$lanes; exit $$code
+	@# Two lanes, each with servers of its own, since the servers' tests mostly wait. Told when both are done.
+	@lane=$$(mktemp -d); $(BIN)/python -m pytest $(LANE) --basetemp=$$lane/tests >$(VENV)/lane.log 2>&1 & pid=$$!; \
+	trap 'kill $$pid 2>/dev/null' INT TERM; \
+	$(BIN)/python -m pytest $(addprefix --ignore=,$(LANE)); code=$$?; \
+	wait $$pid || code=1; cat $(VENV)/lane.log; rm -rf $$lane; exit $$code
 endif
 
 chaos: $(STAMP) ## the long form of the tests that kill processes, and of those that send whatever the interface takes

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from services.scoring.api import router
-from services.scoring.consumer import Erasing, FeedbackHandler
+from services.scoring.consumer import FeedbackHandler
 from services.scoring.dependencies import Dependencies
+from services.scoring.erasing import Erasing
 from services.scoring.gauges import Company, Gauges
 from services.scoring.settings import ScoringSettings
 from services.scoring.store import alerts

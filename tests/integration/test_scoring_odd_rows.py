@@ -11,13 +11,14 @@ import asyncpg
 import msgspec
 import pytest
 
-from services.scoring.consumer import Erasing, FeedbackHandler
+from services.scoring.consumer import FeedbackHandler
 from services.scoring.domain.counting import LARGEST, SCORES_WINDOW, hour_of, window_start
 from services.scoring.domain.customer import Memory
 from services.scoring.domain.report import metric_scores
 from services.scoring.domain.shift import Detector
 from services.scoring.domain.silence import Pulse
 from services.scoring.domain.trend import daily, day_of, windows
+from services.scoring.erasing import Erasing
 from services.scoring.gauges import Company, Gauges
 from services.scoring.store import counting, reads
 from shared.bus.client import Kafka

@@ -15,8 +15,9 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from services.scoring.consumer import Erasing, FeedbackHandler
+from services.scoring.consumer import FeedbackHandler
 from services.scoring.domain.customer import CustomerState, Memory
+from services.scoring.erasing import Erasing
 from services.scoring.store import alerts, answers, counting
 from shared.bus.client import Kafka, Outgoing, Producer, event_headers
 from shared.bus.consume import Consumer, Record
@@ -97,7 +98,7 @@ class Owner:
     async def state(self, customer: str = "acme") -> CustomerState:
         """Return what it remembers, moved to now."""
         async with self.database.transaction() as tx:
-            found = await self.handler._states_of(tx, {customer: self.partition}, self.handler._clock.now())
+            found = await self.handler.states.of(tx, {customer: self.partition}, self.handler._clock.now())
         return found[customer]
 
 
@@ -311,7 +312,7 @@ async def test_what_came_by_another_partition_is_forgotten_by_it(at: Place) -> N
     with pytest.raises(ZeroDivisionError):
         await fail()
     owner.handler.forget([THEIRS])
-    assert "acme" not in owner.handler._states
+    assert owner.handler.states.kept("acme") is None
     await owner.tell(build.answer(9))
     assert owner.again == 0
     assert await at.fetch("SELECT version, partition FROM customer") == [(2, OURS)]

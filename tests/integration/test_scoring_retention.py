@@ -11,10 +11,11 @@ from uuid import UUID
 
 import pytest
 
-from services.scoring import consumer
-from services.scoring.consumer import Erasing, FeedbackHandler
+from services.scoring import retention
+from services.scoring.consumer import FeedbackHandler
 from services.scoring.domain.counting import hour_of, window_start
 from services.scoring.domain.customer import CustomerState
+from services.scoring.erasing import Erasing
 from services.scoring.store import counting, reads
 from shared.bus.client import Kafka
 from shared.bus.consume import Record
@@ -81,14 +82,14 @@ class Office:
     async def views(self, customer: str) -> list[Any]:
         """Return what the windows in memory hold, moved to now."""
         async with self.database.transaction() as tx:
-            states = await self.handler._states_of(tx, {customer: 0}, self.clock.now())
+            states = await self.handler.states.of(tx, {customer: 0}, self.clock.now())
         return _views(states[customer])
 
     async def afresh(self, customer: str) -> list[Any]:
         """Return the same of an owner who has just read the buckets."""
         other = _handler(self.follower, self.clock)
         async with self.database.transaction() as tx:
-            return _views((await other._states_of(tx, {customer: 0}, self.clock.now()))[customer])
+            return _views((await other.states.of(tx, {customer: 0}, self.clock.now()))[customer])
 
     async def recounted(self, tx: Connection) -> bool:
         """Tell whether counting afresh changes anything."""
@@ -176,7 +177,7 @@ async def test_a_window_that_needs_more_than_is_kept_gets_it(at: Office) -> None
 
 async def test_much_goes_some_at_a_time(at: Office, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is counted is what is kept after each step, and each step ends."""
-    monkeypatch.setattr(consumer, "_OLD", 50)
+    monkeypatch.setattr(retention, "_OLD", 50)
     at.know(LOW, retention=90 * DAY)
     await at.tell(*_answers(at.clock, [100 + number / 24 for number in range(500)], seed=3))
     left = await at.count()
@@ -196,9 +197,9 @@ async def test_a_customer_that_was_quiet_for_long_has_its_figures_right(at: Offi
     await at.tell(*_answers(at.clock, [day / 4 for day in range(100)]))
     for _ in range(4):
         at.clock.move(timedelta(days=9))
-        at.handler._old_at = at.clock.now()
+        at.handler.retention.old_at = at.clock.now()
         async with at.database.transaction() as tx:
-            await at.handler._forget_old(tx, [0], at.clock.now())
+            await at.handler.retention.delete_old(tx, [0], at.clock.now())
         for customer in ("acme", "borealis"):
             assert await at.views(customer) == await at.afresh(customer)
 

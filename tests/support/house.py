@@ -12,13 +12,12 @@ from typing import Any
 
 import asyncpg
 import httpx
-from aiokafka.admin import NewTopic
 from prometheus_client import generate_latest
 
 from services.registry import ServiceName
 from services.run import run_services
 from shared.bus.client import Kafka, Producer, cloud_event
-from shared.bus.provisioning import ensure_topics, wanted
+from shared.bus.provisioning import ensure_topics
 from shared.directory.follower import publish
 from shared.directory.model import (
     Contact,
@@ -172,19 +171,6 @@ def company(phone: Phone, *keys: Key, repeat: int = 2) -> Directory:
     )
 
 
-async def _few_partitions(kafka: Kafka) -> None:
-    """Make the topics with two partitions where it would be eight: many are most of a small broker's work."""
-    asked = wanted(TOPICS)
-    async with kafka.admin() as admin:
-        await admin.create_topics(
-            [
-                NewTopic(kafka.prefix + name, min(2, partitions), 1, topic_configs=settings)
-                for name, (partitions, settings) in asked.items()
-            ]
-        )
-    await ensure_topics(kafka, TOPICS)
-
-
 @contextlib.asynccontextmanager
 async def house(
     kafka: Kafka, database_url: str, names: Sequence[ServiceName] = NAMES, *, ca_file: str | None = None
@@ -203,7 +189,7 @@ async def house(
         ),
     )
     made = House(kafka, database_url, MovableClock(), phone, company(phone, *keys), key=key, public_key=public_key)
-    await _few_partitions(kafka)
+    await ensure_topics(kafka, TOPICS)
     await publish(kafka, made.company)
     settings = Settings(
         kafka=kafka.bootstrap,

@@ -7,14 +7,25 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from shared.errors import Transient
+
 T = TypeVar("T")
 
 
 async def until(ask: Callable[[], Awaitable[T]], *, seconds: float = 20, every: float = 0.02) -> T:
-    """Return the first truthy answer; fail with the last one when the time is over."""
+    """Return the first truthy answer; fail with the last one when the time is over.
+
+    A Transient is an answer, too: it says to ask again.
+    """
     end = time.monotonic() + seconds
     while True:
-        answer = await ask()
+        try:
+            answer = await ask()
+        except Transient:
+            if time.monotonic() > end:
+                raise
+            await asyncio.sleep(every)
+            continue
         if answer:
             return answer
         if time.monotonic() > end:

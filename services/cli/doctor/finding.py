@@ -11,7 +11,7 @@ from services.cli.terminal import printable
 
 Level = Literal["ok", "warning", "wrong"]
 
-CONNECT_SECONDS = 3.0
+CONNECT_SECONDS = 8.0
 
 
 @dataclass(frozen=True, slots=True)
