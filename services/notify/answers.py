@@ -22,13 +22,12 @@ from services.notify.store import audit, contacts, deliveries, notices, pages
 from services.notify.store.contacts import Key
 from services.notify.store.deliveries import Delivery
 from services.notify.store.notices import Told
-from shared.database.pool import Connection, Database
-from shared.directory.follower import Follower
+from shared.database.pool import Connection
 from shared.errors import FieldError, Problem, Transient, not_found
 from shared.runtime import metrics
 from shared.runtime.audit import Actor
-from shared.runtime.clock import Clock
 from shared.runtime.logs import Log
+from shared.runtime.runtime import Runtime
 from shared.wire.signing import Signer
 
 log = Log("notify")
@@ -64,20 +63,11 @@ class Receipt:
 class Answers:
     """Takes answers."""
 
-    def __init__(
-        self,
-        database: Database,
-        directory: Follower,
-        channels: Mapping[str, Channel],
-        clock: Clock,
-        signer: Signer,
-        *,
-        link_days: float,
-    ) -> None:
-        self._database = database
-        self._directory = directory
+    def __init__(self, runtime: Runtime, channels: Mapping[str, Channel], signer: Signer, *, link_days: float) -> None:
+        self._database = runtime.database
+        self._directory = runtime.directory
         self._channels = channels
-        self._clock = clock
+        self._clock = runtime.clock
         self._signer = signer
         self._link = timedelta(days=link_days)
 

@@ -19,14 +19,13 @@ from services.notify.reach import Reach
 from services.notify.store import audit, contacts, deliveries, pages, rota
 from services.notify.store.deliveries import Wanted
 from services.notify.store.pages import Kept
-from shared.database.pool import Connection, Database
-from shared.directory.follower import Follower
+from shared.database.pool import Connection
 from shared.directory.model import Directory, severity_rank
 from shared.runtime import metrics
-from shared.runtime.clock import Clock
 from shared.runtime.due import DueLoop
 from shared.runtime.logs import Log
-from shared.runtime.quarantine import Quarantine, judging
+from shared.runtime.quarantine import judging
+from shared.runtime.runtime import Runtime
 
 log = Log("notify")
 
@@ -39,22 +38,14 @@ _STORM = timedelta(days=30)
 class Escalator:
     """Pages the next person of every page that is due."""
 
-    def __init__(
-        self,
-        database: Database,
-        directory: Follower,
-        channels: Mapping[str, Channel],
-        clock: Clock,
-        quarantine: Quarantine,
-        sent: Callable[[], None],
-    ) -> None:
+    def __init__(self, runtime: Runtime, channels: Mapping[str, Channel], sent: Callable[[], None]) -> None:
         """`sent` is called when there is something for the sender."""
-        self._database = database
-        self._directory = directory
+        self._database = runtime.database
+        self._directory = runtime.directory
         self._channels = channels
-        self._clock = clock
+        self._clock = runtime.clock
         self._sent = sent
-        self.loop = DueLoop("notify", "escalator", self._work, quarantine, at_once=_PAGES_AT_ONCE)
+        self.loop = DueLoop("notify", "escalator", self._work, runtime.quarantine, at_once=_PAGES_AT_ONCE)
 
     async def _work(self, limit: int) -> int:
         """Do what is due, so many pages at the most; return how many that were."""

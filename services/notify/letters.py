@@ -12,16 +12,13 @@ from services.notify.channels.email import Mailer
 from services.notify.domain.words import one_line
 from services.notify.store import letters as store
 from services.notify.store.letters import Letter
-from shared.database.pool import Database
-from shared.directory.follower import Follower
 from shared.directory.model import Directory
 from shared.errors import Transient
-from shared.runtime.clock import Clock
 from shared.runtime.due import DueLoop
 from shared.runtime.logs import Log, tracing
 from shared.runtime.progress import STALE_SECONDS
-from shared.runtime.quarantine import Quarantine
 from shared.runtime.retry import Backoff
+from shared.runtime.runtime import Runtime
 
 log = Log("notify")
 
@@ -65,24 +62,15 @@ _WORDS = {
 class Letters:
     """Sends the letters that are due."""
 
-    def __init__(
-        self,
-        database: Database,
-        directory: Follower,
-        mailer: Mailer,
-        clock: Clock,
-        quarantine: Quarantine,
-        *,
-        call_seconds: float,
-    ) -> None:
-        self._database = database
-        self._directory = directory
+    def __init__(self, runtime: Runtime, mailer: Mailer, *, call_seconds: float) -> None:
+        self._database = runtime.database
+        self._directory = runtime.directory
         self._mailer = mailer
-        self._clock = clock
+        self._clock = runtime.clock
         self._lease = timedelta(seconds=call_seconds) + _LEASE_MARGIN
-        self._quarantine = quarantine
+        self._quarantine = runtime.quarantine
         within = STALE_SECONDS + call_seconds  # a turn ends with its slowest call
-        self.loop = DueLoop("notify", "letters", self._work, quarantine, at_once=_AT_ONCE, within=within)
+        self.loop = DueLoop("notify", "letters", self._work, runtime.quarantine, at_once=_AT_ONCE, within=within)
 
     async def _work(self, limit: int) -> int:
         revision = self._directory.current

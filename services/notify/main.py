@@ -23,7 +23,7 @@ from services.notify.rounds.heartbeats import Heartbeats
 from services.notify.rounds.revisions import Revisions
 from services.notify.rounds.watch import EVERY as WATCH_SECONDS
 from services.notify.rounds.watch import Watch
-from services.notify.sender import Sender
+from services.notify.sender import Sender, SenderLimits
 from services.notify.settings import NotifySettings
 from services.notify.store import pages
 from shared.bus.client import Producer
@@ -36,6 +36,7 @@ from shared.runtime.due import Periodic
 from shared.runtime.process import Parts, database_ready, outbound, signer
 from shared.runtime.progress import Worker
 from shared.runtime.quarantine import Quarantine
+from shared.runtime.runtime import Runtime, Signal
 from shared.runtime.service import Service, opened
 from shared.runtime.settings import Settings
 from shared.wire.topics import ALERTS, AUDIT, TICKETS
@@ -60,33 +61,25 @@ def build(
     mailer = Mailer(own.notify_call_seconds)
     channels = build_channels(mailer, client, signs, own.notify_call_seconds)
     quarantine = Quarantine(database)
-    sender = Sender(
-        database,
-        directory,
-        channels,
-        clock,
-        signs,
-        public_url=public_url,
-        call_seconds=own.notify_call_seconds,
-        attempts=own.notify_attempts,
-        calls=own.notify_calls,
-        link_days=own.notify_link_days,
-        quarantine=quarantine,
-        escalate=lambda: escalator.loop.wake(),
-    )
-    escalator = Escalator(database, directory, channels, clock, quarantine, sender.loop.wake)
-    letters = Letters(database, directory, mailer, clock, quarantine, call_seconds=own.notify_call_seconds)
-    digests = Digests(database, directory, channels, clock, quarantine, sender.loop.wake)
-    check_ins = CheckIns(database, directory, channels, clock, quarantine, sender.loop.wake)
-    heartbeats = Heartbeats(database, directory, clock, quarantine, escalator.loop.wake)
+    runtime = Runtime(database, directory, clock, quarantine)
+    page_due, message_due = Signal(), Signal()
+    limits = SenderLimits(own.notify_call_seconds, own.notify_attempts, own.notify_calls, own.notify_link_days)
+    sender = Sender(runtime, channels, signs, limits, public_url=public_url, escalate=page_due)
+    escalator = Escalator(runtime, channels, message_due)
+    page_due.listen(escalator.loop.wake)
+    message_due.listen(sender.loop.wake)
+    letters = Letters(runtime, mailer, call_seconds=own.notify_call_seconds)
+    digests = Digests(runtime, channels, message_due)
+    check_ins = CheckIns(runtime, channels, message_due)
+    heartbeats = Heartbeats(runtime, page_due)
     plans = {"check-ins": check_ins.plan, "heartbeats": heartbeats.plan}
-    revisions = Revisions(database, directory, clock, quarantine, plans)
-    watch = Watch(database, directory, channels, clock)
-    answers = Answers(database, directory, channels, clock, signs, link_days=own.notify_link_days)
+    revisions = Revisions(runtime, plans)
+    watch = Watch(runtime, channels)
+    answers = Answers(runtime, channels, signs, link_days=own.notify_link_days)
 
-    handler = TicketHandler(directory, clock, escalator.loop.wake, letters.loop.wake)
+    handler = TicketHandler(directory, clock, page_due, letters.loop.wake)
     tickets = Consumer(parts.kafka, database, TICKETS, handler)
-    auditor = Auditor(database, directory, clock, client, repair=escalator.loop.once, missing=tickets.ready)
+    auditor = Auditor(runtime, client, repair=escalator.loop.once, missing=tickets.ready)
     alerts = Consumer(parts.kafka, database, ALERTS, AlertHandler(directory, clock))
     audited = Consumer(parts.kafka, database, AUDIT, AuditHandler())
 
@@ -115,8 +108,8 @@ def build(
                 client,
                 History(database),
                 public_url=public_url,
-                escalate=escalator.loop.wake,
-                sent=sender.loop.wake,
+                escalate=page_due,
+                sent=message_due,
             )
         ],
         resources=[

@@ -20,16 +20,15 @@ from services.notify.store import audit, contacts, deliveries, notices, pages, r
 from services.notify.store.deliveries import Delivery, DeliveryState, Finished, Intent
 from services.notify.store.notices import Told
 from services.notify.store.pages import Kept
-from shared.database.pool import Connection, Database
-from shared.directory.follower import Follower
+from shared.database.pool import Connection
 from shared.directory.model import Directory
 from shared.errors import Transient
 from shared.runtime import metrics
-from shared.runtime.clock import Clock
 from shared.runtime.due import DueLoop
 from shared.runtime.logs import Log, tracing
-from shared.runtime.quarantine import Quarantine, Undecidable, judging
+from shared.runtime.quarantine import Undecidable, judging
 from shared.runtime.retry import Backoff
+from shared.runtime.runtime import Runtime
 from shared.wire.ids import uuid7
 from shared.wire.signing import Signer
 
@@ -65,42 +64,50 @@ class _Called:
     result: Result
 
 
+@dataclass(frozen=True, slots=True)
+class SenderLimits:
+    """How much, how often and how long contacts are called."""
+
+    call_seconds: float
+    """A channel may take so long to answer."""
+    attempts: int
+    """At a contact before the person's next contact is tried."""
+    calls: int
+    """Under way at once."""
+    link_days: float
+    """An acknowledge link works so long."""
+
+
 class Sender:
     """Calls the contacts of deliveries that are due."""
 
     def __init__(
         self,
-        database: Database,
-        directory: Follower,
+        runtime: Runtime,
         channels: Mapping[str, Channel],
-        clock: Clock,
         signer: Signer,
+        limits: SenderLimits,
         *,
         public_url: Callable[[], str],
-        call_seconds: float,
-        attempts: int,
-        calls: int,
-        link_days: float,
-        quarantine: Quarantine,
         escalate: Callable[[], None],
     ) -> None:
         """`escalate` is called when a person could not be reached at all."""
-        self._database = database
-        self._directory = directory
+        self._database = runtime.database
+        self._directory = runtime.directory
         self._channels = channels
-        self._clock = clock
+        self._clock = runtime.clock
         self._signer = signer
         self._public_url = public_url
-        self._lease = timedelta(seconds=call_seconds) + _LEASE_MARGIN
-        self._attempts = attempts
-        self._free = calls
-        self._link = timedelta(days=link_days)
+        self._lease = timedelta(seconds=limits.call_seconds) + _LEASE_MARGIN
+        self._attempts = limits.attempts
+        self._free = limits.calls
+        self._link = timedelta(days=limits.link_days)
         self._escalate = escalate
         self._calls: asyncio.TaskGroup | None = None
         self._called: list[_Called] = []
         self._some_called = asyncio.Event()
-        self._quarantine = quarantine
-        self.loop = DueLoop("notify", "sender", self._work, quarantine, at_once=calls)
+        self._quarantine = runtime.quarantine
+        self.loop = DueLoop("notify", "sender", self._work, runtime.quarantine, at_once=limits.calls)
 
     async def run(self) -> None:
         """Run as long as the service."""

@@ -27,6 +27,7 @@ from shared.runtime.due import Periodic
 from shared.runtime.process import Parts, database_ready, outbound, patiently, signer
 from shared.runtime.progress import Worker
 from shared.runtime.quarantine import Quarantine
+from shared.runtime.runtime import Runtime
 from shared.runtime.service import Service, opened
 from shared.runtime.settings import Settings
 from shared.wire.topics import ALERTS, PAGES, TICKETS
@@ -53,7 +54,7 @@ def build(
     ledger = Ledger(directory, clock, signs, public_url, group_interval=interval)
     keys = ErasureKeys(database, settings.secrets)
     quarantine = Quarantine(database)
-    desk_sync = DeskSync(database, directory, clock, ledger, client, quarantine)
+    desk_sync = DeskSync(Runtime(database, directory, clock, quarantine), ledger, client)
     webhook_sender = WebhookSender(database, directory, clock, signs, client, quarantine)
     sla_timer = SlaTimer(database, directory, clock, ledger, quarantine)
     alert_handler = AlertHandler(

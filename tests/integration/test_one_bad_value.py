@@ -21,6 +21,7 @@ from shared.directory.follower import Follower, Revision, revision_of
 from shared.directory.model import Heartbeat, Smtp, Step
 from shared.runtime.clock import MovableClock
 from shared.runtime.quarantine import Quarantine, items
+from shared.runtime.runtime import Runtime
 from shared.wire.events import FollowUpDueV1
 from shared.wire.ids import uuid7
 from shared.wire.topics import TICKETS
@@ -316,7 +317,7 @@ async def notify(database_url: str) -> Any:
 async def take_over(database: Database, clock: MovableClock, *revisions: Revision) -> Quarantine:
     """Let a new process take over revisions, one after the other."""
     follower, quarantine = Follower(Kafka("127.0.0.1:9"), ()), Quarantine(database)
-    taking = Revisions(database, follower, clock, quarantine, {})
+    taking = Revisions(Runtime(database, follower, clock, quarantine), {})
     for revision in revisions:
         follower.current = revision
         await taking.loop.once()
@@ -392,7 +393,7 @@ async def test_a_revision_that_cannot_be_kept_stops_no_plan(notify: Database) ->
     async def plan(_tx: Any, directory: Any) -> None:
         planned.append(directory.customers["acme"].architect)
 
-    taking = Revisions(notify, follower, clock, Quarantine(notify), {"heartbeats": plan})
+    taking = Revisions(Runtime(notify, follower, clock, Quarantine(notify)), {"heartbeats": plan})
     follower.current = published(2, "one", clock, "deputy-1")
     for _ in range(3):
         await taking.loop.once()

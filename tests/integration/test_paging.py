@@ -37,6 +37,7 @@ from shared.directory.model import (
 from shared.http.client import Guard, Outbound
 from shared.runtime.clock import MovableClock
 from shared.runtime.quarantine import Quarantine
+from shared.runtime.runtime import Runtime
 from shared.wire.events import ScoreDailyV1, SlaV1, TicketV1
 from shared.wire.ids import uuid7
 from shared.wire.signing import Signer
@@ -1029,9 +1030,10 @@ async def test_what_is_overdue_is_repaired_and_the_watchdog_hears_nothing(databa
     follower = Follower(Kafka("127.0.0.1:9"), ())
     follower.current = revision_of(1, replace(company(phone), watchdog=Watchdog(phone.url("/alive"), every=1)))
     try:
-        escalator = Escalator(database, follower, {}, clock, Quarantine(database), lambda: None)
+        runtime = Runtime(database, follower, clock, Quarantine(database))
+        escalator = Escalator(runtime, {}, lambda: None)
         missing: list[str | None] = [None]
-        auditor = Auditor(database, follower, clock, outbound, repair=escalator.loop.once, missing=lambda: missing[0])
+        auditor = Auditor(runtime, outbound, repair=escalator.loop.once, missing=lambda: missing[0])
         await auditor.run_once()
         assert [one.path for one in phone.received] == ["/alive"]
         late = build.page(due_at=clock.now() - timedelta(minutes=5), state="sent", turn=1, level=1)

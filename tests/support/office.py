@@ -27,6 +27,7 @@ from shared.directory.model import Customer, Desk, Directory, Escalation, Person
 from shared.http.client import Guard, Outbound
 from shared.runtime.clock import MovableClock
 from shared.runtime.quarantine import Quarantine
+from shared.runtime.runtime import Runtime
 from shared.wire.events import DeskV1, EvidenceV1, TicketV1
 from shared.wire.signing import Signer
 from tests.support import build
@@ -71,7 +72,7 @@ class Office:
     def run(self, outbound: Outbound | None = None) -> DeskSync:
         """Start a process."""
         quarantine, client = Quarantine(self.database), outbound or Outbound(Guard("true"))
-        made = DeskSync(self.database, self.follower, self.clock, self.ledger, client, quarantine)
+        made = DeskSync(Runtime(self.database, self.follower, self.clock, quarantine), self.ledger, client)
         self.ledger.wake = made.wake
         self.running = asyncio.create_task(made.run())
         return made

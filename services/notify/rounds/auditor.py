@@ -10,13 +10,11 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 from services.notify.store import deliveries, pages
-from shared.database.pool import Database
-from shared.directory.follower import Follower
 from shared.directory.model import Watchdog
 from shared.http.client import Outbound, Refused, Unreachable
 from shared.runtime import metrics
-from shared.runtime.clock import Clock
 from shared.runtime.logs import Log
+from shared.runtime.runtime import Runtime
 
 log = Log("notify")
 
@@ -31,18 +29,16 @@ class Auditor:
 
     def __init__(
         self,
-        database: Database,
-        directory: Follower,
-        clock: Clock,
+        runtime: Runtime,
         outbound: Outbound,
         *,
         repair: Callable[[], Awaitable[int]],
         missing: Callable[[], str | None],
     ) -> None:
         """`repair` does what is due and returns how much that was; `missing` says what keeps tickets from us."""
-        self._database = database
-        self._directory = directory
-        self._clock = clock
+        self._database = runtime.database
+        self._directory = runtime.directory
+        self._clock = runtime.clock
         self._outbound = outbound
         self._repair = repair
         self._missing = missing

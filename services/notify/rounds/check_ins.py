@@ -11,13 +11,12 @@ from services.notify.domain.digest import responsible
 from services.notify.reach import Reach
 from services.notify.store import contacts, notices, proactive
 from services.notify.store.notices import Told
-from shared.database.pool import Connection, Database
-from shared.directory.follower import Follower
+from shared.database.pool import Connection
 from shared.directory.model import Directory
-from shared.runtime.clock import Clock
 from shared.runtime.due import DueLoop
 from shared.runtime.logs import Log
-from shared.runtime.quarantine import Quarantine, judging
+from shared.runtime.quarantine import judging
+from shared.runtime.runtime import Runtime
 
 log = Log("notify")
 
@@ -27,22 +26,14 @@ _AT_ONCE = 200
 class CheckIns:
     """Looks at the customers whose next check-in is near, or overdue."""
 
-    def __init__(
-        self,
-        database: Database,
-        directory: Follower,
-        channels: Mapping[str, Channel],
-        clock: Clock,
-        quarantine: Quarantine,
-        sent: Callable[[], None],
-    ) -> None:
+    def __init__(self, runtime: Runtime, channels: Mapping[str, Channel], sent: Callable[[], None]) -> None:
         """`sent` is called when there is something for the sender."""
-        self._database = database
-        self._directory = directory
+        self._database = runtime.database
+        self._directory = runtime.directory
         self._channels = channels
-        self._clock = clock
+        self._clock = runtime.clock
         self._sent = sent
-        self.loop = DueLoop("notify", "check-ins", self._work, quarantine, at_once=_AT_ONCE, poll=5)
+        self.loop = DueLoop("notify", "check-ins", self._work, runtime.quarantine, at_once=_AT_ONCE, poll=5)
 
     async def plan(self, tx: Connection, directory: Directory) -> None:
         """Look after the customers that a new directory asks for."""

@@ -13,13 +13,11 @@ from services.notify.domain.words import Entry, digest_words
 from services.notify.reach import Reach
 from services.notify.store import contacts, notices
 from services.notify.store.notices import Line
-from shared.database.pool import Database
-from shared.directory.follower import Follower
 from shared.directory.model import Directory
-from shared.runtime.clock import Clock
 from shared.runtime.due import DueLoop
 from shared.runtime.logs import Log
-from shared.runtime.quarantine import Quarantine, judging
+from shared.runtime.quarantine import judging
+from shared.runtime.runtime import Runtime
 
 log = Log("notify")
 
@@ -33,22 +31,14 @@ _KEPT = timedelta(days=7)
 class Digests:
     """Turns lines that are due into messages."""
 
-    def __init__(
-        self,
-        database: Database,
-        directory: Follower,
-        channels: Mapping[str, Channel],
-        clock: Clock,
-        quarantine: Quarantine,
-        sent: Callable[[], None],
-    ) -> None:
+    def __init__(self, runtime: Runtime, channels: Mapping[str, Channel], sent: Callable[[], None]) -> None:
         """`sent` is called when there is something for the sender."""
-        self._database = database
-        self._directory = directory
+        self._database = runtime.database
+        self._directory = runtime.directory
         self._channels = channels
-        self._clock = clock
+        self._clock = runtime.clock
         self._sent = sent
-        self.loop = DueLoop("notify", "digests", self._work, quarantine, at_once=_PEOPLE, poll=2)
+        self.loop = DueLoop("notify", "digests", self._work, runtime.quarantine, at_once=_PEOPLE, poll=2)
 
     async def _work(self, people: int) -> int:
         revision = self._directory.current

@@ -11,13 +11,12 @@ from services.notify.domain.page import OPENED, Outcome, Page, resolve, start
 from services.notify.ledger import PageChange, save
 from services.notify.store import heartbeats, pages
 from services.notify.store.heartbeats import Heartbeat
-from shared.database.pool import Connection, Database
-from shared.directory.follower import Follower
+from shared.database.pool import Connection
 from shared.directory.model import Directory
 from shared.runtime import metrics
-from shared.runtime.clock import Clock
 from shared.runtime.due import DueLoop
-from shared.runtime.quarantine import Quarantine, judging
+from shared.runtime.quarantine import judging
+from shared.runtime.runtime import Runtime
 from shared.wire.events import TicketV1
 
 _AT_ONCE = 100
@@ -27,20 +26,13 @@ _NAMESPACE = UUID("5b7a3f0e-6f0c-5d0b-9a51-8f4b7f6f2c11")
 class Heartbeats:
     """Looks for sources that are silent for too long."""
 
-    def __init__(
-        self,
-        database: Database,
-        directory: Follower,
-        clock: Clock,
-        quarantine: Quarantine,
-        escalate: Callable[[], None],
-    ) -> None:
+    def __init__(self, runtime: Runtime, escalate: Callable[[], None]) -> None:
         """`escalate` is called when a page is due."""
-        self._database = database
-        self._directory = directory
-        self._clock = clock
+        self._database = runtime.database
+        self._directory = runtime.directory
+        self._clock = runtime.clock
         self._escalate = escalate
-        self.loop = DueLoop("notify", "heartbeats", self._work, quarantine, at_once=_AT_ONCE, poll=1)
+        self.loop = DueLoop("notify", "heartbeats", self._work, runtime.quarantine, at_once=_AT_ONCE, poll=1)
 
     async def plan(self, tx: Connection, directory: Directory) -> None:
         """Look after the sources that a new directory lists; one that is new has its time until the first sign."""

@@ -8,14 +8,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
 
 from services.notify.store import audit, pages, rota
-from shared.database.pool import Connection, Database
+from shared.database.pool import Connection
 from shared.directory.difference import Change, difference
-from shared.directory.follower import Follower, Revision
+from shared.directory.follower import Revision
 from shared.directory.model import Directory
-from shared.runtime.clock import Clock
 from shared.runtime.due import DueLoop
 from shared.runtime.progress import STALE_SECONDS
-from shared.runtime.quarantine import Quarantine, held, judging
+from shared.runtime.quarantine import held, judging
+from shared.runtime.runtime import Runtime
 
 _RESPONSIBLE = ("people", "schedules", "escalations", "customers", "team")
 """Sections that say who is paged."""
@@ -32,25 +32,18 @@ Plan = Callable[[Connection, Directory], Awaitable[None]]
 class Revisions:
     """Takes over each new directory."""
 
-    def __init__(
-        self,
-        database: Database,
-        directory: Follower,
-        clock: Clock,
-        quarantine: Quarantine,
-        plans: Mapping[str, Plan],
-    ) -> None:
+    def __init__(self, runtime: Runtime, plans: Mapping[str, Plan]) -> None:
         """`plans` are told of each new directory, each in a transaction of its own."""
-        self._database = database
-        self._directory = directory
-        self._clock = clock
+        self._database = runtime.database
+        self._directory = runtime.directory
+        self._clock = runtime.clock
         self._plans = plans
         self._taken: tuple[str, int] | None = None
         """Log and number of the last one that was taken over."""
         # A large directory takes long to be compared and packed.
         within = 3 * STALE_SECONDS
-        self.loop = DueLoop("notify", "revisions", self._work, quarantine, at_once=1, poll=5, within=within)
-        directory.listen(lambda _: self.loop.wake())
+        self.loop = DueLoop("notify", "revisions", self._work, runtime.quarantine, at_once=1, poll=5, within=within)
+        runtime.directory.listen(lambda _: self.loop.wake())
 
     async def _work(self, _: int) -> int:
         revision = self._directory.current

@@ -23,11 +23,9 @@ from services.notify.domain.words import Entry
 from services.notify.reach import Reach
 from services.notify.store import contacts, notices, rota
 from services.notify.store.notices import Line
-from shared.database.pool import Database
-from shared.directory.follower import Follower
 from shared.directory.model import Directory
 from shared.runtime import metrics
-from shared.runtime.clock import Clock
+from shared.runtime.runtime import Runtime
 
 _NAMESPACE = UUID("0d9c2d86-6f0d-58a7-8f0f-55d7f4a1f0c4")
 EVERY = 5.0
@@ -41,11 +39,11 @@ _AGAIN = 600.0
 class Watch:
     """Runs the pre-flight check."""
 
-    def __init__(self, database: Database, directory: Follower, channels: Mapping[str, Channel], clock: Clock) -> None:
-        self._database = database
-        self._directory = directory
+    def __init__(self, runtime: Runtime, channels: Mapping[str, Channel]) -> None:
+        self._database = runtime.database
+        self._directory = runtime.directory
         self._channels = channels
-        self._clock = clock
+        self._clock = runtime.clock
         self._seen: tuple[str, int] | None = None
         self._looked_at = float("-inf")
 
