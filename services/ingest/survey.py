@@ -11,7 +11,7 @@ from fastapi import Header, Request, Response
 from fastapi.responses import HTMLResponse
 
 from services.ingest.dependencies import Dependencies, Deps
-from services.ingest.words import MOUTHS, WORDS
+from services.ingest.texts import MOUTHS, WORDS
 from shared.directory.model import Directory
 from shared.errors import Problem
 from shared.http.html import PAGE_HEADERS, accepted_language, templates

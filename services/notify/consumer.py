@@ -26,7 +26,7 @@ from services.notify.domain.page import (
     without,
 )
 from services.notify.ledger import PageChange, save
-from services.notify.store import audit, letters, notices, pages, proactive
+from services.notify.store import audit, follow_up_mail, notices, pages, proactive
 from services.notify.store.notices import Line
 from shared.bus import outbox
 from shared.bus.client import cloud_event
@@ -93,7 +93,7 @@ class TicketHandler(Memoryless):
             elif kind is FollowUpDueV1:
                 due = [(cast("FollowUpDueV1", record.message), record.traceparent) for _, record in some]
                 written += due
-                await letters.add(tx, [one for one in due if one[0].contact is not None], self._clock.now())
+                await follow_up_mail.add(tx, [one for one in due if one[0].contact is not None], self._clock.now())
             else:
                 happened += await self._follow(tx, cast("list[tuple[int, Record[TicketV1]]]", list(some)))
         return lambda: self._committed(happened, written)
@@ -161,7 +161,7 @@ class TicketHandler(Memoryless):
             if scrubbed is not page:
                 await pages.scrub(tx, scrubbed)
                 removed += 1
-        removed += await letters.erase(tx, wanted.customer, written)
+        removed += await follow_up_mail.erase(tx, wanted.customer, written)
         removed += await notices.erase(tx, wanted.customer, written, wanted.answer)
         left = "what was mailed or sent before is with those who got it" if removed else ""
         passed_on = replace(wanted, done=[*wanted.done, ErasedV1(service="notify", removed=removed, left=left)])

@@ -10,12 +10,12 @@ from uuid import UUID
 from msgspec.structs import replace
 
 from services.notify.channels import Channel
+from services.notify.contact_selection import Reach
 from services.notify.domain.chain import Presence, Turn, stand_in
 from services.notify.domain.hold import Silence, held_back, silenced_until, turn
 from services.notify.domain.page import WAITING, Finds, Outcome, Page, follow, look_up, to_catch_all
 from services.notify.domain.rota import REACH
 from services.notify.ledger import PageChange, save
-from services.notify.reach import Reach
 from services.notify.store import audit, contacts, deliveries, pages, rota
 from services.notify.store.deliveries import Wanted
 from services.notify.store.pages import Kept

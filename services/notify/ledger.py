@@ -9,9 +9,9 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
+from services.notify.contact_selection import Reach
 from services.notify.domain.contacts import Listed, free_place, next_contact
 from services.notify.domain.page import WAITING, Outcome, Page, acknowledge, message, undeliverable
-from services.notify.reach import Reach
 from services.notify.store import audit, deliveries, pages
 from services.notify.store.deliveries import Beside, Delivery
 from services.notify.store.pages import Kept

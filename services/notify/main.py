@@ -6,23 +6,23 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
-from services.notify.answers import Answers
+from services.notify.acknowledgements import Acknowledgements
 from services.notify.api import router
 from services.notify.api.dependencies import Dependencies
 from services.notify.channels.email import Mailer
 from services.notify.channels.registry import build_channels
 from services.notify.consumer import AlertHandler, AuditHandler, TicketHandler
 from services.notify.escalator import Escalator
+from services.notify.follow_up_mail import FollowUpMail
 from services.notify.history import History
-from services.notify.letters import Letters
-from services.notify.rounds.auditor import EVERY as AUDIT_SECONDS
-from services.notify.rounds.auditor import Auditor
-from services.notify.rounds.check_ins import CheckIns
-from services.notify.rounds.digests import Digests
-from services.notify.rounds.heartbeats import Heartbeats
-from services.notify.rounds.revisions import Revisions
-from services.notify.rounds.watch import EVERY as WATCH_SECONDS
-from services.notify.rounds.watch import Watch
+from services.notify.jobs.check_ins import CheckIns
+from services.notify.jobs.digests import Digests
+from services.notify.jobs.heartbeats import Heartbeats
+from services.notify.jobs.overdue_check import EVERY as OVERDUE_SECONDS
+from services.notify.jobs.overdue_check import OverdueCheck
+from services.notify.jobs.preflight import EVERY as PREFLIGHT_SECONDS
+from services.notify.jobs.preflight import PreflightJob
+from services.notify.jobs.revisions import Revisions
 from services.notify.sender import Sender, SenderLimits
 from services.notify.settings import NotifySettings
 from services.notify.store import pages
@@ -68,18 +68,18 @@ def build(
     escalator = Escalator(runtime, channels, message_due)
     page_due.listen(escalator.loop.wake)
     message_due.listen(sender.loop.wake)
-    letters = Letters(runtime, mailer, call_seconds=own.notify_call_seconds)
+    follow_up_mail = FollowUpMail(runtime, mailer, call_seconds=own.notify_call_seconds)
     digests = Digests(runtime, channels, message_due)
     check_ins = CheckIns(runtime, channels, message_due)
     heartbeats = Heartbeats(runtime, page_due)
     plans = {"check-ins": check_ins.plan, "heartbeats": heartbeats.plan}
     revisions = Revisions(runtime, plans)
-    watch = Watch(runtime, channels)
-    answers = Answers(runtime, channels, signs, link_days=own.notify_link_days)
+    preflight = PreflightJob(runtime, channels)
+    acknowledgements = Acknowledgements(runtime, channels, signs, link_days=own.notify_link_days)
 
-    handler = TicketHandler(directory, clock, page_due, letters.loop.wake)
+    handler = TicketHandler(directory, clock, page_due, follow_up_mail.loop.wake)
     tickets = Consumer(parts.kafka, database, TICKETS, handler)
-    auditor = Auditor(runtime, client, repair=escalator.loop.once, missing=tickets.ready)
+    overdue_check = OverdueCheck(runtime, client, repair=escalator.loop.once, missing=tickets.ready)
     alerts = Consumer(parts.kafka, database, ALERTS, AlertHandler(directory, clock))
     audited = Consumer(parts.kafka, database, AUDIT, AuditHandler())
 
@@ -90,7 +90,7 @@ def build(
         metrics.PAGE_OLDEST.set(max(0.0, age.total_seconds()))
 
     async def forget() -> None:
-        await letters.forget()
+        await follow_up_mail.forget()
         await digests.forget()
         await revisions.forget()
 
@@ -103,8 +103,8 @@ def build(
                 parts.access,
                 clock,
                 signs,
-                answers,
-                watch,
+                acknowledgements,
+                preflight,
                 client,
                 History(database),
                 public_url=public_url,
@@ -123,10 +123,10 @@ def build(
             audited.worker,
             Relay(database, producer).worker,
             looking(database, clock, settings.compare_seconds).worker,
-            *(one.loop.worker for one in (escalator, letters, digests, check_ins, heartbeats, revisions)),
+            *(one.loop.worker for one in (escalator, follow_up_mail, digests, check_ins, heartbeats, revisions)),
             Worker(sender.run, sender.loop.progress),
-            Periodic("notify", "auditor", AUDIT_SECONDS, auditor.run_once).worker,
-            Periodic("notify", "watch", WATCH_SECONDS, watch.look).worker,
+            Periodic("notify", "overdue check", OVERDUE_SECONDS, overdue_check.run_once).worker,
+            Periodic("notify", "preflight", PREFLIGHT_SECONDS, preflight.look).worker,
             Periodic("notify", "retention", _FORGET_SECONDS, forget).worker,
             Periodic("notify", "figures", _FIGURES_SECONDS, figures).worker,
             Periodic("notify", "quarantine", _QUARANTINE_SECONDS, quarantine.measure).worker,

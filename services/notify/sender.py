@@ -9,13 +9,13 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from services.notify.channels import REACHED, Channel, Notice, Result
+from services.notify.contact_selection import Reach
 from services.notify.domain.contacts import contact_of
 from services.notify.domain.hold import silenced_until
 from services.notify.domain.page import UNREACHED, delivered
 from services.notify.domain.rota import quiet_until
-from services.notify.domain.words import Asked, page_words
+from services.notify.domain.texts import Asked, page_words
 from services.notify.ledger import PageChange, call_next, save
-from services.notify.reach import Reach
 from services.notify.store import audit, contacts, deliveries, notices, pages, rota
 from services.notify.store.deliveries import Delivery, DeliveryState, Finished, Intent
 from services.notify.store.notices import Told

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from services.scoring.domain.customer import CustomerState
 from services.scoring.domain.report import without
 from services.scoring.states import CustomerStates
-from services.scoring.store import people
+from services.scoring.store import erasures
 from shared.bus import outbox
 from shared.bus.client import cloud_event
 from shared.bus.consume import Record
@@ -61,7 +61,7 @@ class Eraser:
             asked.append((state.number, known_by(answer.id), answer))
             if answer.respondent is not None:
                 asked += [(state.number, digest, answer) for digest in self._erasing.digests(answer.respondent)]
-        befores = await people.tombstones(tx, [(number, known) for number, known, _ in asked])
+        befores = await erasures.tombstones(tx, [(number, known) for number, known, _ in asked])
         return {
             (answer.id, number)
             for number, known, answer in asked
@@ -79,7 +79,7 @@ class Eraser:
         partitions = {record.message.customer: record.partition for record in people_of}
         states = await self._states.of(tx, partitions, self._clock.now())
         asked = [(states[r.message.customer].number, r.message.respondent) for r in people_of]
-        return await people.spellings(tx, asked)
+        return await erasures.spellings(tx, asked)
 
     async def _erase(
         self,
@@ -95,16 +95,16 @@ class Eraser:
             wanted = replace(wanted, spellings=list(written.get((number, normalised(wanted.respondent)), ())))
             said = names(wanted)
             digest = self._erasing.digests(wanted.respondent)[0]
-            removed = await people.erase(tx, number, said, before=wanted.before, digest=digest, keeps_counts=keeps)
+            removed = await erasures.erase(tx, number, said, before=wanted.before, digest=digest, keeps_counts=keeps)
             left = "scores, without the person" if keeps else ""
         else:
             said = [str(wanted.answer)]
-            removed, named = await people.erase_answer(
+            removed, named = await erasures.erase_answer(
                 tx, number, wanted.answer, before=wanted.before, keeps_counts=keeps
             )
             left = "the score, and the respondent's name" if named else "the score" if keeps and removed else ""
-        shown = await people.alerts_that_say(tx, wanted.customer, said)
-        await people.scrub(tx, [without(alert, wanted) for alert in shown])
+        shown = await erasures.alerts_that_say(tx, wanted.customer, said)
+        await erasures.scrub(tx, [without(alert, wanted) for alert in shown])
         self._states.drop(wanted.customer)  # its windows and answers may have changed
         line = ErasedV1(service="scoring", removed=removed, left=left)
         passed_on = replace(wanted, done=[*wanted.done, line])

@@ -27,7 +27,7 @@ from services.ticketing.domain.ticket import (
     together,
 )
 from services.ticketing.ledger import Ledger, TicketChange, measure_breaches
-from services.ticketing.store import actions, desks, hooks, people, tickets
+from services.ticketing.store import actions, desks, erasures, tickets, webhooks
 from shared.bus import outbox
 from shared.bus.client import cloud_event
 from shared.bus.consume import AfterCommit, Memoryless, Record
@@ -150,7 +150,7 @@ class AlertHandler(Memoryless):
         digests = {person: self._digests(person[1]) for person in named}
         asked = [(customer, digest) for (customer, _), known_as in digests.items() for digest in known_as]
         asked += [(customer, known_by(answer)) for customer, answer in said]
-        tombstones = await people.tombstones(tx, asked)
+        tombstones = await erasures.tombstones(tx, asked)
         if not tombstones:
             return list(alerts)
 
@@ -186,7 +186,7 @@ class AlertHandler(Memoryless):
     async def _erase(self, tx: Connection, record: Record[RespondentErasedV1]) -> None:
         """Forget a person, or an answer, in tickets and in what desks have of them, and pass the word on."""
         wanted, now = record.message, self._clock.now()
-        known = await people.one(tx, wanted.erasure)
+        known = await erasures.one(tx, wanted.erasure)
         if known is not None and any(line.service == "ticketing" for line in known.done):
             return  # a repeat
         written = names(wanted)
@@ -196,7 +196,7 @@ class AlertHandler(Memoryless):
         else:
             known_as = known_by(wanted.answer)
             found = await tickets.that_show(tx, wanted.customer, wanted.answer)
-        await people.tombstone(tx, wanted.customer, known_as, wanted.before)
+        await erasures.tombstone(tx, wanted.customer, known_as, wanted.before)
         changed = [(ticket, without(ticket, wanted)) for ticket in found]
         what = "respondent erased" if wanted.answer is None else "answer erased"
         outcomes = [
@@ -210,7 +210,7 @@ class AlertHandler(Memoryless):
         addresses = {a.contact for ticket in found for a in ticket.evidence if is_erased(a, wanted)}
         await tickets.blank(tx, ids, sorted(address for address in addresses if address is not None))
         newest = {ticket.id: ticket for ticket in (*found, *(outcome.ticket for outcome in outcomes))}
-        await hooks.erase(tx, list(newest.values()))
+        await webhooks.erase(tx, list(newest.values()))
         if wanted.answer is None:
             later = [a.id for _, after in changed for a in after.evidence if a.respondent in written]
             await tickets.unname(tx, wanted.customer, written, later)
@@ -234,10 +234,10 @@ def _kind(record: Record[AlertMessage]) -> str:
 
 
 async def _keep(tx: Connection, wanted: RespondentErasedV1, done: list[ErasedV1], now: datetime) -> None:
-    erasure = people.Erasure(
+    erasure = erasures.Erasure(
         id=wanted.erasure, customer=wanted.customer, before=wanted.before, done=done, updated_at=now
     )
-    await people.save(tx, erasure)
+    await erasures.save(tx, erasure)
 
 
 class PageHandler(Memoryless):
@@ -258,7 +258,7 @@ class PageHandler(Memoryless):
         for record in records:
             if record.type in ERASURES:
                 erased = cast("RespondentErasedV1", record.message)
-                known = await people.one(tx, erased.erasure)
+                known = await erasures.one(tx, erased.erasure)
                 if known is None or len(known.done) < len(erased.done):  # else a repeat
                     await _keep(tx, erased, erased.done, now)
         current = await tickets.locked(tx, sorted({record.message.ticket for record in pages}))

@@ -10,7 +10,7 @@ import msgspec
 
 from services.ticketing.domain.sla import Calendar, breaches, calendar_of, looked, next_look, started, ticked
 from services.ticketing.domain.ticket import SYSTEM, Outcome, entry
-from services.ticketing.store import desks, hooks, tickets
+from services.ticketing.store import desks, tickets, webhooks
 from shared.bus import outbox
 from shared.bus.client import Outgoing, cloud_event
 from shared.database.pool import Connection
@@ -155,7 +155,7 @@ class Ledger:
         resolved = [one.outcome.ticket.id for one in changes if one.outcome.event == "ticket.resolved"]
         asked = await tickets.to_ask(tx, resolved)
         told: list[Outgoing] = []
-        sent: list[hooks.Sending] = []
+        sent: list[webhooks.Sending] = []
         for one in changes:
             ticket, event = one.outcome.ticket, one.outcome.event
             if event is None:
@@ -170,7 +170,7 @@ class Ledger:
                 )
             sent += _webhooks(directory.webhooks, event, ticket, now)
         await outbox.add(tx, told)
-        await hooks.add(tx, sent, now)
+        await webhooks.add(tx, sent, now)
         await self._want(tx, changes, directory, now)
 
     async def _want(self, tx: Connection, changes: Sequence[TicketChange], directory: Directory, now: datetime) -> None:
@@ -257,11 +257,11 @@ def wants(endpoint: Webhook, customer: str, event: str) -> bool:
     )
 
 
-def _webhooks(endpoints: Sequence[Webhook], event: str, ticket: TicketV1, now: datetime) -> Iterable[hooks.Sending]:
+def _webhooks(endpoints: Sequence[Webhook], event: str, ticket: TicketV1, now: datetime) -> Iterable[webhooks.Sending]:
     body: str | None = None
     for endpoint in endpoints:
         if not wants(endpoint, ticket.customer, event):
             continue
         if body is None:
             body = msgspec.json.encode({"type": event, "timestamp": now, "data": ticket}).decode()
-        yield hooks.Sending(uuid7(), endpoint.url, event, ticket.customer, ticket.id, body, endpoint.secret_env)
+        yield webhooks.Sending(uuid7(), endpoint.url, event, ticket.customer, ticket.id, body, endpoint.secret_env)

@@ -6,7 +6,7 @@ from typing import Literal
 from zoneinfo import ZoneInfo
 
 from services.ticketing.domain.status import Status
-from services.ticketing.domain.words import words_in
+from services.ticketing.domain.texts import words_in
 from shared.directory.model import Person
 from shared.http.html import templates
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from services.ticketing.ledger import Ledger, TicketChange, measure_breaches
-from services.ticketing.store import hooks, tickets
+from services.ticketing.store import tickets, webhooks
 from shared.database.pool import Database
 from shared.directory.follower import Follower
 from shared.runtime.clock import Clock
@@ -71,6 +71,6 @@ class SlaTimer:
         now = self._clock.now()
         async with self._database.transaction() as tx:
             dropped = await tickets.drop(tx, now - timedelta(seconds=revision.directory.retention), 1_000)
-            await hooks.forget(tx, now - _LOG_KEPT)
+            await webhooks.forget(tx, now - _LOG_KEPT)
         if dropped:
             log.info("old tickets deleted", tickets=dropped)

@@ -13,8 +13,8 @@ from datetime import timedelta
 from urllib.parse import urlsplit
 
 from services.ticketing.ledger import wants
-from services.ticketing.store import hooks
-from services.ticketing.store.hooks import DeliveryState, Sending
+from services.ticketing.store import webhooks
+from services.ticketing.store.webhooks import DeliveryState, Sending
 from shared.database.pool import Database
 from shared.directory.follower import Follower
 from shared.directory.model import Webhook
@@ -75,10 +75,10 @@ class WebhookSender:
         if revision is None or free == 0:
             return 0
         async with self._database.transaction() as tx:
-            claimed = await hooks.claim(
+            claimed = await webhooks.claim(
                 tx, self._clock.now(), _LEASE, limit=free, per_address=_PER_ADDRESS, busy=self._busy
             )
-            gone = await hooks.disabled(tx) if claimed else set[str]()
+            gone = await webhooks.disabled(tx) if claimed else set[str]()
         assert self._calls is not None
         for sending in claimed:
             endpoint = None if sending.url in gone else _entry_of(sending, revision.directory.webhooks)
@@ -88,7 +88,7 @@ class WebhookSender:
 
     async def _call(self, sending: Sending, endpoint: Webhook | None) -> None:
         try:
-            async with self._quarantine.containing(hooks.QUEUE, sending.id):
+            async with self._quarantine.containing(webhooks.QUEUE, sending.id):
                 await self._send(sending, endpoint)
         except Transient as error:
             log.warning("result not stored", delivery=sending.id, why=str(error))  # it falls due again
@@ -121,7 +121,7 @@ class WebhookSender:
         elif answer.status == 410:
             await self._store(sending, "failed", answer.status, "the address is gone (410)")
             async with self._database.transaction() as tx:
-                await hooks.disable(tx, sending.url, self._clock.now(), "HTTP 410")
+                await webhooks.disable(tx, sending.url, self._clock.now(), "HTTP 410")
             log.warning("webhook disabled", host=urlsplit(sending.url).hostname)
         else:
             await self._again(sending, answer.status, f"HTTP {answer.status}", answer.retry_after or 0)
@@ -139,7 +139,7 @@ class WebhookSender:
         now = self._clock.now()
         async with self._database.transaction() as tx:
             due = None if wait is None else now + wait
-            await hooks.answered(tx, sending.id, state, now=now, status=status, detail=detail, due_at=due)
+            await webhooks.answered(tx, sending.id, state, now=now, status=status, detail=detail, due_at=due)
         metrics.WEBHOOK_ATTEMPTS.labels("again" if state == "pending" else state).inc()
 
 

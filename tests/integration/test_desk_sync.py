@@ -20,7 +20,7 @@ from services.ticketing.domain.erase import without
 from services.ticketing.domain.ticket import Outcome, entry
 from services.ticketing.ledger import TicketChange
 from services.ticketing.sla_timer import SlaTimer
-from services.ticketing.store import desks, people, tickets
+from services.ticketing.store import desks, erasures, tickets
 from services.ticketing.token_bucket import TokenBucket
 from shared.bus.client import Kafka
 from shared.directory.follower import revision_of
@@ -465,9 +465,9 @@ async def test_a_ticket_that_is_seen_again_is_back(
         await at.change(ticket, state="waiting")
         erasure, now = uuid7(), at.clock.now()
         async with at.database.transaction() as tx:
-            await people.save(tx, people.Erasure(id=erasure, customer="acme", before=now, done=[], updated_at=now))
+            await erasures.save(tx, erasures.Erasure(id=erasure, customer="acme", before=now, done=[], updated_at=now))
             assert await desks.erase(tx, erasure, [ticket.id], now) == []
-            assert [line.left for line in await people.in_desks(tx, erasure)] == [""]
+            assert [line.left for line in await erasures.in_desks(tx, erasure)] == [""]
         at.desk.tickets[reference] = kept
         if again == "poll":
             kept.updated = at.clock.now()
@@ -486,7 +486,7 @@ async def test_a_ticket_that_is_seen_again_is_back(
         assert len(await at.timeline(ticket, "seen in the desk again")) == 1
         assert kept.state != "new"
         async with at.database.transaction() as tx:
-            assert [bool(line.left) for line in await people.in_desks(tx, erasure)] == [True], "what the driver says"
+            assert [bool(line.left) for line in await erasures.in_desks(tx, erasure)] == [True], "what the driver says"
 
 
 # ---- a failure has an owner
@@ -623,17 +623,17 @@ async def test_an_erased_person_disappears_from_the_desk(
             (current,) = await tickets.of_respondent(tx, "acme", ["r-17"])
             scrubbed = replace(without(current, asked), version=current.version + 1)
             await at.ledger.save(tx, [TicketChange(Outcome(scrubbed, "ticket.updated", ()), None)], now)
-            wanted = people.Erasure(id=erasure, customer="acme", before=now, done=[], updated_at=now)
-            await people.save(tx, wanted)
+            wanted = erasures.Erasure(id=erasure, customer="acme", before=now, done=[], updated_at=now)
+            await erasures.save(tx, wanted)
             assert await desks.erase(tx, erasure, [ticket.id], at.clock.now()) == ["main"]
-            (line,) = await people.in_desks(tx, erasure)
+            (line,) = await erasures.in_desks(tx, erasure)
         assert (line.removed, line.left) == (0, "1 not rewritten yet")
         at.ledger.wake()
         (left,) = await until(lambda: at.timeline(ticket, "erased in the desk"))
         await at.mirrored(ticket)
         assert left["text"]
         async with at.database.transaction() as tx:
-            (line,) = await people.in_desks(tx, erasure)
+            (line,) = await erasures.in_desks(tx, erasure)
         assert (line.service, line.removed, line.left) == ("desk:main", 1, left["text"])
         for secret in ("Only r-17 knows this", "r17@example.test"):
             assert secret not in at.desk.tickets[reference].says()

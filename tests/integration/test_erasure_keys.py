@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from services.scoring.store import people
+from services.scoring.store import erasures
 from shared.database.erasure_keys import ErasureKeys
 from shared.database.pool import Database
 from shared.errors import Misconfigured
@@ -38,7 +38,7 @@ async def erase(database: Database, digest: str) -> None:
 
 async def known(database: Database, keys: ErasureKeys, respondent: str) -> bool:
     async with database.transaction() as tx:
-        return bool(await people.tombstones(tx, [(1, digest) for digest in keys.digests(respondent)]))
+        return bool(await erasures.tombstones(tx, [(1, digest) for digest in keys.digests(respondent)]))
 
 
 async def test_a_dropped_secret_voids_no_erasure(of: Of) -> None:

@@ -12,7 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from services.notify.channels.email import Mailer
-from services.notify.rounds.revisions import Revisions
+from services.notify.jobs.revisions import Revisions
 from services.notify.store import audit, rota
 from shared.bus.client import Kafka
 from shared.database.migrate import migrate

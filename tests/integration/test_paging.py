@@ -15,7 +15,7 @@ from icalendar import Calendar
 from msgspec.structs import replace
 
 from services.notify.escalator import Escalator
-from services.notify.rounds.auditor import Auditor
+from services.notify.jobs.overdue_check import OverdueCheck
 from services.notify.store import audit, pages
 from shared.bus.client import Kafka
 from shared.database.migrate import migrate
@@ -1033,7 +1033,7 @@ async def test_what_is_overdue_is_repaired_and_the_watchdog_hears_nothing(databa
         runtime = Runtime(database, follower, clock, Quarantine(database))
         escalator = Escalator(runtime, {}, lambda: None)
         missing: list[str | None] = [None]
-        auditor = Auditor(runtime, outbound, repair=escalator.loop.once, missing=lambda: missing[0])
+        auditor = OverdueCheck(runtime, outbound, repair=escalator.loop.once, missing=lambda: missing[0])
         await auditor.run_once()
         assert [one.path for one in phone.received] == ["/alive"]
         late = build.page(due_at=clock.now() - timedelta(minutes=5), state="sent", turn=1, level=1)

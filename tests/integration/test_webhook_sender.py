@@ -12,8 +12,8 @@ import pytest
 
 from services.ticketing.domain.ticket import Opening, open_ticket
 from services.ticketing.ledger import Ledger, TicketChange
-from services.ticketing.store import hooks, tickets
-from services.ticketing.store.hooks import Sending
+from services.ticketing.store import tickets, webhooks
+from services.ticketing.store.webhooks import Sending
 from services.ticketing.webhook_sender import WebhookSender
 from shared.bus.client import Kafka
 from shared.database.migrate import migrate
@@ -77,7 +77,7 @@ class Office:
         url, ticket = self.phone.url(path), self.ticket.id
         new = [Sending(uuid7(), url, "ticket.updated", "acme", ticket, "{}") for _ in range(count)]
         async with self.database.transaction() as tx:
-            await hooks.add(tx, new, self.clock.now())
+            await webhooks.add(tx, new, self.clock.now())
 
     def got(self, path: str) -> Callable[[], Awaitable[int]]:
         """Count what arrived at an address."""
@@ -139,7 +139,7 @@ async def test_addresses_that_do_not_answer_delay_nobody(at: Office) -> None:
         at.know(*(Webhook(url) for url in dead), Webhook(at.phone.url("/well")))
         new = [Sending(uuid7(), url, "ticket.updated", "acme", at.ticket.id, "{}") for url in dead for _ in range(100)]
         async with at.database.transaction() as tx:
-            await hooks.add(tx, new, at.clock.now() - timedelta(hours=1))
+            await webhooks.add(tx, new, at.clock.now() - timedelta(hours=1))
         await at.add("/well", 40)
         async with at.running():
             await until(lambda: _all(at.got("/well"), 40), seconds=10)  # a call may take 20 s
@@ -172,7 +172,7 @@ async def test_what_an_address_has_waiting_hides_no_other(at: Office) -> None:
     at.clock.move(timedelta(hours=1))
     await at.add("/well", 5)
     async with at.database.transaction() as tx:
-        claimed = await hooks.claim(tx, at.clock.now(), timedelta(seconds=30), limit=8, per_address=4, busy={})
+        claimed = await webhooks.claim(tx, at.clock.now(), timedelta(seconds=30), limit=8, per_address=4, busy={})
     assert sorted(one.url for one in claimed) == [at.phone.url("/busy")] * 4 + [at.phone.url("/well")] * 4
 
 
@@ -181,10 +181,10 @@ async def test_an_address_has_a_few_calls_at_a_time(at: Office) -> None:
     await at.add("/one", 10)
     now, lease = at.clock.now(), timedelta(seconds=30)
     async with at.database.transaction() as tx:
-        first = await hooks.claim(tx, now, lease, limit=9, per_address=4, busy={at.phone.url("/one"): 1})
-        second = await hooks.claim(tx, now, lease, limit=9, per_address=9, busy={})
-        none = await hooks.claim(tx, now, lease, limit=9, per_address=4, busy={at.phone.url("/one"): 4})
-        later = await hooks.claim(tx, now + 2 * lease, lease, limit=20, per_address=20, busy={})
+        first = await webhooks.claim(tx, now, lease, limit=9, per_address=4, busy={at.phone.url("/one"): 1})
+        second = await webhooks.claim(tx, now, lease, limit=9, per_address=9, busy={})
+        none = await webhooks.claim(tx, now, lease, limit=9, per_address=4, busy={at.phone.url("/one"): 4})
+        later = await webhooks.claim(tx, now + 2 * lease, lease, limit=20, per_address=20, busy={})
     assert (len(first), len(second), len(none), len(later)) == (3, 7, 0, 10)
     assert not {one.id for one in first} & {one.id for one in second}
 

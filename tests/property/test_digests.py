@@ -19,7 +19,7 @@ from services.notify.domain.page import (
     next_turn,
 )
 from services.notify.domain.rota import quiet_until
-from services.notify.domain.words import Asked, Entry, digest_words, page_words
+from services.notify.domain.texts import Asked, Entry, digest_words, page_words
 from shared.directory.model import Step
 from shared.wire.events import Severity
 from tests.property.test_paging_decisions import (

@@ -11,7 +11,7 @@ from services.notify.channels.gateway import answering, asking, sms_text
 from services.notify.channels.mattermost import escaped as for_mattermost
 from services.notify.channels.signatures import bears, signed_by_slack, signed_by_twilio
 from services.notify.channels.slack import escaped as for_slack
-from services.notify.domain.words import Asked, page_words
+from services.notify.domain.texts import Asked, page_words
 from shared.directory.model import Contact, Person
 from tests.support import build
 

@@ -12,7 +12,7 @@ import pytest
 
 from services.ticketing import pages
 from services.ticketing.domain.status import Status, StepName, steps
-from services.ticketing.domain.words import words_in
+from services.ticketing.domain.texts import words_in
 from shared.directory.model import Person
 from shared.http.html import style
 from shared.wire.events import DeskV1, PreviousTicketV1, SlaV1, TicketContextV1, TicketState, TicketV1

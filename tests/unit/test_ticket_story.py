@@ -21,7 +21,7 @@ from services.ticketing.domain.story import (
     as_text,
     tell,
 )
-from services.ticketing.domain.words import Words, words_in
+from services.ticketing.domain.texts import Words, words_in
 from shared.wire.events import Channel, Kind, PreviousTicketV1, SlaV1, TicketContextV1, TicketState, TicketV1
 from tests.support.build import NOW, ago, customer, evidence, person, ticket
 

@@ -10,7 +10,7 @@ from fastapi import Header, Query, Request, Response
 from fastapi.responses import HTMLResponse
 
 from services.ingest.dependencies import Deps
-from services.ingest.words import MOUTHS, WORDS
+from services.ingest.texts import MOUTHS, WORDS
 from shared.directory.access import Access, Caller
 from shared.directory.model import Key
 from shared.errors import Problem

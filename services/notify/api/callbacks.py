@@ -16,7 +16,7 @@ import msgspec
 from fastapi import Request, Response
 from starlette.background import BackgroundTask
 
-from services.notify.answers import Receipt
+from services.notify.acknowledgements import Receipt
 from services.notify.api.dependencies import Dependencies, Deps
 from services.notify.channels.gateway import answering, asking, saying
 from services.notify.channels.http import printable
@@ -125,7 +125,7 @@ async def _taken_in_slack(deps: Dependencies, token: str) -> str:
     except BadToken:
         raise not_found("page", "of this button") from None
     delivery = UUID(facts["delivery"]) if "delivery" in facts else None
-    return await deps.answers.take_and_say(UUID(facts["page"]), facts["person"], delivery)
+    return await deps.acknowledgements.take_and_say(UUID(facts["page"]), facts["person"], delivery)
 
 
 async def _replace(deps: Dependencies, url: str, update: Mapping[str, Any]) -> None:
@@ -150,9 +150,9 @@ async def take_sms(deps: Deps, request: Request) -> Response:
         if not bears(_secret(gateway.token_env), request.headers.get("authorization", "")):
             raise _not_signed()
         told = _decoded(body, Sms)
-        return json_response({"text": await deps.answers.take_sms(_number(told.sender), told.text)})
+        return json_response({"text": await deps.acknowledgements.take_sms(_number(told.sender), told.text)})
     form = _signed_form(deps, gateway, request, body)
-    return _twiml(answering(await deps.answers.take_sms(_number(form.get("From", "")), form.get("Body", ""))))
+    return _twiml(answering(await deps.acknowledgements.take_sms(_number(form.get("From", "")), form.get("Body", ""))))
 
 
 @router.post("/{token}/receipt", responses=problems(401, 403, 410), openapi_extra=raw_body(_JSON, _FORM))
@@ -178,7 +178,9 @@ async def take_receipt(deps: Deps, token: str, request: Request) -> Response:
 async def _store(deps: Dependencies, called: _Called, told: Status, result: Literal["delivered", "permanent"]) -> None:
     detail = printable(f"{told.status} {told.detail}".strip())
     name = None if told.receipt is None else printable(told.receipt)[:200]
-    if await deps.answers.take_receipt(Receipt(called.page, called.delivery, called.channel, name, result, detail)):
+    if await deps.acknowledgements.take_receipt(
+        Receipt(called.page, called.delivery, called.channel, name, result, detail)
+    ):
         deps.sent()
         deps.escalate()
 
@@ -199,7 +201,7 @@ async def take_pressed_key(deps: Deps, token: str, request: Request) -> Response
     form = _signed_form(deps, called.gateway, request, body) if twilio else _form(body)
     if form.get("Digits") != "1":
         return _twiml(asking("That was another key.", _address(deps, request)))
-    return _twiml(saying(await deps.answers.take_and_say(called.page, called.person, called.delivery)))
+    return _twiml(saying(await deps.acknowledgements.take_and_say(called.page, called.person, called.delivery)))
 
 
 @router.post("/{token}/press", responses=problems(410), openapi_extra=raw_body(_JSON))
@@ -209,7 +211,7 @@ async def take_mattermost_press(deps: Deps, token: str, request: Request) -> Res
     await _body(request)
     if not called.pressed:
         raise not_found("callback", "of this address")
-    text = await deps.answers.take_and_say(called.page, called.person, called.delivery)
+    text = await deps.acknowledgements.take_and_say(called.page, called.person, called.delivery)
     return json_response({"update": {"message": text, "props": {}}, "ephemeral_text": text})
 
 

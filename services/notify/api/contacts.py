@@ -12,9 +12,9 @@ from fastapi import Response
 from pydantic import Field
 
 from services.notify.api.dependencies import Deps
+from services.notify.contact_selection import tell_at
 from services.notify.domain.contacts import listed
-from services.notify.domain.words import code_words
-from services.notify.reach import tell_at
+from services.notify.domain.texts import code_words
 from services.notify.store import audit, contacts, notices
 from services.notify.store.contacts import Key
 from shared.directory.access import Caller

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from services.notify.answers import Answers
+from services.notify.acknowledgements import Acknowledgements
 from services.notify.calendar_cache import CalendarCache
 from services.notify.history import History
-from services.notify.rounds.watch import Watch
+from services.notify.jobs.preflight import PreflightJob
 from shared.database.pool import Database
 from shared.directory.access import Access
 from shared.http.client import Outbound
@@ -26,8 +26,8 @@ class Dependencies:
     access: Access
     clock: Clock
     signer: Signer
-    answers: Answers
-    watch: Watch
+    acknowledgements: Acknowledgements
+    preflight: PreflightJob
     outbound: Outbound
     history: History
     public_url: Callable[[], str]

@@ -101,7 +101,7 @@ async def list_shifts(deps: Deps, name: str, query: Annotated[ShiftsQuery, Query
 @router.get("/preflight")
 async def get_preflight(deps: Deps, caller: _Whole) -> Response:
     """Return what should be mended before it is needed."""
-    found = await deps.watch.findings(caller.directory)
+    found = await deps.preflight.findings(caller.directory)
     return json_response({"at": deps.clock.now(), "ready": not found, "items": found, "next": None})
 
 

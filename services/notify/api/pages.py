@@ -11,7 +11,7 @@ from fastapi.responses import HTMLResponse
 from pydantic import Field
 
 from services.notify import __file__ as _ROOM
-from services.notify.answers import NotInDirectory
+from services.notify.acknowledgements import NotInDirectory
 from services.notify.api.audit import shown
 from services.notify.api.dependencies import Dependencies, Deps
 from services.notify.domain.page import Page as PageFacts
@@ -82,14 +82,14 @@ async def _visible_page(deps: Dependencies, page: str, caller: Caller) -> PageFa
 async def acknowledge_page(deps: Deps, page: str, by: Acknowledgement, caller: _Reader) -> Response:
     """Stop paging: this person answers."""
     found = await _visible_page(deps, page, caller)
-    return json_response(_shown(await deps.answers.take(found.id, by.person, by=caller.actor)))
+    return json_response(_shown(await deps.acknowledgements.take(found.id, by.person, by=caller.actor)))
 
 
 @router.post("/v1/pages/{page}/escalate", status_code=202, responses=problems(409))
 async def escalate_page(deps: Deps, page: str, caller: _Reader) -> Response:
     """Page the next person at once."""
     found = await _visible_page(deps, page, caller)
-    escalated = await deps.answers.escalate(found.id, by=caller.actor)
+    escalated = await deps.acknowledgements.escalate(found.id, by=caller.actor)
     deps.escalate()
     return json_response(_shown(escalated), 202)
 
@@ -115,7 +115,7 @@ async def acknowledge_by_link(deps: Deps, token: str, request: Request) -> Respo
         return problem
     delivery = facts.get("delivery")
     try:
-        page = await deps.answers.take(
+        page = await deps.acknowledgements.take(
             UUID(facts["page"]),
             facts["person"],
             by=Actor(facts["person"], address_of(request.scope)),
@@ -132,7 +132,7 @@ async def _facts(deps: Dependencies, token: str) -> tuple[dict[str, Any], Respon
     try:
         return deps.signer.verify("acknowledge", token, now=deps.clock.now()), None
     except ExpiredToken as expired:
-        mailed = await deps.answers.mail_fresh_link(
+        mailed = await deps.acknowledgements.mail_fresh_link(
             UUID(expired.facts["page"]), expired.facts["person"], deps.public_url()
         )
         deps.sent()

@@ -10,7 +10,7 @@ from pydantic import Field, FiniteFloat
 
 from services.notify.api.dependencies import Deps
 from services.notify.domain.check_in import CheckIn, first_look
-from services.notify.rounds.heartbeats import end_pages
+from services.notify.jobs.heartbeats import end_pages
 from services.notify.store import audit, heartbeats
 from services.notify.store import proactive as store
 from shared.directory.access import Caller

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Literal, Protocol
 
 from services.notify.domain.page import Page
-from services.notify.domain.words import Words
+from services.notify.domain.texts import Words
 from shared.directory.model import Contact, Directory, Person
 from shared.http.client import Answer, Refused, Unreachable
 

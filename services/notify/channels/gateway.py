@@ -24,7 +24,7 @@ from services.notify.channels.http import (
     secret,
     unproven,
 )
-from services.notify.domain.words import one_line, shortened
+from services.notify.domain.texts import one_line, shortened
 from shared.directory.model import Directory, Gateway
 from shared.http.client import Answer
 

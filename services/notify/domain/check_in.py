@@ -10,7 +10,7 @@ from uuid import UUID
 
 import msgspec
 
-from services.notify.domain.words import Words, one_line, shortened
+from services.notify.domain.texts import Words, one_line, shortened
 from shared.directory.model import Customer
 from shared.wire.events import ScoreDailyV1
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from services.notify.domain.chain import stand_in
 from services.notify.domain.rota import is_absent, next_clock, quiet_until
-from services.notify.domain.words import Entry
+from services.notify.domain.texts import Entry
 from shared.directory.model import Customer, Directory, Person
 from shared.wire.events import AlertV1, Severity, TicketV1
 

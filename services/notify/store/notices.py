@@ -11,7 +11,7 @@ from uuid import UUID
 import msgspec
 
 from services.notify.domain.digest import Role
-from services.notify.domain.words import Entry, Words
+from services.notify.domain.texts import Entry, Words
 from shared.database.pool import Connection
 from shared.runtime.quarantine import judging, not_held
 from shared.wire.ids import uuid7

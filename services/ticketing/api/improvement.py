@@ -13,7 +13,7 @@ from pydantic import Field
 from services.ticketing.api.dependencies import Deps
 from services.ticketing.domain.action import Action, figure
 from services.ticketing.domain.service import service_of
-from services.ticketing.store import actions, people, tickets
+from services.ticketing.store import actions, erasures, tickets
 from shared.directory.access import Caller
 from shared.directory.fields import duration_seconds
 from shared.errors import FieldError, Problem, invalid_fields
@@ -157,8 +157,8 @@ async def get_erasure(
 ) -> Response:
     """Return what each service did to forget a person, and then each desk."""
     async with deps.database.transaction() as tx:
-        found = caller.visible("erasure", erasure, await people.one(tx, id_in_path("erasure", erasure)))
-        lines = await people.in_desks(tx, found.id)
+        found = caller.visible("erasure", erasure, await erasures.one(tx, id_in_path("erasure", erasure)))
+        lines = await erasures.in_desks(tx, found.id)
     return json_response(msgspec.structs.replace(found, done=[*found.done, *lines]))
 
 

@@ -11,7 +11,7 @@ from fastapi.responses import HTMLResponse
 
 from services.ticketing.api.dependencies import Deps
 from services.ticketing.domain.status import steps
-from services.ticketing.domain.words import LANGUAGES
+from services.ticketing.domain.texts import LANGUAGES
 from services.ticketing.pages import page, refusal
 from services.ticketing.store import tickets
 from shared.directory.model import Directory

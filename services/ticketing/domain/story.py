@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-from services.ticketing.domain.words import Words, words_in
+from services.ticketing.domain.texts import Words, words_in
 from shared.directory.model import Customer, Person
 from shared.wire.events import RATINGS, ClockState, EvidenceV1, PreviousTicketV1, TicketContextV1, TicketV1
 

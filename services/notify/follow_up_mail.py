@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from services.notify.channels import Result
 from services.notify.channels.email import Mailer
-from services.notify.domain.words import one_line
-from services.notify.store import letters as store
-from services.notify.store.letters import Letter
+from services.notify.domain.texts import one_line
+from services.notify.store import follow_up_mail as store
+from services.notify.store.follow_up_mail import Letter
 from shared.directory.model import Directory
 from shared.errors import Transient
 from shared.runtime.due import DueLoop
@@ -59,7 +59,7 @@ _WORDS = {
 }
 
 
-class Letters:
+class FollowUpMail:
     """Sends the letters that are due."""
 
     def __init__(self, runtime: Runtime, mailer: Mailer, *, call_seconds: float) -> None:

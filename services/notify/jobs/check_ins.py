@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
 from services.notify.channels import Channel
+from services.notify.contact_selection import Reach
 from services.notify.domain.check_in import Due, brief, first_look, look
 from services.notify.domain.digest import responsible
-from services.notify.reach import Reach
 from services.notify.store import contacts, notices, proactive
 from services.notify.store.notices import Told
 from shared.database.pool import Connection

@@ -13,11 +13,11 @@ from uuid import UUID, uuid5
 from msgspec.structs import replace
 
 from services.notify.channels import Channel
+from services.notify.contact_selection import Reach, tell_at
 from services.notify.domain.contacts import listed
 from services.notify.domain.page import WAITING, Page, delivered, escalate
-from services.notify.domain.words import link_words
+from services.notify.domain.texts import link_words
 from services.notify.ledger import PageChange, call_next, save, take
-from services.notify.reach import Reach, tell_at
 from services.notify.store import audit, contacts, deliveries, notices, pages
 from services.notify.store.contacts import Key
 from services.notify.store.deliveries import Delivery
@@ -60,7 +60,7 @@ class Receipt:
     detail: str
 
 
-class Answers:
+class Acknowledgements:
     """Takes answers."""
 
     def __init__(self, runtime: Runtime, channels: Mapping[str, Channel], signer: Signer, *, link_days: float) -> None:

@@ -9,6 +9,7 @@ from typing import get_args
 from uuid import UUID, uuid5
 
 from services.notify.channels import Channel
+from services.notify.contact_selection import Reach
 from services.notify.domain.digest import behind_everybody, due_at
 from services.notify.domain.preflight import (
     AHEAD,
@@ -19,8 +20,7 @@ from services.notify.domain.preflight import (
     preflight,
     secrets_named,
 )
-from services.notify.domain.words import Entry
-from services.notify.reach import Reach
+from services.notify.domain.texts import Entry
 from services.notify.store import contacts, notices, rota
 from services.notify.store.notices import Line
 from shared.directory.model import Directory
@@ -36,7 +36,7 @@ _AGAIN = 600.0
 """Seconds after which an old one is looked at again: time alone changes what is ahead."""
 
 
-class Watch:
+class PreflightJob:
     """Runs the pre-flight check."""
 
     def __init__(self, runtime: Runtime, channels: Mapping[str, Channel]) -> None:

@@ -24,7 +24,7 @@ _LATE = timedelta(seconds=30)
 _SECONDS = 10.0
 
 
-class Auditor:
+class OverdueCheck:
     """Looks at what should have happened."""
 
     def __init__(

@@ -8,9 +8,9 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from services.notify.channels import Channel
+from services.notify.contact_selection import Reach
 from services.notify.domain.digest import BUNDLE, addressee, told_at
-from services.notify.domain.words import Entry, digest_words
-from services.notify.reach import Reach
+from services.notify.domain.texts import Entry, digest_words
 from services.notify.store import contacts, notices
 from services.notify.store.notices import Line
 from shared.directory.model import Directory

@@ -8,7 +8,7 @@ import msgspec
 from fastapi import Query, Response
 
 from services.ticketing.api.dependencies import Deps
-from services.ticketing.store import hooks
+from services.ticketing.store import webhooks
 from shared.directory.access import Caller
 from shared.http.client import shown_url
 from shared.http.keys import caller_with, new_router
@@ -33,7 +33,7 @@ async def list_webhook_deliveries(deps: Deps, query: Annotated[DeliveriesQuery, 
     """List what was sent, newest first."""
     customers, after = caller.limited_to(query.customer), query.after()
     async with deps.database.transaction() as tx:
-        found = await hooks.listed(tx, customers=customers, state=query.state, after=after, limit=query.limit + 1)
+        found = await webhooks.listed(tx, customers=customers, state=query.state, after=after, limit=query.limit + 1)
     listed = page_of(found, query.limit, lambda one: (one.created_at, one.id))
     return json_response({**listed, "items": [_shown(one) for one in listed["items"]]})
 
@@ -42,10 +42,10 @@ async def list_webhook_deliveries(deps: Deps, query: Annotated[DeliveriesQuery, 
 async def replay_webhook_delivery(deps: Deps, delivery: str, caller: _Reader) -> Response:
     """Send a message again, with the same id; an address that was gone gets messages again."""
     async with deps.database.transaction() as tx:
-        found = caller.visible("delivery", delivery, await hooks.one(tx, id_in_path("delivery", delivery)))
-        await hooks.enable(tx, found.url)
-        await hooks.replay(tx, found.id, deps.clock.now())
-        again = await hooks.one(tx, found.id)
+        found = caller.visible("delivery", delivery, await webhooks.one(tx, id_in_path("delivery", delivery)))
+        await webhooks.enable(tx, found.url)
+        await webhooks.replay(tx, found.id, deps.clock.now())
+        again = await webhooks.one(tx, found.id)
         detail = {"delivery": str(found.id), "url": shown_url(found.url)}
         told = audit.line(
             "ticketing", deps.clock.now(), caller.actor, "webhook replayed", detail, customer=found.customer
@@ -56,5 +56,5 @@ async def replay_webhook_delivery(deps: Deps, delivery: str, caller: _Reader) ->
     return json_response(_shown(again), 202)
 
 
-def _shown(delivery: hooks.Delivery) -> hooks.Delivery:
+def _shown(delivery: webhooks.Delivery) -> webhooks.Delivery:
     return msgspec.structs.replace(delivery, url=shown_url(delivery.url))
