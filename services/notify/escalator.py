@@ -11,16 +11,17 @@ from msgspec.structs import replace
 
 from services.notify.channels import Channel
 from services.notify.contact_selection import Reach
+from services.notify.domain import storm
 from services.notify.domain.chain import Presence, Turn, stand_in
-from services.notify.domain.hold import Silence, held_back, silenced_until, turn
-from services.notify.domain.page import WAITING, Finds, Outcome, Page, follow, look_up, to_catch_all
+from services.notify.domain.hold import Silence, held_back, turn
+from services.notify.domain.page import Finds, Outcome, Page, to_catch_all
 from services.notify.domain.rota import REACH
 from services.notify.ledger import PageChange, save
 from services.notify.store import audit, contacts, deliveries, pages, rota
 from services.notify.store.deliveries import Wanted
 from services.notify.store.pages import Kept
 from shared.database.pool import Connection
-from shared.directory.model import Directory, severity_rank
+from shared.directory.model import Directory
 from shared.runtime import metrics
 from shared.runtime.due import DueLoop
 from shared.runtime.logs import Log
@@ -85,7 +86,7 @@ class Escalator:
 
         happened = await self._storms(tx, due, silences, now)
         for kept in due:
-            if not _follows(kept.page):
+            if not storm.follows(kept.page):
                 happened.append(PageChange(_turned(kept.page, finds, silences, directory, now), kept.traceparent))
         paged = [(one, one.outcome.pages) for one in happened if one.outcome.pages is not None]
         before = {kept.page.id: kept.page for kept in due}
@@ -112,31 +113,13 @@ class Escalator:
         self, tx: Connection, due: Sequence[Kept], silences: Sequence[Silence], now: datetime
     ) -> list[PageChange]:
         """Look after pages that others are sent for; where theirs is over, one of them leads the rest."""
-        following = [kept for kept in due if _follows(kept.page)]
-        # The most severe leads: what may be held at night leads nothing that may not.
-        following.sort(key=lambda kept: -severity_rank(kept.page.severity))
+        following = [kept for kept in due if storm.follows(kept.page)]
         leads = await pages.leading(tx, sorted({kept.page.lead for kept in following if kept.page.lead is not None}))
         customers = sorted({kept.page.customer for kept in following})
-        leading_now = await pages.leads(tx, customers, now - _STORM) if customers else {}
-        new: dict[UUID | None, Page] = {}
-        happened: list[PageChange] = []
-        for kept in following:
-            page = kept.page
-            lead = leads.get(page.lead) if page.lead is not None else None
-            if lead is not None and severity_rank(lead.severity) < severity_rank(page.severity):
-                lead = None  # it may sleep where this one does not
-            if lead is not None and _is_silent(lead, silences, now) and silenced_until(page, silences, now) is None:
-                lead = None  # what holds that one does not hold this one
-            outcome = look_up(page, lead, now)
-            if outcome.page.lead is None:
-                successor = new.get(page.lead) or _successor(page, leading_now.get(page.customer), silences, now)
-                if successor is not None:
-                    outcome = Outcome(follow(page, successor, now), None)
-                else:
-                    leading = new[page.lead] = replace(outcome.page, storm=True)
-                    outcome = Outcome(leading, None, why="leads the others")
-            happened.append(PageChange(outcome, kept.traceparent))
-        return happened
+        leading = await pages.leads(tx, customers, now - _STORM) if customers else {}
+        outcomes = storm.review([kept.page for kept in following], leads, leading, silences, now)
+        traces = {kept.page.id: kept.traceparent for kept in following}
+        return [PageChange(outcome, traces[page]) for page, outcome in outcomes.items()]
 
 
 def _behind(page: Page, directory: Directory) -> Page:
@@ -149,26 +132,6 @@ def _behind(page: Page, directory: Directory) -> Page:
     catch_all = directory.escalations[customer.escalation].catch_all
     log.error("the catch-all has left", page=page.id, was=page.catch_all, now=catch_all)
     return replace(page, catch_all=catch_all)
-
-
-def _follows(page: Page) -> bool:
-    """Tell whether another page is sent for one; what is acknowledged is forgotten by itself."""
-    return page.lead is not None and page.state in WAITING
-
-
-def _successor(page: Page, lead: Page | None, silences: Sequence[Silence], now: datetime) -> Page | None:
-    """Return the page that already leads a customer's storm, if it can lead this one too."""
-    if lead is None or lead.id in {page.id, page.lead}:
-        return None
-    if severity_rank(lead.severity) < severity_rank(page.severity):
-        return None
-    silent = _is_silent(lead, silences, now) and silenced_until(page, silences, now) is None
-    return None if silent else lead
-
-
-def _is_silent(lead: Page, silences: Sequence[Silence], now: datetime) -> bool:
-    """Tell whether a silence holds a page, or what is still to be called for it."""
-    return lead.held == "silence" or silenced_until(lead, silences, now) is not None
 
 
 def _turned(page: Page, finds: Finds, silences: Sequence[Silence], directory: Directory, now: datetime) -> Outcome:

@@ -22,16 +22,15 @@ from services.notify.domain.page import (
     Page,
     Work,
     acknowledge,
-    follow,
     follow_ticket,
     forgotten,
     gather,
-    look_up,
     next_turn,
     resolve,
     start,
 )
 from services.notify.domain.rota import quiet_until
+from services.notify.domain.storm import follows, review
 from shared.directory.model import SEVERITIES, Person, severity_rank
 from shared.wire.events import Severity, SlaV1, TicketV1
 from shared.wire.ids import uuid7
@@ -285,19 +284,13 @@ class Storm:
             due = [p for p in self.pages.values() if p.due_at is not None and p.due_at <= now]
             if not due:
                 return
-            before, new = dict(self.pages), dict[UUID, Page]()
+            before = dict(self.pages)
+            following = [one for one in due if follows(one)]
+            outcomes = review(following, before, {}, (), now)
             for one in due:
-                if one.lead is None:
-                    outcome = turn(one, finds, (), {}, now)
-                    if outcome.pages is not None:
-                        self.heard |= {one.id, *(p.id for p in before.values() if p.lead == one.id)}
-                else:
-                    outcome = look_up(one, before.get(one.lead), now)
-                    if outcome.page.lead is None and one.lead in new:
-                        outcome = Outcome(follow(one, new[one.lead], now), None)
-                    elif outcome.page.lead is None:
-                        new[one.lead] = replace(outcome.page, storm=True)
-                        outcome = Outcome(new[one.lead], None)
+                outcome = outcomes[one.id] if one.id in outcomes else turn(one, finds, (), {}, now)
+                if outcome.pages is not None:
+                    self.heard |= {one.id, *(p.id for p in before.values() if p.lead == one.id)}
                 self.keep([outcome.page])
         raise AssertionError("something stays due")
 
