@@ -17,11 +17,11 @@ from typing import Any, Literal
 
 import msgspec
 import uvloop
-from services.scoring.erasing import Erasing
 
 from bench.room import Room
 from bench.servers import Place, directory, place
 from services.scoring.consumer import FeedbackHandler
+from services.scoring.erasing import Erasing
 from services.scoring.main import MIGRATIONS, build
 from shared.bus.client import Kafka, Producer, Publisher, event_headers
 from shared.database.migrate import migrate
