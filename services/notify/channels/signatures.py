@@ -20,7 +20,7 @@ def twilio_signature(token: str, url: str, form: Mapping[str, str]) -> str:
 
 def signed_by_twilio(token: str, url: str, form: Mapping[str, str], signature: str) -> bool:
     """Tell whether Twilio sent this."""
-    return hmac.compare_digest(twilio_signature(token, url, form).encode(), signature.encode())
+    return hmac.compare_digest(twilio_signature(token, url, form).encode(), signature.encode(errors="replace"))
 
 
 def slack_signature(secret: str, timestamp: str, body: bytes) -> str:
@@ -35,9 +35,9 @@ def signed_by_slack(secret: str, timestamp: str, body: bytes, signature: str, no
         return False
     if abs(now.timestamp() - int(timestamp)) > _SLACK_AGE:
         return False
-    return hmac.compare_digest(slack_signature(secret, timestamp, body).encode(), signature.encode())
+    return hmac.compare_digest(slack_signature(secret, timestamp, body).encode(), signature.encode(errors="replace"))
 
 
 def bears(token: str, authorization: str) -> bool:
     """Tell whether a request has the bearer token."""
-    return hmac.compare_digest(f"Bearer {token}".encode(), authorization.encode())
+    return hmac.compare_digest(f"Bearer {token}".encode(), authorization.encode(errors="replace"))
