@@ -10,11 +10,6 @@ from pathlib import Path
 from shared.errors import Misconfigured
 
 
-def secret_file(data: Path) -> Path:
-    """Return where a data directory keeps its secret."""
-    return data / "secret"
-
-
 def kafka(data: Path) -> dict[str, str] | None:
     """Return the settings of the embedded Kafka of a data directory, if there is one. Raises Misconfigured."""
     from shared.embedded import EmbeddedKafka  # noqa: PLC0415 (a deployment has no such servers)
@@ -37,7 +32,7 @@ def database(data: Path) -> str | None:
 def secret(data: Path) -> str:
     """Return the secret of a data directory, "" where there is none. Raises Misconfigured."""
     with _readable(data):
-        file = secret_file(data)
+        file = _secret_file(data)
         return file.read_text().strip() if file.exists() else ""
 
 
@@ -50,11 +45,16 @@ def _readable(data: Path) -> Generator[None]:
         raise Misconfigured(f"--data {data} cannot be read: {error.strerror}; only who made it can use it") from None
 
 
-def secret_made(file: Path) -> str:
+def secret_made(data: Path) -> str:
     """Return the secret of this data directory; the first start makes it."""
+    file = _secret_file(data)
     if not file.exists():
         draft = file.with_suffix(".new")
         draft.touch(mode=0o600)
         draft.write_text(secrets.token_urlsafe(32))
         draft.replace(file)
-    return file.read_text().strip()
+    return secret(data)
+
+
+def _secret_file(data: Path) -> Path:
+    return data / "secret"

@@ -168,7 +168,7 @@ async def _servers(how: Everything, settings: Settings) -> AsyncGenerator[tuple[
         if postgres is not None:
             found["database_url"] = postgres.url
         if embedded and not settings.secret:
-            found["secret"] = kept.secret_made(kept.secret_file(how.data))
+            found["secret"] = kept.secret_made(how.data)
         # The services read their own settings; what was found here is theirs too.
         complete = settings.model_copy(update=found)
         tasks = {type(server).__name__: server.watch for server in embedded}

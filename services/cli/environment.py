@@ -15,7 +15,6 @@ from services import kept
 from services.cli.terminal import err
 from shared.bus.client import Kafka
 from shared.directory.follower import Revision, read_newest
-from shared.errors import Misconfigured
 from shared.runtime import audit
 from shared.runtime.audit import COMMAND, Actor
 from shared.runtime.process import kafka_of as kafka_of_settings
@@ -39,34 +38,22 @@ def with_kept_secret(data: Path) -> Settings:
     return given if given.secret else given.model_copy(update={"secret": kept.secret(data)})
 
 
-def database_url() -> str:
-    """Return the address of the database of the settings. Raises Misconfigured where none is named."""
-    url = settings().database_url
-    if url is None:
-        raise Misconfigured(NO_DATABASE)
-    return url
-
-
-NO_DATABASE = "FIILIS_DATABASE_URL is not set, such as postgresql://fiilis:secret@db/fiilis"
+def _with_kept_kafka(data: Path) -> Settings:
+    """Return the settings; without FIILIS_KAFKA with what everything in one process keeps, if it does."""
+    given = settings()
+    of_data = kept.kafka(data) if given.kafka is None else None
+    return given if of_data is None else given.model_copy(update=of_data)
 
 
 def found_kafka(data: Path) -> Kafka | None:
     """Return the Kafka of the settings, or the one that everything in one process keeps in its data directory."""
-    given = settings()
-    if given.kafka is None:
-        of_data = kept.kafka(data)
-        if of_data is None:
-            return None
-        given = given.model_copy(update=of_data)
-    return kafka_of_settings(given)
+    given = _with_kept_kafka(data)
+    return None if given.kafka is None else kafka_of_settings(given)
 
 
 def kafka_of(data: Path) -> Kafka:
     """Return Kafka, as `found_kafka`. Raises Misconfigured where none is named."""
-    kafka = found_kafka(data)
-    if kafka is None:
-        raise Misconfigured("FIILIS_KAFKA is not set: the bootstrap servers of Kafka, such as kafka:9092")
-    return kafka
+    return kafka_of_settings(_with_kept_kafka(data))
 
 
 async def newest_revision(kafka: Kafka) -> Revision | None:

@@ -14,8 +14,7 @@ from uuid import UUID
 import typer
 from msgspec.structs import replace
 
-from services.cli import answers_csv
-from services.cli.answers_csv import Cells, Take, posted
+from services.cli.answers_csv import Cells, Map, Take, WrongFile, posted, read_csv, read_map
 from services.cli.environment import audited, kafka_of
 from services.cli.options import DATA, Data
 from services.cli.terminal import DONE, FAILED, WRONG, Faults, bar, err, out, progress
@@ -28,7 +27,7 @@ from shared.directory.model import Directory, Key
 from shared.errors import FieldError, invalid_fields
 from shared.runtime import audit
 from shared.runtime.clock import SystemClock
-from shared.wire.events import AuditV1, FeedbackReceivedV1
+from shared.wire.events import FeedbackReceivedV1
 from shared.wire.ids import uuid7_of
 from shared.wire.topics import AUDIT
 
@@ -61,14 +60,14 @@ def import_answers(
         raise typer.Exit(WRONG)
     faults = Faults()
     try:
-        columns = answers_csv.Map() if mapped is None else answers_csv.read_map(mapped)
+        columns = Map() if mapped is None else read_map(mapped)
         columns = columns.with_given(given or [])
         with progress() as bars:
             take = taking(newest.directory, SystemClock().now())
             moved = bar(bars, "checking" if dry_run else "importing")
-            answers = faults.without(answers_csv.read_csv(file, take, columns, moved))
+            answers = faults.without(read_csv(file, take, columns, moved))
             count = sum(1 for _ in answers) if dry_run else asyncio.run(_send(kafka, answers, file.name))
-    except (OSError, answers_csv.WrongFile) as error:
+    except (OSError, WrongFile) as error:
         err.print(str(error), style="red", markup=False)
         raise typer.Exit(WRONG) from None
     faults.rest()
@@ -76,11 +75,6 @@ def import_answers(
     if faults.count:
         out.print("mend them where they stand and import the file again, with the same map: each row counts once")
     raise typer.Exit(FAILED if faults.count else DONE)
-
-
-async def _send(kafka: Kafka, answers: Iterator[FeedbackReceivedV1], file: str) -> int:
-    await ensure_topics(kafka, [AUDIT])
-    return await send(kafka, answers, audited("answers imported", {"file": file}))
 
 
 def taking(directory: Directory, now: datetime) -> Take:
@@ -106,16 +100,17 @@ def _id(at: datetime, said: str) -> UUID:
     return uuid7_of(max(0, int(at.timestamp() * 1000)), hashlib.sha256(said.encode()).digest())
 
 
-async def send(kafka: Kafka, answers: Iterator[FeedbackReceivedV1], begun: AuditV1) -> int:
+async def _send(kafka: Kafka, answers: Iterator[FeedbackReceivedV1], file: str) -> int:
     """Send answers, and first that somebody does; return how many.
 
     Raises Transient; begun again, what was sent before counts once.
     """
+    await ensure_topics(kafka, [AUDIT])
     producer = Producer(kafka)
     sent = 0
     try:
         await producer.start()
-        await producer.send_all([audit.message(begun)])
+        await producer.send_all([audit.message(audited("answers imported", {"file": file}))])
         while batch := list(islice(answers, _BATCH)):
             await producer.send_all([message_of(answer, None) for answer in batch])
             sent += len(batch)

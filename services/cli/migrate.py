@@ -6,7 +6,7 @@ import asyncio
 
 import typer
 
-from services.cli.environment import database_url, settings
+from services.cli.environment import settings
 from services.cli.terminal import DONE, out
 from services.registry import SERVICES
 from shared.database.migrate import migrate as bring_up
@@ -18,13 +18,14 @@ app = typer.Typer()
 @app.command()
 def migrate() -> None:
     """Bring the database to the current schema (services also do it when they start)."""
-    url = database_url()
+    given = settings()
+    url = given.named_database
 
     async def body() -> int:
         for name, service in SERVICES.items():
             database = Database(url, name)
             try:
-                await bring_up(database, service.migrations, url=settings().migration_url, say=_print)
+                await bring_up(database, service.migrations, url=given.migration_url, say=_print)
             finally:
                 await database.close()
         out.print("the database is at the current schema")

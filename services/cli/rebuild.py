@@ -6,7 +6,7 @@ import asyncio
 
 import typer
 
-from services.cli.environment import audited, database_url
+from services.cli.environment import audited, settings
 from services.cli.terminal import DONE, out, progress
 from services.scoring.store import counting
 from shared.database.pool import Database
@@ -18,7 +18,7 @@ app = typer.Typer()
 @app.command()
 def rebuild() -> None:
     """Count all stored answers afresh (needs FIILIS_DATABASE_URL); tells where the kept counts were different."""
-    url = database_url()
+    url = settings().named_database
 
     async def body() -> int:
         database = Database(url, "scoring", pool=1)

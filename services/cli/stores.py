@@ -15,10 +15,8 @@ from shared.errors import Misconfigured
 
 def database_url(data: Path) -> str:
     """Return the address of the database of the settings, or of everything in one process. Raises Misconfigured."""
-    url = settings().database_url or kept.database(data)
-    if url is None:
-        raise Misconfigured("FIILIS_DATABASE_URL is not set, such as postgresql://fiilis:secret@db/fiilis")
-    return url
+    given = settings()
+    return given.database_url or kept.database(data) or given.named_database
 
 
 @contextlib.asynccontextmanager

@@ -103,13 +103,7 @@ class FeedbackEndpoint:
     """Takes answers: 202 when they are durable, never before."""
 
     def __init__(self, deps: Dependencies) -> None:
-        self._access = deps.access
-        self._publishing = deps.publishing
-        self._clock = deps.clock
-        self._signer = deps.signer
-        self._status_url = deps.status_url
-        self._limits = deps.limits
-        self._buckets = deps.buckets
+        self._deps = deps
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -127,8 +121,8 @@ class FeedbackEndpoint:
             else:
                 key = self._key(scope, headers)
                 cors = _allowed_origin(key, headers)
-                buckets = self._limits.of(key, address_of(scope))
-                self._buckets.take(buckets, 0, self._clock.now())  # before the body is read
+                buckets = self._deps.limits.of(key, address_of(scope))
+                self._deps.buckets.take(buckets, 0, self._deps.clock.now())  # before the body is read
                 body = await _body(receive, headers)
                 answer = await self._take(body, key, headers, buckets)
         except Problem as problem:
@@ -148,12 +142,12 @@ class FeedbackEndpoint:
                 raise invalid_fields(*(FieldError(name[:63], "unknown parameter") for name in sorted(unknown)))
             given = asked.get("key", [])
             if authorization is None and given:
-                key = self._access.known_key(given[0], address_of(scope))
+                key = self._deps.access.known_key(given[0], address_of(scope))
                 if key.kind != "publishable":
                     raise Problem(403, "forbidden", "Only a publishable key may stand in the address")
                 return key
         text = None if authorization is None else authorization.decode("latin-1")
-        key = self._access.find_key(text, address_of(scope))
+        key = self._deps.access.find_key(text, address_of(scope))
         if key.kind == "secret" and not {"feedback", "admin"} & set(key.scopes):
             raise Problem(403, "forbidden", "The key has not that right", "This needs scope 'feedback'.")
         return key
@@ -161,7 +155,7 @@ class FeedbackEndpoint:
     def _preflight(self, headers: dict[bytes, bytes]) -> _Answer:
         # A preflight carries no key: it is told what any of the publishable keys allows.
         origin = headers.get(b"origin", b"")
-        known = any(origin.decode("latin-1") in key.origins for key in self._access.revision.directory.keys)
+        known = any(origin.decode("latin-1") in key.origins for key in self._deps.access.revision.directory.keys)
         if not known:
             raise Problem(403, "origin-not-allowed", "No key allows this Origin")
         allow = (
@@ -172,24 +166,24 @@ class FeedbackEndpoint:
         return _Answer(204, b"", headers=(*_cors(origin), *allow))
 
     async def _take(self, body: bytes, key: Key, headers: dict[bytes, bytes], buckets: list[Bucket]) -> _Answer:
-        let = Let(key, self._access.revision.directory, self._clock.now(), self._signer)
+        let = Let(key, self._deps.access.revision.directory, self._deps.clock.now(), self._deps.signer)
         traceparent = parse_traceparent(headers.get(b"traceparent", b"").decode("latin-1"))
         if body.lstrip()[:1] == b"[":
             return await self._take_array(body, let, traceparent, buckets)
         try:
-            self._buckets.take(buckets, 1, let.now)
+            self._deps.buckets.take(buckets, 1, let.now)
             answer = self._accept(body, let)
         except Problem:
             _REJECTED.inc()
             raise
-        await self._publishing.publish_one(answer, traceparent)
-        return _Answer(202, _accepted(answer.id, self._status_url(answer)))
+        await self._deps.publishing.publish_one(answer, traceparent)
+        return _Answer(202, _accepted(answer.id, self._deps.status_url(answer)))
 
     def _accept(self, item: bytes | msgspec.Raw, let: Let) -> FeedbackReceivedV1:
         """Return the answer that an item is. Raises the 400, 403, 422, and the 429 for one person's many."""
         answer = accept(parse(item), let)
         if let.key.kind == "publishable" and answer.respondent is not None:
-            self._buckets.take(self._limits.of_respondent(answer.customer, answer.respondent), 1, let.now)
+            self._deps.buckets.take(self._deps.limits.of_respondent(answer.customer, answer.respondent), 1, let.now)
         return answer
 
     async def _take_array(self, body: bytes, let: Let, traceparent: str | None, buckets: list[Bucket]) -> _Answer:
@@ -198,7 +192,7 @@ class FeedbackEndpoint:
             raise Problem(422, "invalid", "The array is empty")
         if len(items) > ITEMS:
             raise Problem(422, "too-many-items", "The array is too long", f"{len(items)} items, at most {ITEMS}.")
-        self._buckets.take(buckets, len(items), let.now)
+        self._deps.buckets.take(buckets, len(items), let.now)
         accepted: list[FeedbackReceivedV1] = []
         results: list[dict[str, object]] = []
         for item in items:
@@ -210,7 +204,7 @@ class FeedbackEndpoint:
                 continue
             accepted.append(answer)
             results.append({"id": answer.id, "status": "accepted"})
-        refused: Mapping[int, Problem] = await self._publishing.publish(accepted, traceparent) if accepted else {}
+        refused: Mapping[int, Problem] = await self._deps.publishing.publish(accepted, traceparent) if accepted else {}
         if refused:
             taken = [result for result in results if result["status"] == "accepted"]
             for place, problem in refused.items():

@@ -32,14 +32,14 @@ async def fresh(
     known = await answers.known_ids(tx, ids)
     if not known and not erased and len(set(ids)) == len(ids):
         return records  # as nearly always
-    fresh: list[Record[FeedbackReceivedV1]] = []
+    unseen: list[Record[FeedbackReceivedV1]] = []
     for record in records:
         state = states[record.message.customer]
         key = (record.message.id, state.number)
         if key not in known and key not in erased:
             known.add(key)
-            fresh.append(record)
-    return fresh
+            unseen.append(record)
+    return unseen
 
 
 def places_of(

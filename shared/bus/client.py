@@ -370,42 +370,39 @@ class Producer:
     async def _send_all(self, messages: Sequence[Outgoing], timeout: float) -> None:
         """Do so, as one. Raises MessageSizeTooLargeError, too."""
         kafka = self._kafka
-        too_large: MessageSizeTooLargeError | None = None
-        with kafka.errors():
-            producer = await self._connected()
-            try:
-                async with asyncio.timeout(timeout):
-                    sent = [
-                        await producer.send(
-                            kafka.prefix + m.topic,
-                            value=m.value,
-                            key=m.key,
-                            partition=kafka.place_of(m.topic, m.key),
-                            headers=m.headers,
-                        )
-                        for m in messages
-                    ]
-                    await asyncio.gather(*sent)
-            except MessageSizeTooLargeError as error:
-                await self._renew(producer)
-                too_large = error
-            except (KafkaError, OSError, TimeoutError):
-                await self._renew(producer)
-                raise
-        if too_large is not None:
-            raise too_large
+        async with self._sending(timeout) as producer:
+            sent = [
+                await producer.send(
+                    kafka.prefix + m.topic,
+                    value=m.value,
+                    key=m.key,
+                    partition=kafka.place_of(m.topic, m.key),
+                    headers=m.headers,
+                )
+                for m in messages
+            ]
+            await asyncio.gather(*sent)
 
     async def send_batch(self, batch: Any, topic: str, partition: int) -> None:
         """Send a batch that `create_batch` made and wait until it is acknowledged.
 
         Raises Transient, and MessageSizeTooLargeError.
         """
+        async with self._sending(_SEND_SECONDS) as producer:
+            await (await producer.send_batch(batch, self._kafka.prefix + topic, partition=partition))
+
+    @contextlib.asynccontextmanager
+    async def _sending(self, seconds: float) -> AsyncGenerator[AIOKafkaProducer]:
+        """Lend the producer for some seconds; after whatever fails, the next one is made anew.
+
+        Raises Transient, and MessageSizeTooLargeError as it is: that is no trouble of Kafka's.
+        """
         too_large: MessageSizeTooLargeError | None = None
         with self._kafka.errors():
             producer = await self._connected()
             try:
-                async with asyncio.timeout(_SEND_SECONDS):
-                    await (await producer.send_batch(batch, self._kafka.prefix + topic, partition=partition))
+                async with asyncio.timeout(seconds):
+                    yield producer
             except MessageSizeTooLargeError as error:
                 await self._renew(producer)
                 too_large = error

@@ -65,14 +65,13 @@ def parts(settings: Settings, clock: Clock, services: tuple[str, ...]) -> Parts:
     """Put together what the services of this process share. Raises Misconfigured naming the missing setting."""
     checked_secrets(settings)
     kafka = kafka_of(settings)
-    if settings.database_url is None:
-        raise Misconfigured("FIILIS_DATABASE_URL is not set, such as postgresql://fiilis:secret@db/fiilis")
+    database_url = settings.named_database
     directory = Follower(kafka, services)
     # In the schema of one of the services, which is this process's own.
-    keeper = DirectoryKeeper(directory, Database(settings.database_url, services[0], pool=1))
+    keeper = DirectoryKeeper(directory, Database(database_url, services[0], pool=1))
     refusals = Refusals(directory.progress.service, kafka, clock)
     access = Access(directory, clock, refusals)
-    return Parts(kafka, settings.database_url, settings.migration_url, directory, keeper, access, refusals, clock)
+    return Parts(kafka, database_url, settings.migration_url, directory, keeper, access, refusals, clock)
 
 
 def kafka_of(settings: Settings) -> Kafka:

@@ -97,6 +97,13 @@ class Settings(Environment):
         )
 
     @property
+    def named_database(self) -> str:
+        """The database's address. Raises Misconfigured where none is named."""
+        if self.database_url is None:
+            raise Misconfigured("FIILIS_DATABASE_URL is not set, such as postgresql://fiilis:secret@db/fiilis")
+        return self.database_url
+
+    @property
     def secrets(self) -> list[str]:
         """The signing secrets, newest first."""
         return [part.strip() for part in self.secret.split(",") if part.strip()]

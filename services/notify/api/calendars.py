@@ -10,15 +10,14 @@ from typing import Annotated
 
 from fastapi import Query, Request, Response
 
-from services.notify.api.dependencies import Dependencies, Deps
+from services.notify.api.dependencies import Dependencies, Deps, WholeReader
 from services.notify.calendar_cache import MadeCalendar
 from services.notify.calendar_feed import feed_of_many
 from services.notify.domain.rota import LONGEST, Era, Override, calendar_shifts
 from services.notify.store import rota as store
-from shared.directory.access import Caller
 from shared.directory.follower import Revision
 from shared.errors import Problem, not_found
-from shared.http.keys import caller_with, new_router
+from shared.http.keys import new_router
 from shared.http.openapi import problems
 from shared.http.responses import json_response, unless_known
 from shared.wire.signing import BadToken, ExpiredToken
@@ -38,18 +37,17 @@ class Calendar(Response):
 
 
 router = new_router(prefix="/v1")
-_Whole = Annotated[Caller, caller_with("oncall")]
 
 
 @router.get("/schedules")
-async def list_schedules(deps: Deps, caller: _Whole) -> Response:
+async def list_schedules(deps: Deps, caller: WholeReader) -> Response:
     """List the schedules, each with the address of its calendar."""
     items = [{"name": name, "calendar": _address(deps, "schedules", name)} for name in caller.directory.schedules]
     return json_response({"items": items, "next": None})
 
 
 @router.get("/people/{person}/calendar")
-async def get_calendar_address(deps: Deps, person: str, caller: _Whole) -> Response:
+async def get_calendar_address(deps: Deps, person: str, caller: WholeReader) -> Response:
     """Return the address of a person's calendar."""
     if person not in caller.directory.people:
         raise not_found("person", person)

@@ -6,12 +6,12 @@ import secrets
 from datetime import datetime, timedelta
 from hashlib import sha256
 from hmac import compare_digest
-from typing import Annotated, Any
+from typing import Any
 
 from fastapi import Response
 from pydantic import Field
 
-from services.notify.api.dependencies import Deps
+from services.notify.api.dependencies import Deps, WholeReader
 from services.notify.contact_selection import tell_at
 from services.notify.domain.contacts import listed
 from services.notify.domain.texts import code_words
@@ -20,7 +20,7 @@ from services.notify.store.contacts import Key
 from shared.directory.access import Caller
 from shared.directory.model import Person
 from shared.errors import FieldError, Problem, invalid_fields, not_found
-from shared.http.keys import caller_with, new_router
+from shared.http.keys import new_router
 from shared.http.openapi import problems
 from shared.http.request_model import Asked
 from shared.http.responses import json_response
@@ -36,11 +36,10 @@ class Code(Asked):
 
 
 router = new_router(prefix="/v1/people")
-_Reader = Annotated[Caller, caller_with("oncall")]
 
 
 @router.get("/{person}/contacts")
-async def list_contacts(deps: Deps, person: str, caller: _Reader) -> Response:
+async def list_contacts(deps: Deps, person: str, caller: WholeReader) -> Response:
     """List a person's contacts, in the order to try, and what is known of each."""
     found = _person(caller, person)
     async with deps.database.transaction() as tx:
@@ -50,7 +49,7 @@ async def list_contacts(deps: Deps, person: str, caller: _Reader) -> Response:
 
 
 @router.post("/{person}/contacts/{place}/verification", status_code=202, responses=problems(409, 429))
-async def send_verification_code(deps: Deps, person: str, place: int, caller: _Reader) -> Response:
+async def send_verification_code(deps: Deps, person: str, place: int, caller: WholeReader) -> Response:
     """Send a code to a contact; an earlier one is not good any more."""
     found = _person(caller, person)
     key, now = _key(found, place), deps.clock.now()
@@ -71,7 +70,7 @@ async def send_verification_code(deps: Deps, person: str, place: int, caller: _R
 
 
 @router.post("/{person}/contacts/{place}/verify")
-async def verify_contact(deps: Deps, person: str, place: int, told: Code, caller: _Reader) -> Response:
+async def verify_contact(deps: Deps, person: str, place: int, told: Code, caller: WholeReader) -> Response:
     """Take the code that was sent: the contact is the person's."""
     found = _person(caller, person)
     key, now = _key(found, place), deps.clock.now()

@@ -11,9 +11,9 @@ from services.notify.calendar_cache import CalendarCache
 from services.notify.history import History
 from services.notify.jobs.preflight import PreflightJob
 from shared.database.pool import Database
-from shared.directory.access import Access
+from shared.directory.access import Access, Caller
 from shared.http.client import Outbound
-from shared.http.keys import provided
+from shared.http.keys import caller_with, provided
 from shared.runtime.clock import Clock
 from shared.wire.signing import Signer
 
@@ -40,3 +40,6 @@ class Dependencies:
 
 
 Deps = Annotated[Dependencies, provided(Dependencies)]
+Reader = Annotated[Caller, caller_with("oncall", limited=True)]
+WholeReader = Annotated[Caller, caller_with("oncall")]
+"""A key that is good for all customers: people and schedules are there for all of them."""

@@ -10,14 +10,13 @@ import msgspec
 from fastapi import Query, Response
 from pydantic import Field
 
-from services.notify.api.dependencies import Deps
+from services.notify.api.dependencies import Deps, Reader, WholeReader
 from services.notify.domain.chain import Presence, full_chain
 from services.notify.domain.rota import LONGEST, some_shifts
 from services.notify.store import rota as store
-from shared.directory.access import Caller
 from shared.directory.model import Directory
 from shared.errors import FieldError, invalid_fields, not_found
-from shared.http.keys import caller_with, new_router
+from shared.http.keys import new_router
 from shared.http.request_model import Asked, Moment
 from shared.http.responses import json_response
 
@@ -52,13 +51,10 @@ class ChainLink(msgspec.Struct, frozen=True, kw_only=True):
 
 
 router = new_router(prefix="/v1")
-_Whole = Annotated[Caller, caller_with("oncall")]
 
 
 @router.get("/oncall")
-async def get_on_call(
-    deps: Deps, query: Annotated[OnCallQuery, Query()], caller: Annotated[Caller, caller_with("oncall", limited=True)]
-) -> Response:
+async def get_on_call(deps: Deps, query: Annotated[OnCallQuery, Query()], caller: Reader) -> Response:
     """Return everybody who would be paged for a customer, or would have been, in order; never empty."""
     customer = caller.customer(query.customer)
     now = deps.clock.now()
@@ -77,7 +73,7 @@ async def get_on_call(
 
 
 @router.get("/schedules/{name}/shifts")
-async def list_shifts(deps: Deps, name: str, query: Annotated[ShiftsQuery, Query()], caller: _Whole) -> Response:
+async def list_shifts(deps: Deps, name: str, query: Annotated[ShiftsQuery, Query()], caller: WholeReader) -> Response:
     """Return who is on call from a moment (now) until another (14 days later); nobody is `null`.
 
     The past is told as it was, by the revisions of then.
@@ -99,7 +95,7 @@ async def list_shifts(deps: Deps, name: str, query: Annotated[ShiftsQuery, Query
 
 
 @router.get("/preflight")
-async def get_preflight(deps: Deps, caller: _Whole) -> Response:
+async def get_preflight(deps: Deps, caller: WholeReader) -> Response:
     """Return what should be mended before it is needed."""
     found = await deps.preflight.findings(caller.directory)
     return json_response({"at": deps.clock.now(), "ready": not found, "items": found, "next": None})

@@ -13,7 +13,7 @@ from pydantic import Field
 from services.notify import __file__ as _ROOM
 from services.notify.acknowledgements import NotInDirectory
 from services.notify.api.audit import shown
-from services.notify.api.dependencies import Dependencies, Deps
+from services.notify.api.dependencies import Dependencies, Deps, Reader
 from services.notify.domain.page import Page as PageFacts
 from services.notify.domain.page import message
 from services.notify.store import audit, deliveries
@@ -22,7 +22,7 @@ from shared.directory.access import Caller
 from shared.errors import Problem
 from shared.http.client import shown_url
 from shared.http.html import PAGE_HEADERS, templates
-from shared.http.keys import caller_with, new_router
+from shared.http.keys import new_router
 from shared.http.lists import Page, page_of
 from shared.http.openapi import problems
 from shared.http.request_model import Asked
@@ -49,11 +49,10 @@ class Acknowledgement(Asked):
 
 router = new_router()
 serve_style(router, "/a")
-_Reader = Annotated[Caller, caller_with("oncall", limited=True)]
 
 
 @router.get("/v1/pages")
-async def list_pages(deps: Deps, query: Annotated[PagesQuery, Query()], caller: _Reader) -> Response:
+async def list_pages(deps: Deps, query: Annotated[PagesQuery, Query()], caller: Reader) -> Response:
     """List pages, newest first."""
     customers, after = caller.limited_to(query.customer), query.after()
     async with deps.database.transaction() as tx:
@@ -63,7 +62,7 @@ async def list_pages(deps: Deps, query: Annotated[PagesQuery, Query()], caller: 
 
 
 @router.get("/v1/pages/{page}")
-async def get_page(deps: Deps, page: str, caller: _Reader) -> Response:
+async def get_page(deps: Deps, page: str, caller: Reader) -> Response:
     """Return a page with every attempt to reach somebody, and everything else that happened to it."""
     # One moment for all of it: an attempt that has just been stored belongs to the page as it was stored with it.
     async with deps.database.snapshot() as tx:
@@ -79,14 +78,14 @@ async def _visible_page(deps: Dependencies, page: str, caller: Caller) -> PageFa
 
 
 @router.post("/v1/pages/{page}/acknowledge", responses=problems(409))
-async def acknowledge_page(deps: Deps, page: str, by: Acknowledgement, caller: _Reader) -> Response:
+async def acknowledge_page(deps: Deps, page: str, by: Acknowledgement, caller: Reader) -> Response:
     """Stop paging: this person answers."""
     found = await _visible_page(deps, page, caller)
     return json_response(_shown(await deps.acknowledgements.take(found.id, by.person, by=caller.actor)))
 
 
 @router.post("/v1/pages/{page}/escalate", status_code=202, responses=problems(409))
-async def escalate_page(deps: Deps, page: str, caller: _Reader) -> Response:
+async def escalate_page(deps: Deps, page: str, caller: Reader) -> Response:
     """Page the next person at once."""
     found = await _visible_page(deps, page, caller)
     escalated = await deps.acknowledgements.escalate(found.id, by=caller.actor)

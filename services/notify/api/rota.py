@@ -11,7 +11,7 @@ import msgspec
 from fastapi import Query, Response
 from pydantic import Field
 
-from services.notify.api.dependencies import Dependencies, Deps
+from services.notify.api.dependencies import Dependencies, Deps, Reader, WholeReader
 from services.notify.domain.hold import Silence
 from services.notify.domain.page import Outcome
 from services.notify.domain.preflight import rule_names
@@ -21,7 +21,7 @@ from services.notify.store import audit, deliveries, pages
 from services.notify.store import rota as store
 from shared.directory.access import Caller
 from shared.errors import FieldError, Problem, invalid_fields, not_found
-from shared.http.keys import caller_with, new_router
+from shared.http.keys import new_router
 from shared.http.lists import Page, page_of
 from shared.http.openapi import problems
 from shared.http.request_model import Asked, Moment
@@ -80,19 +80,17 @@ class SilencesQuery(Page):
 
 
 router = new_router(prefix="/v1")
-_Whole = Annotated[Caller, caller_with("oncall")]
-_Reader = Annotated[Caller, caller_with("oncall", limited=True)]
 
 
 @router.post("/overrides", status_code=201)
-async def make_override(deps: Deps, asked: NewOverride, caller: _Whole) -> Response:
+async def make_override(deps: Deps, asked: NewOverride, caller: WholeReader) -> Response:
     """Put somebody on call for a time."""
     (made,) = await _make(deps, caller, _asked(asked, caller, deps.clock.now()))
     return json_response(_override(made), 201)
 
 
 @router.post("/swaps", status_code=201)
-async def make_swap(deps: Deps, asked: NewSwap, caller: _Whole) -> Response:
+async def make_swap(deps: Deps, asked: NewSwap, caller: WholeReader) -> Response:
     """Let two people take each other's turns for a time: two overrides, and one act."""
     now, other = deps.clock.now(), asked.other
     there = _asked(asked, caller, now, replaces=("with", other))
@@ -110,7 +108,7 @@ async def _make(deps: Dependencies, caller: Caller, made: Sequence[Override]) ->
 
 
 @router.get("/overrides")
-async def list_overrides(deps: Deps, query: Annotated[OverridesQuery, Query()], caller: _Whole) -> Response:
+async def list_overrides(deps: Deps, query: Annotated[OverridesQuery, Query()], caller: WholeReader) -> Response:
     """List the overrides that are not over."""
     after = query.after()
     async with deps.database.transaction() as tx:
@@ -120,7 +118,7 @@ async def list_overrides(deps: Deps, query: Annotated[OverridesQuery, Query()], 
 
 
 @router.delete("/overrides/{override}")
-async def end_override(deps: Deps, override: str, caller: _Whole) -> Response:
+async def end_override(deps: Deps, override: str, caller: WholeReader) -> Response:
     """Take an override back; what it was until now stays what was."""
     now = deps.clock.now()
     async with deps.database.transaction() as tx:
@@ -132,7 +130,7 @@ async def end_override(deps: Deps, override: str, caller: _Whole) -> Response:
 
 
 @router.post("/silences", status_code=201)
-async def make_silence(deps: Deps, asked: NewSilence, caller: _Reader) -> Response:
+async def make_silence(deps: Deps, asked: NewSilence, caller: Reader) -> Response:
     """Page nobody for some problems for a time; what is still a problem then is paged then."""
     now = deps.clock.now()
     start, until = _time(asked.start, asked.until, now)
@@ -163,7 +161,7 @@ async def make_silence(deps: Deps, asked: NewSilence, caller: _Reader) -> Respon
 
 
 @router.get("/silences")
-async def list_silences(deps: Deps, query: Annotated[SilencesQuery, Query()], caller: _Reader) -> Response:
+async def list_silences(deps: Deps, query: Annotated[SilencesQuery, Query()], caller: Reader) -> Response:
     """List the silences that are not over."""
     customers, after = caller.limited_to(query.customer), query.after()
     async with deps.database.transaction() as tx:
@@ -173,7 +171,7 @@ async def list_silences(deps: Deps, query: Annotated[SilencesQuery, Query()], ca
 
 
 @router.delete("/silences/{silence}", responses=problems(409))
-async def end_silence(deps: Deps, silence: str, caller: _Reader) -> Response:
+async def end_silence(deps: Deps, silence: str, caller: Reader) -> Response:
     """End a silence now: what it holds is paged."""
     now, id_ = deps.clock.now(), id_in_path("silence", silence)
     async with deps.database.transaction() as tx:

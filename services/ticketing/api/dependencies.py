@@ -8,8 +8,8 @@ from typing import Annotated
 from services.ticketing.desk_sync.supervisor import DeskSync
 from services.ticketing.ledger import Ledger
 from shared.database.pool import Database
-from shared.directory.access import Access
-from shared.http.keys import provided
+from shared.directory.access import Access, Caller
+from shared.http.keys import caller_with, provided
 from shared.runtime.clock import Clock
 from shared.wire.signing import Signer
 
@@ -27,3 +27,4 @@ class Dependencies:
 
 
 Deps = Annotated[Dependencies, provided(Dependencies)]
+Reader = Annotated[Caller, caller_with("tickets", limited=True)]

@@ -10,7 +10,7 @@ import msgspec
 from fastapi import Query, Response
 from pydantic import Field
 
-from services.ticketing.api.dependencies import Deps
+from services.ticketing.api.dependencies import Deps, Reader
 from services.ticketing.domain.action import Action, figure
 from services.ticketing.domain.service import service_of
 from services.ticketing.store import actions, erasures, tickets
@@ -64,11 +64,10 @@ class ActionPatch(Asked):
 
 
 router = new_router(prefix="/v1")
-_Reader = Annotated[Caller, caller_with("tickets", limited=True)]
 
 
 @router.get("/service")
-async def get_service_figures(deps: Deps, query: Annotated[ServiceQuery, Query()], caller: _Reader) -> Response:
+async def get_service_figures(deps: Deps, query: Annotated[ServiceQuery, Query()], caller: Reader) -> Response:
     """Return how well a customer's problems were taken care of."""
     customer = caller.customer(query.customer)
     try:
@@ -87,7 +86,7 @@ async def get_service_figures(deps: Deps, query: Annotated[ServiceQuery, Query()
 
 
 @router.get("/actions")
-async def list_actions(deps: Deps, query: Annotated[ActionsQuery, Query()], caller: _Reader) -> Response:
+async def list_actions(deps: Deps, query: Annotated[ActionsQuery, Query()], caller: Reader) -> Response:
     """List improvement actions, newest first."""
     customers, after = caller.limited_to(query.customer), query.after()
     async with deps.database.transaction() as tx:
@@ -96,7 +95,7 @@ async def list_actions(deps: Deps, query: Annotated[ActionsQuery, Query()], call
 
 
 @router.post("/actions", status_code=201)
-async def open_action(deps: Deps, new: NewAction, caller: _Reader) -> Response:
+async def open_action(deps: Deps, new: NewAction, caller: Reader) -> Response:
     """Decide on a step; the figure that it is taken for is remembered as it is now."""
     customer = caller.customer(new.customer)
     _check_owner(new.owner, caller)
@@ -126,7 +125,7 @@ async def open_action(deps: Deps, new: NewAction, caller: _Reader) -> Response:
 
 
 @router.patch("/actions/{action}", responses=problems(409))
-async def change_action(deps: Deps, action: str, patch: ActionPatch, caller: _Reader) -> Response:
+async def change_action(deps: Deps, action: str, patch: ActionPatch, caller: Reader) -> Response:
     """Change a step: done, dropped, another owner or day."""
     if patch.owner is not None:
         _check_owner(patch.owner, caller)

@@ -12,7 +12,7 @@ from fastapi import Header, Query, Response
 from msgspec.structs import replace
 from pydantic import Field
 
-from services.ticketing.api.dependencies import Dependencies, Deps
+from services.ticketing.api.dependencies import Dependencies, Deps, Reader
 from services.ticketing.domain.ticket import Missing, NotAllowed, Outcome, Patch, by_hand, change, entry
 from services.ticketing.ledger import TicketChange, measure_breaches
 from services.ticketing.store import desks
@@ -20,7 +20,7 @@ from services.ticketing.store import tickets as store
 from shared.database.pool import Connection
 from shared.directory.access import Caller
 from shared.errors import FieldError, Problem, invalid_fields
-from shared.http.keys import caller_with, new_router
+from shared.http.keys import new_router
 from shared.http.lists import Page, page_of
 from shared.http.openapi import problems
 from shared.http.request_model import Asked
@@ -74,11 +74,10 @@ class NewComment(Asked):
 
 
 router = new_router(prefix="/v1/tickets", tags=["ticketing"])
-_Reader = Annotated[Caller, caller_with("tickets", limited=True)]
 
 
 @router.get("")
-async def list_tickets(deps: Deps, query: Annotated[TicketsQuery, Query()], caller: _Reader) -> Response:
+async def list_tickets(deps: Deps, query: Annotated[TicketsQuery, Query()], caller: Reader) -> Response:
     """List tickets, newest opening first."""
     customers, after = caller.limited_to(query.customer), query.after()
     async with deps.database.transaction() as tx:
@@ -98,7 +97,7 @@ async def list_tickets(deps: Deps, query: Annotated[TicketsQuery, Query()], call
 
 
 @router.post("", status_code=201)
-async def open_ticket(deps: Deps, new: NewTicket, caller: _Reader) -> Response:
+async def open_ticket(deps: Deps, new: NewTicket, caller: Reader) -> Response:
     """Open a ticket by hand."""
     customer = caller.customer(new.customer)
     caller.check_touchpoint(customer, new.touchpoint)
@@ -120,7 +119,7 @@ async def open_ticket(deps: Deps, new: NewTicket, caller: _Reader) -> Response:
 
 
 @router.get("/{ticket}")
-async def get_ticket(deps: Deps, ticket: str, caller: _Reader) -> Response:
+async def get_ticket(deps: Deps, ticket: str, caller: Reader) -> Response:
     """Return a ticket; its ETag is its version."""
     async with deps.database.transaction() as tx:
         found = caller.visible("ticket", ticket, await store.one(tx, id_in_path("ticket", ticket)))
@@ -129,7 +128,7 @@ async def get_ticket(deps: Deps, ticket: str, caller: _Reader) -> Response:
 
 @router.patch("/{ticket}", responses=problems(409))
 async def change_ticket(
-    deps: Deps, ticket: str, patch: TicketPatch, caller: _Reader, if_match: Annotated[str | None, Header()] = None
+    deps: Deps, ticket: str, patch: TicketPatch, caller: Reader, if_match: Annotated[str | None, Header()] = None
 ) -> Response:
     """Change a ticket that nobody changed since it was read."""
     if if_match is None:
@@ -155,7 +154,7 @@ async def change_ticket(
 
 
 @router.post("/{ticket}/comments", status_code=201)
-async def comment_on_ticket(deps: Deps, ticket: str, new: NewComment, caller: _Reader) -> Response:
+async def comment_on_ticket(deps: Deps, ticket: str, new: NewComment, caller: Reader) -> Response:
     """Append a comment to the timeline."""
     async with deps.database.transaction() as tx:
         current = caller.visible("ticket", ticket, await store.one_locked(tx, id_in_path("ticket", ticket)))
@@ -168,7 +167,7 @@ async def comment_on_ticket(deps: Deps, ticket: str, new: NewComment, caller: _R
 
 @router.get("/{ticket}/timeline")
 async def get_ticket_timeline(
-    deps: Deps, ticket: str, query: Annotated[TimelineQuery, Query()], caller: _Reader
+    deps: Deps, ticket: str, query: Annotated[TimelineQuery, Query()], caller: Reader
 ) -> Response:
     """Return everything that changes to a ticket, oldest first."""
     if query.cursor is not None and not re.fullmatch("[0-9]{1,18}", query.cursor):
