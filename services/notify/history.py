@@ -13,6 +13,7 @@ import msgspec
 from services.notify.domain.rota import Era
 from services.notify.store import rota
 from shared.database.pool import Database
+from shared.directory.follower import Revision
 from shared.directory.model import Directory
 from shared.runtime.logs import Log
 
@@ -31,9 +32,13 @@ class History:
         self._database = database
         self._known: OrderedDict[int, Directory | None] = OrderedDict()
 
-    async def eras(self, current: Directory, start: datetime, now: datetime) -> list[Era]:
-        """Return the eras from a moment on, the present one last, which lasts on. Raises Transient."""
-        present = rota.turns_alone(current)
+    async def eras(self, current: Revision, start: datetime, now: datetime) -> list[Era]:
+        """Return the eras from a moment on, the present one last, which lasts on. Raises Transient.
+
+        The present one began when it was applied, whether it is kept already or not: a shift that begins with it is the
+        same one a moment later.
+        """
+        present = rota.turns_alone(current.directory)
         if start >= now:
             return [_era(now, present)]
         async with self._database.transaction() as tx:
@@ -45,7 +50,7 @@ class History:
             if turns is not None and (not eras or not _is_same(eras[-1], turns)):
                 eras.append(_era(since, turns))
         if not eras or not _is_same(eras[-1], present):
-            eras.append(_era(now, present))
+            eras.append(_era(min(now, current.applied_at or now), present))
         return eras
 
     async def _turns(self, revisions: Sequence[int]) -> Mapping[int, Directory | None]:

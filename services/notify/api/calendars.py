@@ -83,7 +83,7 @@ async def _feed(
     key = (name, person, revision.log, revision.number, today, hash(told))
 
     async def make() -> MadeCalendar:
-        eras = await deps.history.eras(revision.directory, back - _BEGINNINGS, now)
+        eras = await deps.history.eras(revision, back - _BEGINNINGS, now)
         times, applied_at = (now, back, ahead), revision.applied_at or today
         # In a thread, as whatever takes long: it must not delay an acknowledgement.
         return await asyncio.to_thread(_made, name, schedules, person, eras, overrides, times, applied_at)

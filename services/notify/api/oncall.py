@@ -67,7 +67,7 @@ async def get_on_call(deps: Deps, query: Annotated[OnCallQuery, Query()], caller
     directory = None if past is None else await asyncio.to_thread(store.directory_of, past)
     if directory is None or customer.id not in directory.customers:
         directory = caller.directory
-    eras = await deps.history.eras(caller.directory, at, now)
+    eras = await deps.history.eras(deps.access.revision, at, now)
     chain = await asyncio.to_thread(_chain, directory, customer.id, Presence(directory, overrides, at, eras))
     return json_response({"customer": customer.id, "at": at, "chain": chain})
 
@@ -84,7 +84,7 @@ async def list_shifts(deps: Deps, name: str, query: Annotated[ShiftsQuery, Query
     if not start < end <= start + LONGEST:
         raise invalid_fields(FieldError("to", f"must be after from, by at most {LONGEST.days} days"))
     start = start if query.cursor is None else min(max(start, query.cursor), end)
-    eras = await deps.history.eras(caller.directory, start, now)
+    eras = await deps.history.eras(deps.access.revision, start, now)
     if not any(name in era.schedules for era in eras):
         raise not_found("schedule", name)
     async with deps.database.transaction() as tx:
