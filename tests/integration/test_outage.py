@@ -237,9 +237,12 @@ async def test_a_spool_that_cannot_write(tmp_path: Path, own_kafka: EmbeddedKafk
         await _sql(postgres, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
         await until(lambda: _accepted(client, _answer()))
         await _sql(postgres, "ALTER TABLE ingest.outbox ADD CONSTRAINT broken CHECK (false) NOT VALID")
-        for response, seconds in await asyncio.gather(*(_timed(client, _answer()) for _ in range(3))):
-            assert (response.status_code, response.json()["code"]) == (503, "not-durable")
-            assert seconds < 1 + WAIT_SECONDS
+        # The first ends the process: one that comes while it ends is answered, or finds its connection closed.
+        began = time.monotonic()
+        answers = await asyncio.gather(*(_accepted(client, _answer()) for _ in range(3)), return_exceptions=True)
+        assert time.monotonic() - began < 1 + WAIT_SECONDS
+        told = [answer for answer in answers if not isinstance(answer, httpx.TransportError)]
+        assert told in ([False], [False] * 2, [False] * 3)
         await until(lambda: _ended(running["ingest"]))
         assert "CheckViolationError" in running["ingest"].log()
 
