@@ -25,7 +25,7 @@ from services.cli.environment import settings
 from services.cli.terminal import WRONG, Faults, bar, err, out, progress
 from services.ingest.domain import Let, accept
 from services.scoring.domain.counting import category_of
-from services.scoring.domain.customer import plan
+from services.scoring.domain.plan import plan
 from services.scoring.domain.replay import Replay, Told
 from services.scoring.domain.shift import DEFAULT_PRIOR, Prior
 from services.scoring.store import company, reads

@@ -55,7 +55,7 @@ def build(
     `own`: without it the environment says.
     """
     own = NotifySettings() if own is None else own
-    database = Database(parts.database_url, "notify")
+    database = Database(parts.database_url, "notify", pool=settings.database_pool)
     producer = Producer(parts.kafka)
     client, signs, clock, directory = outbound(settings), signer(settings), parts.clock, parts.directory
     mailer = Mailer(own.notify_call_seconds)

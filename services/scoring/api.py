@@ -15,7 +15,9 @@ from pydantic import Field
 
 from services.scoring.dependencies import Deps
 from services.scoring.domain.counting import DAY, SCORES_WINDOW, WIDTH, Series, category_of, hour_time, window_start
-from services.scoring.domain.customer import CustomerState, plan
+from services.scoring.domain.customer import CustomerState
+from services.scoring.domain.nearness import nearness
+from services.scoring.domain.plan import plan
 from services.scoring.domain.report import (
     ChannelScore,
     MetricScore,
@@ -296,7 +298,7 @@ async def list_rules(deps: Deps, customer: str, caller: _Reader) -> Response:
         await counting.move_windows(tx, [(state, in_force)], now)
         for alert in await alerting.open_alerts(tx, [customer]):
             state.alerts[alert.dedup_key] = alert
-    return json_response({"customer": customer, "items": state.nearness(in_force, now), "next": None})
+    return json_response({"customer": customer, "items": nearness(state, in_force, now), "next": None})
 
 
 @router.get("/alerts")

@@ -35,7 +35,7 @@ def build(
 ) -> Service:
     """Return scoring, ready to run. `own`: without it the environment says."""
     own = ScoringSettings() if own is None else own
-    database = Database(parts.database_url, "scoring")
+    database = Database(parts.database_url, "scoring", pool=settings.database_pool)
     producer = Producer(parts.kafka)
     keys = ErasureKeys(database, settings.secrets)
     handlers = [_handler(own, parts, keys) for _ in range(own.scoring_workers)]

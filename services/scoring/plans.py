@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from itertools import chain
 
 from services.scoring.domain.counting import SCORES_WINDOW
-from services.scoring.domain.customer import CustomerState, Plan, plan
+from services.scoring.domain.customer import CustomerState
+from services.scoring.domain.plan import Plan, plan
 from shared.directory.follower import Follower, Revision
 from shared.rules.base import OnWindow
 

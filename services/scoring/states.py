@@ -6,7 +6,8 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from services.scoring.domain.customer import CustomerState, Plan, midnight_after
+from services.scoring.domain.customer import CustomerState, midnight_after
+from services.scoring.domain.plan import Plan
 from services.scoring.plans import Plans
 from services.scoring.store import alerts, answers, counting
 from shared.database.pool import Connection

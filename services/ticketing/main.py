@@ -46,7 +46,7 @@ def build(
     `own`: without it the environment says.
     """
     own = TicketingSettings() if own is None else own
-    database = Database(parts.database_url, "ticketing")
+    database = Database(parts.database_url, "ticketing", pool=settings.database_pool)
     producer = Producer(parts.kafka)
     client, signs = outbound(settings), signer(settings)
     directory, clock = parts.directory, parts.clock

@@ -45,6 +45,8 @@ class Settings(Environment):
     kafka_key_file: str | None = None
     database_url: str | None = None
     """`postgresql://user:password@host/database`."""
+    database_pool: int = Field(default=10, ge=2)
+    """Connections that each service keeps for its work at the most; ingest keeps two, and each a few for waiting."""
     topic_prefix: str = ""
     """Set before each topic and group, where several installations share a cluster."""
     host: str = "127.0.0.1"

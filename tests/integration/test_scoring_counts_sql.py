@@ -24,7 +24,8 @@ from services.scoring.domain.counting import (
     neighbours,
     series_of,
 )
-from services.scoring.domain.customer import CustomerState, Plan, plan
+from services.scoring.domain.customer import CustomerState
+from services.scoring.domain.plan import Plan, plan
 from services.scoring.domain.votes import candidates, vote_of
 from services.scoring.domain.windows import Measure
 from services.scoring.store import answers, counting

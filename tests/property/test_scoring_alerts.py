@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.scoring.domain.counting import DAY, HOUR
-from services.scoring.domain.customer import plan
 from services.scoring.domain.decide import Alert
+from services.scoring.domain.nearness import nearness
+from services.scoring.domain.plan import plan
 from shared.directory.model import (
     Audience,
     DetractorsAtLeast,
@@ -274,12 +275,12 @@ def test_a_customers_rules_say_how_near_they_are(word: str) -> None:
     of = rule(when, name="one", severity="high")
     watched = Watched([of])
     _ = watched.take(scene(when, good, NOW), NOW)
-    (near,) = watched.state.nearness(plan([of]), NOW)
+    (near,) = nearness(watched.state, plan([of]), NOW)
     assert (near.rule, near.kind, near.severity, near.alert) == ("one", word, "high", None)
     assert near.why_not == when.nearness(*counted(when, [good], []))
     assert near.why_not
     watched, now = worked_up(of, bad, good)
-    (near,) = watched.state.nearness(plan([of]), now)
+    (near,) = nearness(watched.state, plan([of]), now)
     (alert,) = watched.alerts.values()
     assert (near.alert, near.why_not) == (alert.id, None)
     assert near.reason["responses"] == 12
@@ -287,7 +288,7 @@ def test_a_customers_rules_say_how_near_they_are(word: str) -> None:
 
 def test_the_built_in_rules_of_a_customer_without_answers_say_what_they_wait_for() -> None:
     rules = built_in_rules()
-    told = Watched(rules).state.nearness(plan(rules), NOW)
+    told = nearness(Watched(rules).state, plan(rules), NOW)
     assert {near.rule: near.why_not for near in told} == {
         "mood-one": "fires on a single answer",
         "nps-low": "needs 10 more answers",

@@ -26,8 +26,9 @@ from services.scoring.domain.counting import (
     neighbours,
     series_of,
 )
-from services.scoring.domain.customer import CustomerState, Memory, midnight_after, plan
+from services.scoring.domain.customer import CustomerState, Memory, midnight_after
 from services.scoring.domain.decide import Alert, Decision, dedup_key
+from services.scoring.domain.plan import plan
 from services.scoring.domain.votes import vote_of
 from services.scoring.domain.windows import ExactWindow, HourWindow
 from shared.directory.model import (

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.scoring.domain.counting import DAY, Series
-from services.scoring.domain.customer import plan
 from services.scoring.domain.decide import Alert, Decision
+from services.scoring.domain.plan import plan
 from services.scoring.domain.replay import Replay
 from services.scoring.domain.trend import Counted, windows
 from shared.directory.model import (

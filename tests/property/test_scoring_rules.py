@@ -12,7 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from services.scoring.domain.counting import CATEGORIES, DAY, HOUR, WIDTH, arrival, category_of, changes
-from services.scoring.domain.customer import plan
+from services.scoring.domain.plan import plan
 from services.scoring.domain.windows import Measure
 from shared.directory.model import (
     DetractorsAtLeast,

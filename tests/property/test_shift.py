@@ -12,12 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.scoring.domain.shares import total
 from services.scoring.domain.shift import (
     DEFAULT_PRIOR,
     Detector,
     Prior,
     Signal,
-    _total,  # pyright: ignore[reportPrivateUsage]
+    nearness,
 )
 
 DAY, BUDGET = 20_000.0, 0.1
@@ -94,12 +95,12 @@ def test_what_is_loaded_behaves_as_what_was_dumped(runs: list[tuple[int, str | N
     got += [(place + cut, signal) for place, signal in run(second, answers[cut:])]
     assert got == expected
     assert second == whole
-    assert second.nearness() == whole.nearness()
+    assert nearness(second) == nearness(whole)
 
 
 def test_an_unused_detector_can_be_stored() -> None:
     assert stored(Detector()) == Detector()
-    assert Detector().nearness().ratio == 0
+    assert nearness(Detector()).ratio == 0
 
 
 @pytest.mark.parametrize(("rate", "days"), [(20, 75), (300, 7), (3000, 1.0)])
@@ -127,7 +128,7 @@ def test_one_touchpoint_of_five_is_found_and_named() -> None:
     place, signal = next(run(detector, after))
     assert signal.reason["touchpoint"] == "t3"
     assert after[place][2] - past[-1][2] < 40
-    assert _total(detector._counts) + cast(int, signal.reason["since_answers"]) == len(past) + place + 1
+    assert total(detector.counts) + cast(int, signal.reason["since_answers"]) == len(past) + place + 1
 
 
 @pytest.mark.parametrize("of", [1, 5])
@@ -181,7 +182,7 @@ def test_worse_is_told_once_until_it_ends(runs: list[tuple[int, str | None, floa
             assert is_open == (signal.happening != "worse")
             is_open = signal.happening == "worse"
         assert detector.is_shifted == is_open
-        assert (detector.nearness().ratio == 1) >= is_open
+        assert (nearness(detector).ratio == 1) >= is_open
 
 
 @given(ANSWERS)
@@ -226,8 +227,8 @@ def test_back_at_the_old_level_it_recovers_and_watches_again(of: int) -> None:
     assert not more
     assert signal.happening == "recovered"
     learned = cast(int, alarm.reason["baseline_answers"]) + 150 - place - 1
-    assert _total(detector._counts) == learned
-    held = sum(_total(stream.counts) for stream in detector._streams.values())
+    assert total(detector.counts) == learned
+    held = sum(total(stream.counts) for stream in detector.streams.values())
     assert abs(learned - held) < (1 if of == 1 else 60)
     assert not list(run(detector, stream(12, 300, GOOD, 1000, day + 16, of)))
     later = stream(10, 300, BAD, 200, day + 125, of)
@@ -239,7 +240,7 @@ def test_a_lasting_level_settles_and_is_the_new_baseline(of: int) -> None:
     detector, _, day = alarmed(of=of)
     signals = list(run(detector, stream(9, 300, BAD, 1800, day, of)))
     assert [signal.happening for _, signal in signals] == ["settled"]
-    assert detector.nearness().baseline_nps == pytest.approx(-20, abs=12)
+    assert nearness(detector).baseline_nps == pytest.approx(-20, abs=12)
     worse = stream(11, 300, (75, 20, 5), 300, day + 190, of)
     assert next(run(detector, worse))[1].happening == "worse"
 
@@ -286,10 +287,10 @@ def test_what_comes_late_of_a_bad_time_is_not_what_was_usual() -> None:
     onset = cast("float", signal.reason["onset"])
     for number in range(100):
         detector.learn(0, None, onset + number / 100)
-    assert detector.nearness().baseline_nps == signal.reason["baseline_nps"]
+    assert nearness(detector).baseline_nps == signal.reason["baseline_nps"]
     for number in range(100):
         detector.learn(2, None, onset - 1 - number / 100)
-    assert cast("float", detector.nearness().baseline_nps) > cast("float", signal.reason["baseline_nps"])
+    assert cast("float", nearness(detector).baseline_nps) > cast("float", signal.reason["baseline_nps"])
     assert detector.is_shifted
     assert day > onset
 
@@ -328,7 +329,7 @@ def test_years_of_history_in_any_order_are_learned() -> None:
             detector.learn(category, touchpoint, day)
             if number % 20 == 19:
                 detector.take(2, None, DAY + 1_200 + number / 100, DEFAULT_PRIOR, BUDGET)
-        assert _total(detector._counts) > 500
+        assert total(detector.counts) > 500
 
 
 @given(ANSWERS, ANSWERS)
@@ -338,22 +339,22 @@ def test_what_is_learned_is_no_evidence(
     """It adds to what is usual, also while an alarm is open, and never raises one."""
     detector = Detector()
     list(run(detector, flat(lived)))
-    before, was_shifted = detector.nearness(), detector.is_shifted
-    since = _total(detector._counts) - _total(detector._mark)
-    evidence = (detector._r1, detector._r2, detector._r3)
+    before, was_shifted = nearness(detector), detector.is_shifted
+    since = total(detector.counts) - total(detector.mark)
+    evidence = (detector.r1, detector.r2, detector.r3)
     for category, touchpoint, day in flat(late):
         detector.learn(category, touchpoint, day)
     assert detector.is_shifted == was_shifted
-    assert (detector._r1, detector._r2, detector._r3) == evidence
-    after_onset = _total(detector._counts) - _total(detector._mark)
+    assert (detector.r1, detector.r2, detector.r3) == evidence
+    after_onset = total(detector.counts) - total(detector.mark)
     assert after_onset == since if was_shifted else after_onset >= since
     if was_shifted:
-        after = detector.nearness()
+        after = nearness(detector)
         assert after.recent_nps == before.recent_nps
         assert after.learned >= before.learned
     after_it: Answers = [(0, "a", 21_000.0 + n) for n in range(60)]
     list(run(detector, [*after_it, *((2, "b", 21_100 + n / 9) for n in range(900))]))
-    assert _total(detector._counts) >= 0
+    assert total(detector.counts) >= 0
 
 
 def test_many_touchpoints_stay_bounded() -> None:
@@ -367,9 +368,9 @@ def test_a_customer_with_millions_of_answers_is_counted_within_its_bits() -> Non
     detector, day = Detector(), DAY
     assert not list(run(detector, stream(1, 3000, GOOD, 200, day)))
     more = sum((2**19 - 200) << 21 * category for category in range(3))
-    for held in (detector, *detector._streams.values()):
-        for name in ("_counts", "_mark") if held is detector else ("counts", "mark"):
-            setattr(held, name, getattr(held, name) + more)
+    for held in (detector, *detector.streams.values()):
+        held.counts += more
+        held.mark += more
     list(run(detector, stream(2, 3000, GOOD, 120_000, day + 2)))
-    assert _total(detector._counts) < 3 * 2**19
+    assert total(detector.counts) < 3 * 2**19
     assert stored(detector) == detector

@@ -23,8 +23,9 @@ from services.scoring.domain.counting import (
     neighbours,
     window_start,
 )
-from services.scoring.domain.customer import CustomerState, Plan, midnight_after
+from services.scoring.domain.customer import CustomerState, midnight_after
 from services.scoring.domain.decide import Alert, Decision
+from services.scoring.domain.plan import Plan
 from services.scoring.domain.shift import DEFAULT_PRIOR, Prior
 from services.scoring.domain.votes import vote_of
 from services.scoring.domain.windows import ExactWindow, HourWindow, Judged

@@ -25,9 +25,24 @@ always", R = (R + w) L with L the ratio of the one answer. Sources:
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Literal, NamedTuple
 
 import msgspec
+
+from services.scoring.domain.shares import (
+    MANY,
+    UNITS,
+    halved,
+    less,
+    normaliser,
+    nps,
+    pack,
+    shares_of,
+    tilt_between,
+    total,
+    unpack,
+)
 
 
 class Prior(NamedTuple):
@@ -116,74 +131,6 @@ SETTLE_UNLESS = 4.5
 YEAR = 365.25
 _TILTS = tuple(tuple(math.exp(theta * sign) for theta in THETAS) for sign in (1, 0, -1))
 """exp(theta s) per category and theta."""
-_BITS = 21
-_MASK = (1 << _BITS) - 1
-_UNITS = (1, 1 << _BITS, 1 << 2 * _BITS)
-"""Counts per category are packed into one integer that fits 64 bits: one addition an answer, and a snapshot is an
-assignment."""
-_MANY = 1 << _BITS - 2
-"""A baseline with so many answers in a category is halved: it knows enough, and there is room for what follows."""
-
-
-def _unpack(counts: int) -> tuple[int, int, int]:
-    """Return detractors, passives, promoters."""
-    return counts & _MASK, counts >> _BITS & _MASK, counts >> 2 * _BITS
-
-
-def _total(counts: int) -> int:
-    """Return how many answers the counts are."""
-    return (counts & _MASK) + (counts >> _BITS & _MASK) + (counts >> 2 * _BITS)
-
-
-def _pack(counts: tuple[int, int, int] | list[int]) -> int:
-    """Return the counts as one integer."""
-    return counts[0] + (counts[1] << _BITS) + (counts[2] << 2 * _BITS)
-
-
-def _halved(counts: int) -> int:
-    """Return half of each count, rounded up."""
-    return _pack([(count + 1) // 2 for count in _unpack(counts)])
-
-
-def _less(counts: int, part: int) -> int:
-    """Return the counts without a part of them, at least 0 each."""
-    return _pack([max(0, left - right) for left, right in zip(_unpack(counts), _unpack(part), strict=True)])
-
-
-def _nps(counts: int) -> float | None:
-    """Return the NPS in points, None without answers."""
-    detractors, passives, promoters = _unpack(counts)
-    answers = detractors + passives + promoters
-    return 100 * (promoters - detractors) / answers if answers else None
-
-
-def _shares(counts: int, prior: tuple[float, float, float], strength: float) -> tuple[float, float, float]:
-    """Return the posterior mean of the shares; the prior weighs as much as `strength` answers."""
-    detractors, passives, promoters = counts & _MASK, counts >> _BITS & _MASK, counts >> 2 * _BITS
-    answers = detractors + passives + promoters + strength
-    return (
-        (detractors + strength * prior[0]) / answers,
-        (passives + strength * prior[1]) / answers,
-        (promoters + strength * prior[2]) / answers,
-    )
-
-
-def _normaliser(shares: tuple[float, float, float], theta: float) -> float:
-    """Return Z, the sum of the tilted shares."""
-    return shares[0] * math.exp(theta) + shares[1] + shares[2] * math.exp(-theta)
-
-
-def _tilt_between(before: tuple[float, float, float], nps: float) -> float:
-    """Return the theta that tilts shares to an NPS in points, 0 to 3, by bisection."""
-    low, high = 0.0, 3.0
-    for _ in range(20):
-        theta = (low + high) / 2
-        worse, better = before[0] * math.exp(theta), before[2] * math.exp(-theta)
-        if 100 * (better - worse) / (worse + before[1] + better) > nps:
-            low = theta
-        else:
-            high = theta
-    return low
 
 
 class _Stream(msgspec.Struct, array_like=True, gc=False):
@@ -211,6 +158,34 @@ class _Stream(msgspec.Struct, array_like=True, gc=False):
     z2: float = 1.0
     z3: float = 1.0
 
+    def expect(self, shares: tuple[float, float, float], limit: float) -> None:
+        """Test the next answers against these shares; `limit`: of R, for a ratio of 1 at the most."""
+        detractors, passives, promoters = shares
+        (up1, up2, up3), _, (down1, down2, down3) = _TILTS
+        self.z1 = 1.0 / (detractors * up1 + passives + promoters * down1)
+        self.z2 = 1.0 / (detractors * up2 + passives + promoters * down2)
+        self.z3 = 1.0 / (detractors * up3 + passives + promoters * down3)
+        self.limit = limit * (up3 * self.z3) ** OVERSHOOT
+
+    def learn(self, unit: int, day: float, *, shifted: bool) -> None:
+        """Count an answer of the past; `shifted`: while an alarm is open, which is tested by itself."""
+        self.counts += unit
+        if shifted or self.run == 1.0 or day <= self.onset:
+            self.mark += unit
+        if not shifted and self.run == 1.0:
+            self.onset = max(self.onset, day)
+        self.left = 0
+
+    def forget(self) -> None:
+        """Halve the baseline; answers since the estimated onset stay."""
+        self.counts, self.mark = halved(self.mark) + self.counts - self.mark, halved(self.mark)
+
+    def restart(self, day: float) -> None:
+        """Watch again, with all that was counted as baseline."""
+        self.mark, self.onset, self.run = self.counts, day, 1.0
+        self.r2 = self.r3 = 0.0
+        self.left, self.watched = 0, False
+
 
 class _Shift(msgspec.Struct, array_like=True, gc=False):
     """An open alarm."""
@@ -235,35 +210,56 @@ class _Shift(msgspec.Struct, array_like=True, gc=False):
     run: float = 1.0
     """exp of the CUSUM that estimates its onset."""
 
+    def take(self, category: int, gap: float) -> None:
+        """Count an answer of what fell, `gap` days after the one before it, as evidence of a recovery."""
+        ratio = self.scale / math.exp(self.theta * (1 - category))
+        self.answers += 1
+        self.evidence = (self.evidence + min(RECOVERY_MOST, RECOVERY_BUDGET * gap / YEAR)) * ratio
+        self.run *= ratio
+
+    def has_lasted(self, day: float) -> bool:
+        """Tell whether the new level has lasted long enough by this day to be the usual one."""
+        age = day - self.at
+        young = age < SETTLE_DAYS or self.answers < SETTLE_ANSWERS or self.run > SETTLE_UNLESS
+        return not young or age >= SETTLE_AT_LAST
+
+
+def _opened(whole: bool, touchpoint: str | None, day: float, counts: int, mark: int, prior: Prior) -> _Shift:
+    """Return a new alarm; `counts` are all answers of what fell, `mark` those before it did."""
+    before = shares_of(mark, prior[:3], prior.strength)
+    fallen = nps(counts - mark + pack((1, 1, 1)))
+    theta = max(RECOVERY_LEAST, RECOVERY_SHARE * tilt_between(before, fallen or 0.0))
+    return _Shift(whole, touchpoint, day, theta, normaliser(before, theta), onset=day, mark=counts)
+
 
 class Detector(msgspec.Struct, array_like=True, gc=False):
     """The sequential test of one customer's answers: one audience, one kind. It is stored as it stands."""
 
-    _counts: int = 0
+    counts: int = 0
     """All answers of the baseline and since the onset, packed."""
-    _mark: int = 0
+    mark: int = 0
     """Those up to the estimated onset, packed."""
-    _onset: float = 0.0
+    onset: float = 0.0
     """Estimated, days since 1970."""
-    _run: float = 1.0
+    run: float = 1.0
     """exp of the CUSUM that estimates it."""
-    _r1: float = 0.0
+    r1: float = 0.0
     """R of the whole customer per theta."""
-    _r2: float = 0.0
-    _r3: float = 0.0
-    _begun: float = -math.inf
+    r2: float = 0.0
+    r3: float = 0.0
+    begun: float = -math.inf
     """Day of the baseline's first answer."""
-    _last: float = -math.inf
+    last: float = -math.inf
     """Day of the latest."""
-    _budget: float = 0.0
+    budget: float = 0.0
     """As last given."""
-    _shift: _Shift | None = None
-    _streams: dict[str | None, _Stream] = {}
+    shift: _Shift | None = None
+    streams: dict[str | None, _Stream] = {}
 
     @property
     def is_shifted(self) -> bool:
         """Whether an alarm is open."""
-        return self._shift is not None
+        return self.shift is not None
 
     def take(self, category: int, touchpoint: str | None, day: float, prior: Prior, budget: float) -> Signal | None:
         """Take one live answer in the order of arrival; return what it makes happen, mostly nothing.
@@ -273,30 +269,30 @@ class Detector(msgspec.Struct, array_like=True, gc=False):
         customer as a whole), baseline_nps and since_nps in points, baseline_answers and since_answers, onset (days
         since 1970), statistic and threshold in nats, answers_per_month, false_alarms_per_year.
         """
-        stream = self._streams.get(touchpoint)
+        stream = self.streams.get(touchpoint)
         if stream is None:
             stream = self._stream_of(touchpoint, day)
-        gap = day - self._last
+        gap = day - self.last
         if gap > 0.0:
-            self._last = day
+            self.last = day
             if gap > LONGEST_GAP:
                 gap = LONGEST_GAP
         else:
             gap = 0.0
-        if self._shift is not None:
-            return self._take_shifted(self._shift, stream, category, gap)
+        if self.shift is not None:
+            return self._take_shifted(self.shift, stream, category, gap)
         if stream.left <= 0:
             self._refresh(stream, prior, budget)
         stream.left -= 1
-        unit = _UNITS[category]
-        self._counts += unit
+        unit = UNITS[category]
+        self.counts += unit
         stream.counts += unit
         if not stream.watched:
             stream.mark = stream.counts
             stream.onset = day
-            if self._run == 1.0:
-                self._mark = self._counts
-                self._onset = day
+            if self.run == 1.0:
+                self.mark = self.counts
+                self.onset = day
             return None
         l1, l2, l3 = _TILTS[category]
         l1 *= stream.z1
@@ -304,16 +300,16 @@ class Detector(msgspec.Struct, array_like=True, gc=False):
         l3 *= stream.z3
         chance = gap * budget / YEAR
         share = stream.share
-        total = 0.0
+        evidence = 0.0
         if share:
             own = chance * share
             chance -= own
             r2 = stream.r2 = (stream.r2 + OWN_2 * own) * l2
             r3 = stream.r3 = (stream.r3 + OWN_3 * own) * l3
-            total = r2 + r3
-        r1 = self._r1 = (self._r1 + WHOLE_1 * chance) * l1
-        r2 = self._r2 = (self._r2 + WHOLE_2 * chance) * l2
-        r3 = self._r3 = (self._r3 + WHOLE_3 * chance) * l3
+            evidence = r2 + r3
+        r1 = self.r1 = (self.r1 + WHOLE_1 * chance) * l1
+        r2 = self.r2 = (self.r2 + WHOLE_2 * chance) * l2
+        r3 = self.r3 = (self.r3 + WHOLE_3 * chance) * l3
         run = stream.run * l2
         if run > 1.0:
             stream.run = run
@@ -321,206 +317,143 @@ class Detector(msgspec.Struct, array_like=True, gc=False):
             stream.run = 1.0
             stream.mark = stream.counts
             stream.onset = day
-        run = self._run * l2
+        run = self.run * l2
         if run > 1.0:
-            self._run = run
+            self.run = run
         else:
-            self._run = 1.0
-            self._mark = self._counts
-            self._onset = day
-        total += r1 + r2 + r3
-        if total < stream.limit:
+            self.run = 1.0
+            self.mark = self.counts
+            self.onset = day
+        evidence += r1 + r2 + r3
+        if evidence < stream.limit:
             return None
-        return self._worse(stream, touchpoint, total, prior, budget)
+        return self._worse(stream, touchpoint, evidence, prior, budget)
 
     def learn(self, category: int, touchpoint: str | None, day: float) -> None:
         """Take an answer that tells of the past only, imported or late: it is part of the baseline, and not tested.
 
         The parameters are those of `take`. Whoever moves here with their history is watched from the first live answer.
         """
-        if max(_unpack(self._counts)) >= _MANY:
-            if self._shift is not None:
+        if max(unpack(self.counts)) >= MANY:
+            if self.shift is not None:
                 return  # the baseline of an open alarm stays, and knows enough
             self._forget()
-        stream = self._streams.get(touchpoint)
+        stream = self.streams.get(touchpoint)
         if stream is None:
             stream = self._stream_of(touchpoint, day)
-        if day < self._last - FORGET_AFTER:
+        if day < self.last - FORGET_AFTER:
             return  # too old to tell what is usual
-        shift, unit = self._shift, _UNITS[category]
-        if shift is not None and (shift.whole or stream is self._streams[shift.touchpoint]):
-            if day >= (self._onset if shift.whole else stream.onset):
+        shift, unit = self.shift, UNITS[category]
+        if shift is not None and (shift.whole or stream is self.streams[shift.touchpoint]):
+            if day >= (self.onset if shift.whole else stream.onset):
                 return  # of the time in which it is not as usual
             shift.mark += unit
-        if self._budget:
-            self._begun = min(self._begun, max(day, self._last - FORGET_AFTER / 2))  # not so far that it is halved
+        if self.budget:
+            self.begun = min(self.begun, max(day, self.last - FORGET_AFTER / 2))  # not so far that it is halved
         else:
             # Nothing was tested yet: the first gap begins with the newest.
-            self._begun, self._last = min(self._begun, day), max(self._last, day)
-        self._counts += unit
-        if shift is not None or self._run == 1.0 or day <= self._onset:
-            self._mark += unit
-        stream.counts += unit
-        if shift is not None or stream.run == 1.0 or day <= stream.onset:
-            stream.mark += unit
-        if shift is None:
-            self._onset = max(self._onset, day) if self._run == 1.0 else self._onset
-            stream.onset = max(stream.onset, day) if stream.run == 1.0 else stream.onset
-        stream.left = 0
+            self.begun, self.last = min(self.begun, day), max(self.last, day)
+        self.counts += unit
+        if shift is not None or self.run == 1.0 or day <= self.onset:
+            self.mark += unit
+        if shift is None and self.run == 1.0:
+            self.onset = max(self.onset, day)
+        stream.learn(unit, day, shifted=shift is not None)
 
     def look(self, day: float) -> Signal | None:
         """Return "settled" when a new level has lasted long enough by this day (days since 1970), answers or not."""
-        shift = self._shift
+        shift = self.shift
         if shift is None:
             return None
-        age = day - shift.at
-        young = age < SETTLE_DAYS or shift.answers < SETTLE_ANSWERS or shift.run > SETTLE_UNLESS
-        if young and age < SETTLE_AT_LAST and max(_unpack(self._counts)) < 2 * _MANY:
+        if not shift.has_lasted(day) and max(unpack(self.counts)) < 2 * MANY:
             return None
-        counts, mark = self._seen(shift)
-        onset = self._onset if shift.whole else self._streams[shift.touchpoint].onset
-        reason = self._reason(shift.touchpoint, mark, counts - mark, onset, self._budget)
-        self._begun = onset if shift.whole else self._begun
-        self._counts = 0 if shift.whole else _less(self._counts, mark)
+        counts, mark = self.seen(shift)
+        onset = self.onset if shift.whole else self.streams[shift.touchpoint].onset
+        reason = _reason(shift.touchpoint, mark, counts - mark, onset, self.per_month, self.budget)
+        self.begun = onset if shift.whole else self.begun
+        self.counts = 0 if shift.whole else less(self.counts, mark)
         for stream in self._held(shift):
             stream.counts -= stream.mark
-            self._counts += stream.counts
+            self.counts += stream.counts
         self._restart()
         return Signal("settled", reason)
 
-    def nearness(self) -> Nearness:
-        """Return how near the nearest stream is to an alarm, with what it knows."""
-        if self._shift is not None:
-            counts, mark = self._seen(self._shift)
-            since = _nps(counts - mark)
-            return Nearness(1.0, 0.0, 0.0, self._shift.touchpoint, _nps(mark), since, _total(mark))
-        all_own = self._r1 + self._r2 + self._r3
-        best = Nearness(0.0, 0.0, 0.0, None, _nps(self._mark), _nps(self._counts - self._mark), _total(self._mark))
-        for touchpoint, stream in self._streams.items():
-            if not stream.watched:
-                continue
-            own = stream.r2 + stream.r3
-            statistic, threshold = self._nats(all_own + own), self._nats(stream.limit)
-            ratio = min(1.0, statistic / threshold) if threshold else 0.0
-            if ratio <= best.ratio and best.threshold:
-                continue
-            best = best._replace(ratio=ratio, statistic=statistic, threshold=threshold)
-            if own > all_own:
-                best = best._replace(
-                    touchpoint=touchpoint,
-                    baseline_nps=_nps(stream.mark),
-                    recent_nps=_nps(stream.counts - stream.mark),
-                    learned=_total(stream.mark),
-                )
-        return best
-
     def _stream_of(self, touchpoint: str | None, day: float) -> _Stream:
         """Return the stream of a touchpoint that was not seen before."""
-        if not self._streams:
-            self._begun = self._last = day
-        if len(self._streams) >= MAX_TOUCHPOINTS:
+        if not self.streams:
+            self.begun = self.last = day
+        if len(self.streams) >= MAX_TOUCHPOINTS:
             touchpoint = None
-        return self._streams.setdefault(touchpoint, _Stream())
+        return self.streams.setdefault(touchpoint, _Stream())
 
     def _refresh(self, stream: _Stream, prior: Prior, budget: float) -> None:
         """Use what was learned so far for this touchpoint's next answers."""
-        if self._last - self._begun > FORGET_AFTER or max(_unpack(self._counts)) >= _MANY:
+        if self.last - self.begun > FORGET_AFTER or max(unpack(self.counts)) >= MANY:
             self._forget()
-        self._budget = budget
-        answers, own = _total(self._counts), _total(stream.counts)
-        several = len(self._streams) > 1
+        self.budget = budget
+        answers, own = total(self.counts), total(stream.counts)
+        several = len(self.streams) > 1
         stream.left = max(1, own // REFRESH)
         stream.watched = answers >= LEARN and (own >= LEARN_TOUCHPOINT or not several)
         if not stream.watched:
             return
-        shares, limit = _shares(self._counts, prior[:3], prior.strength), LIMIT_ONE
+        shares, limit = shares_of(self.counts, prior[:3], prior.strength), LIMIT_ONE
         stream.share = 0.0
         if several:
-            shares = _shares(stream.counts, shares, self._pooling(shares))
+            shares = shares_of(stream.counts, shares, _pooling(self.streams.values(), shares))
             if own >= OWN_FROM:
                 limit, answers = LIMIT_SHARED, own
-                stream.share = 1.0 - max(WHOLE_SHARE, 1.0 / (len(self._streams) + 1))
-        detractors, passives, promoters = shares
-        (up1, up2, up3), _, (down1, down2, down3) = _TILTS
-        stream.z1 = 1.0 / (detractors * up1 + passives + promoters * down1)
-        stream.z2 = 1.0 / (detractors * up2 + passives + promoters * down2)
-        stream.z3 = 1.0 / (detractors * up3 + passives + promoters * down3)
-        stream.limit = limit * answers**HISTORY * (up3 * stream.z3) ** OVERSHOOT
-
-    def _pooling(self, shares: tuple[float, float, float]) -> float:
-        """Return with how many answers of the customer a touchpoint is shrunk: few where touchpoints really differ.
-
-        The variance between touchpoints is the moment estimate of DerSimonian and Laird (1986), counted only where
-        their Q exceeds its mean under equality by 1.5 standard deviations.
-        """
-        variance = shares[0] + shares[2] - (shares[2] - shares[0]) ** 2
-        mean, excess, answers, squares, touchpoints = shares[2] - shares[0], 0.0, 0, 0, 0
-        for stream in self._streams.values():
-            detractors, passives, promoters = _unpack(stream.counts)
-            count = detractors + passives + promoters
-            if count:
-                excess += count * ((promoters - detractors) / count - mean) ** 2
-                answers += count
-                squares += count * count
-                touchpoints += 1
-        free = touchpoints - 1
-        if free < 1 or variance <= 0.0 or excess <= variance * (free + POOL_UNLESS * math.sqrt(2 * free)):
-            return POOL_MAX
-        between = (excess - free * variance) / (answers - squares / answers)
-        return min(POOL_MAX, max(POOL_MIN, variance / between))
+                stream.share = 1.0 - max(WHOLE_SHARE, 1.0 / (len(self.streams) + 1))
+        stream.expect(shares, limit * answers**HISTORY)
 
     def _forget(self) -> None:
         """Halve the baseline; answers since the estimated onset stay."""
-        self._begun += (self._last - self._begun) / 2
-        self._counts, self._mark = _halved(self._mark) + self._counts - self._mark, _halved(self._mark)
-        for stream in self._streams.values():
-            stream.counts, stream.mark = _halved(stream.mark) + stream.counts - stream.mark, _halved(stream.mark)
+        self.begun += (self.last - self.begun) / 2
+        self.counts, self.mark = halved(self.mark) + self.counts - self.mark, halved(self.mark)
+        for stream in self.streams.values():
+            stream.forget()
 
-    def _worse(self, stream: _Stream, touchpoint: str | None, total: float, prior: Prior, budget: float) -> Signal:
+    def _worse(self, stream: _Stream, touchpoint: str | None, evidence: float, prior: Prior, budget: float) -> Signal:
         """Open the alarm."""
-        self._budget = budget
-        whole = self._r1 + self._r2 + self._r3 >= total / 2
+        self.budget = budget
+        whole = self.r1 + self.r2 + self.r3 >= evidence / 2
         if whole:
-            touchpoint, counts, mark, onset = None, self._counts, self._mark, self._onset
+            touchpoint, counts, mark, onset = None, self.counts, self.mark, self.onset
         else:
-            touchpoint = touchpoint if touchpoint in self._streams else None
+            touchpoint = touchpoint if touchpoint in self.streams else None
             counts, mark, onset = stream.counts, stream.mark, stream.onset
         since = counts - mark
-        reason = self._reason(touchpoint, mark, since, onset, budget)
-        reason["statistic"], reason["threshold"] = self._nats(total), self._nats(stream.limit)
-        before = _shares(mark, prior[:3], prior.strength)
-        fallen = _nps(since + _pack((1, 1, 1)))
-        theta = max(RECOVERY_LEAST, RECOVERY_SHARE * _tilt_between(before, fallen or 0.0))
-        scale = _normaliser(before, theta)
-        self._shift = _Shift(whole, touchpoint, self._last, theta, scale, onset=self._last, mark=counts)
+        reason = _reason(touchpoint, mark, since, onset, self.per_month, budget)
+        reason["statistic"], reason["threshold"] = (
+            _nats(evidence, self.per_month, budget),
+            _nats(stream.limit, self.per_month, budget),
+        )
+        self.shift = _opened(whole, touchpoint, self.last, counts, mark, prior)
         if not whole:
-            self._counts = _less(self._counts, since)
+            self.counts = less(self.counts, since)
         return Signal("worse", reason)
 
     def _take_shifted(self, shift: _Shift, stream: _Stream, category: int, gap: float) -> Signal | None:
         """Take an answer while an alarm is open; it may have recovered or settled."""
-        unit = _UNITS[category]
+        unit = UNITS[category]
         stream.counts += unit
-        if not shift.whole and stream is not self._streams[shift.touchpoint]:
-            self._counts += unit
+        if not shift.whole and stream is not self.streams[shift.touchpoint]:
+            self.counts += unit
             stream.mark = stream.counts
-            return self.look(self._last)
+            return self.look(self.last)
         if shift.whole:
-            self._counts += unit
-        ratio = shift.scale / math.exp(shift.theta * (1 - category))
-        shift.answers += 1
-        shift.evidence = (shift.evidence + min(RECOVERY_MOST, RECOVERY_BUDGET * gap / YEAR)) * ratio
-        shift.run *= ratio
-        counts, mark = self._seen(shift)
+            self.counts += unit
+        shift.take(category, gap)
+        counts, mark = self.seen(shift)
         if shift.run <= 1.0:
-            shift.run, shift.mark, shift.onset = 1.0, counts, self._last
+            shift.run, shift.mark, shift.onset = 1.0, counts, self.last
         if shift.evidence < 1.0:
-            return self.look(self._last)
-        reason = self._reason(shift.touchpoint, mark, counts - shift.mark, shift.onset, self._budget)
-        reason["statistic"] = self._nats(shift.evidence, RECOVERY_BUDGET)
-        reason["threshold"] = self._nats(1.0, RECOVERY_BUDGET)
+            return self.look(self.last)
+        reason = _reason(shift.touchpoint, mark, counts - shift.mark, shift.onset, self.per_month, self.budget)
+        reason["statistic"] = _nats(shift.evidence, self.per_month, RECOVERY_BUDGET)
+        reason["threshold"] = _nats(1.0, self.per_month, RECOVERY_BUDGET)
         if shift.whole:
-            self._counts = self._mark
+            self.counts = self.mark
         for held in self._held(shift):
             held.counts = held.mark
         self._restart()
@@ -528,47 +461,98 @@ class Detector(msgspec.Struct, array_like=True, gc=False):
 
     def _held(self, shift: _Shift) -> list[_Stream]:
         """Return the streams whose answers since the onset are no part of the baseline."""
-        return list(self._streams.values()) if shift.whole else [self._streams[shift.touchpoint]]
+        return list(self.streams.values()) if shift.whole else [self.streams[shift.touchpoint]]
 
-    def _seen(self, shift: _Shift) -> tuple[int, int]:
+    def seen(self, shift: _Shift) -> tuple[int, int]:
         """Return all answers and those of the baseline, packed, of what fell."""
         if shift.whole:
-            return self._counts, self._mark
-        stream = self._streams[shift.touchpoint]
+            return self.counts, self.mark
+        stream = self.streams[shift.touchpoint]
         return stream.counts, stream.mark
 
     def _restart(self) -> None:
         """Watch again, with what the streams have counted as baseline."""
-        self._shift = None
-        self._mark, self._onset, self._run = self._counts, self._last, 1.0
-        self._r1 = self._r2 = self._r3 = 0.0
-        for stream in self._streams.values():
-            stream.mark, stream.onset, stream.run = stream.counts, self._last, 1.0
-            stream.r2 = stream.r3 = 0.0
-            stream.left, stream.watched = 0, False
+        self.shift = None
+        self.mark, self.onset, self.run = self.counts, self.last, 1.0
+        self.r1 = self.r2 = self.r3 = 0.0
+        for stream in self.streams.values():
+            stream.restart(self.last)
 
-    def _per_month(self) -> float:
-        """Return answers a month since the baseline began."""
-        return _total(self._counts) / max(1.0, self._last - self._begun) * YEAR / 12
+    @property
+    def per_month(self) -> float:
+        """Answers a month since the baseline began."""
+        return total(self.counts) / max(1.0, self.last - self.begun) * YEAR / 12
 
-    def _nats(self, evidence: float, budget: float | None = None) -> float:
-        """Return R as natural logarithm of 1 + R in answers, the scale of a CUSUM."""
-        budget = self._budget if budget is None else budget
-        return math.log1p(evidence * 12 * self._per_month() / budget) if budget > 0 else 0.0
 
-    def _reason(
-        self, touchpoint: str | None, mark: int, since: int, onset: float, budget: float
-    ) -> dict[str, str | int | float | None]:
-        """Return the numbers of a decision."""
-        return {
-            "touchpoint": touchpoint,
-            "baseline_nps": _nps(mark),
-            "baseline_answers": _total(mark),
-            "since_nps": _nps(since),
-            "since_answers": _total(since),
-            "onset": onset,
-            "statistic": None,
-            "threshold": None,
-            "answers_per_month": self._per_month(),
-            "false_alarms_per_year": budget,
-        }
+def nearness(detector: Detector) -> Nearness:
+    """Return how near the nearest stream is to an alarm, with what it knows."""
+    if detector.shift is not None:
+        counts, mark = detector.seen(detector.shift)
+        since = nps(counts - mark)
+        return Nearness(1.0, 0.0, 0.0, detector.shift.touchpoint, nps(mark), since, total(mark))
+    all_own = detector.r1 + detector.r2 + detector.r3
+    best = Nearness(0.0, 0.0, 0.0, None, nps(detector.mark), nps(detector.counts - detector.mark), total(detector.mark))
+    for touchpoint, stream in detector.streams.items():
+        if not stream.watched:
+            continue
+        own = stream.r2 + stream.r3
+        statistic = _nats(all_own + own, detector.per_month, detector.budget)
+        threshold = _nats(stream.limit, detector.per_month, detector.budget)
+        ratio = min(1.0, statistic / threshold) if threshold else 0.0
+        if ratio <= best.ratio and best.threshold:
+            continue
+        best = best._replace(ratio=ratio, statistic=statistic, threshold=threshold)
+        if own > all_own:
+            best = best._replace(
+                touchpoint=touchpoint,
+                baseline_nps=nps(stream.mark),
+                recent_nps=nps(stream.counts - stream.mark),
+                learned=total(stream.mark),
+            )
+    return best
+
+
+def _pooling(streams: Collection[_Stream], shares: tuple[float, float, float]) -> float:
+    """Return with how many answers of the customer a touchpoint is shrunk: few where touchpoints really differ.
+
+    The variance between touchpoints is the moment estimate of DerSimonian and Laird (1986), counted only where
+    their Q exceeds its mean under equality by 1.5 standard deviations.
+    """
+    variance = shares[0] + shares[2] - (shares[2] - shares[0]) ** 2
+    mean, excess, answers, squares, touchpoints = shares[2] - shares[0], 0.0, 0, 0, 0
+    for stream in streams:
+        detractors, passives, promoters = unpack(stream.counts)
+        count = detractors + passives + promoters
+        if count:
+            excess += count * ((promoters - detractors) / count - mean) ** 2
+            answers += count
+            squares += count * count
+            touchpoints += 1
+    free = touchpoints - 1
+    if free < 1 or variance <= 0.0 or excess <= variance * (free + POOL_UNLESS * math.sqrt(2 * free)):
+        return POOL_MAX
+    between = (excess - free * variance) / (answers - squares / answers)
+    return min(POOL_MAX, max(POOL_MIN, variance / between))
+
+
+def _reason(
+    touchpoint: str | None, mark: int, since: int, onset: float, per_month: float, budget: float
+) -> dict[str, str | int | float | None]:
+    """Return the numbers of a decision."""
+    return {
+        "touchpoint": touchpoint,
+        "baseline_nps": nps(mark),
+        "baseline_answers": total(mark),
+        "since_nps": nps(since),
+        "since_answers": total(since),
+        "onset": onset,
+        "statistic": None,
+        "threshold": None,
+        "answers_per_month": per_month,
+        "false_alarms_per_year": budget,
+    }
+
+
+def _nats(evidence: float, per_month: float, budget: float) -> float:
+    """Return R as natural logarithm of 1 + R in answers, the scale of a CUSUM."""
+    return math.log1p(evidence * 12 * per_month / budget) if budget > 0 else 0.0

@@ -8,7 +8,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from services.scoring.domain.counting import HOUR, LARGEST, WIDTH, Change, Said, Series, series, window_start
-from services.scoring.domain.customer import CustomerState, Plan
+from services.scoring.domain.customer import CustomerState
+from services.scoring.domain.plan import Plan
 from services.scoring.domain.windows import ExactWindow, HourWindow
 from services.scoring.store import answers
 from services.scoring.store.answers import Place
