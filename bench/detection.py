@@ -146,7 +146,7 @@ class DefaultRules:
         """Take an answer; return the names of the rules that alarm now."""
         category = CATEGORY[score]
         signal = self.detector.take(category, touchpoint, day, DEFAULT_PRIOR, BUDGET)
-        alarms = ("shift",) if signal is not None and signal.happening == "worse" else ()
+        alarms = ("shift",) if signal is not None and signal.event == "worse" else ()
         if self.low.opens(day, category):
             alarms = (*alarms, "nps-low")
         if self.fell_silent(day * 86400):

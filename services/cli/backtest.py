@@ -26,7 +26,7 @@ from services.cli.terminal import WRONG, Faults, bar, err, out, progress
 from services.ingest.domain import Let, accept
 from services.scoring.domain.counting import category_of
 from services.scoring.domain.plan import plan
-from services.scoring.domain.replay import Replay, Told
+from services.scoring.domain.replay import DatedDecision, Replay
 from services.scoring.domain.shift import DEFAULT_PRIOR, Prior
 from services.scoring.store import company, reads
 from shared.database.pool import Database
@@ -119,23 +119,23 @@ def replay(
     since: datetime,
     until: datetime,
     prior: Prior,
-) -> list[Told]:
+) -> list[DatedDecision]:
     """Return what the rules would have told of a customer since a moment; earlier answers are its history."""
     player = Replay(known.id, plan(directory.rules_of(known)), prior, revote_after=directory.revote_after)
-    told: list[Told] = []
+    told: list[DatedDecision] = []
     for answer in answers:
         told += player.take(answer)
     told += player.until(until)
-    return [one for one in told if one.at >= since and one.decision.happening in ("opened", "cleared")]
+    return [one for one in told if one.at >= since and one.decision.event in ("opened", "cleared")]
 
 
-def outcome_of(told: Sequence[Told]) -> Outcome:
+def outcome_of(told: Sequence[DatedDecision]) -> Outcome:
     """Count alerts, the tickets that they would have been, and the pages."""
     found = Outcome()
     last: dict[str, datetime] = {}
     for at, decision in told:
         alert = decision.alert
-        if decision.happening == "cleared":
+        if decision.event == "cleared":
             continue
         found.opened[alert.rule] += 1
         if alert.severity == "info":
@@ -148,7 +148,7 @@ def outcome_of(told: Sequence[Told]) -> Outcome:
     return found
 
 
-def line_of(told: Told) -> bytes:
+def line_of(told: DatedDecision) -> bytes:
     """Return an alert event as one line of JSON."""
     alert = told.decision.alert
     return msgspec.json.encode(
@@ -158,7 +158,7 @@ def line_of(told: Told) -> bytes:
             "touchpoint": alert.touchpoint,
             "rule": alert.rule,
             "severity": alert.severity,
-            "event": told.decision.happening,
+            "event": told.decision.event,
             "reason": told.decision.reason,
         }
     )

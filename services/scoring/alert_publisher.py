@@ -38,34 +38,36 @@ class AlertPublisher:
     ) -> AfterCommit | None:
         """Store what was decided and leave the messages that tell it."""
         last = {d.alert.id: d for d, _ in decisions}
-        later = [d.alert for d in last.values() if d.happening == "deferred"]
-        said = [(d, trace) for d, trace in decisions if d.happening != "deferred"]
-        if not said:
+        later = [d.alert for d in last.values() if d.event == "deferred"]
+        published = [(d, trace) for d, trace in decisions if d.event != "deferred"]
+        if not published:
             await alerts.defer(tx, later)
             return None
-        evidence = await alerts.evidence(tx, [self._evidence_of(d, states[d.alert.customer], now) for d, _ in said])
-        customers = sorted({d.alert.customer for d, _ in said})
+        evidence = await alerts.evidence(
+            tx, [self._evidence_of(d, states[d.alert.customer], now) for d, _ in published]
+        )
+        customers = sorted({d.alert.customer for d, _ in published})
         counts = await counting.window_counts(tx, customers, window_start(now, SCORES_WINDOW))
-        tellings: list[alerts.Telling] = []
+        stored: list[alerts.PublishedDecision] = []
         sent: list[Outgoing] = []
-        for (decision, trace), shown in zip(said, evidence, strict=True):
+        for (decision, trace), shown in zip(published, evidence, strict=True):
             customer = decision.alert.customer
             scores = alert_scores(counts[customer], decision.alert.touchpoint, self._plans.goals(customer))
             message = alert_message(decision, shown, scores)
-            tellings.append(alerts.Telling(decision, message, states[customer].partition, trace))
+            stored.append(alerts.PublishedDecision(decision, message, states[customer].partition, trace))
             with tracing(trace):
                 sent.append(_outgoing(decision, message, now))
                 log.info(
-                    f"alert {decision.happening}",
+                    f"alert {decision.event}",
                     alert=message.id,
                     problem=message.dedup_key,
                     severity=message.severity,
                     trust=message.trust,
                 )
-        await alerts.save(tx, tellings)
+        await alerts.save(tx, stored)
         await alerts.defer(tx, later)  # after it: one that was told and has more to tell is in both
         await outbox.add(tx, sent)
-        return lambda: _measure([d for d, _ in said])
+        return lambda: _measure([d for d, _ in published])
 
     def _evidence_of(self, decision: Decision, state: CustomerState, now: datetime) -> alerts.EvidenceOf:
         alert = decision.alert
@@ -86,7 +88,7 @@ class AlertPublisher:
 def _outgoing(decision: Decision, message: AlertV1, now: datetime) -> Outgoing:
     return cloud_event(
         ALERTS,
-        f"alert.{decision.happening}",
+        f"alert.{decision.event}",
         key=message.customer,
         id=f"{message.id}:{message.version}",
         at=now,
@@ -96,5 +98,5 @@ def _outgoing(decision: Decision, message: AlertV1, now: datetime) -> Outgoing:
 
 def _measure(decisions: Sequence[Decision]) -> None:
     for decision in decisions:
-        if decision.happening == "opened":
+        if decision.event == "opened":
             metrics.ALERTS.labels(decision.alert.rule, decision.alert.severity).inc()

@@ -17,9 +17,9 @@ from services.scoring.alert_publisher import AlertPublisher, TracedDecision
 from services.scoring.counter import Neighbours, fresh, places_of
 from services.scoring.day_end import end_day
 from services.scoring.domain.counting import (
-    arrival,
     changes,
     neighbours,
+    new_answer,
 )
 from services.scoring.domain.customer import CustomerState
 from services.scoring.domain.shift import DEFAULT_PRIOR, Prior
@@ -84,7 +84,7 @@ class FeedbackHandler:
         unseen = await fresh(tx, records, states, await self._eraser.late(tx, records, states))
         if not unseen:
             return None
-        new = [arrival(record.message) for record in unseen]
+        new = [new_answer(record.message) for record in unseen]
         places, added = places_of(new, states)
         new, around = await self._neighbours.around(tx, new, places)
         counted: list[counting.Counted] = []
@@ -96,8 +96,8 @@ class FeedbackHandler:
                 previous = following = None
                 if one.voter is not None:
                     others = around[place, one.voter]
-                    previous, following = neighbours(one.said, others)
-                    others.append(one.said)
+                    previous, following = neighbours(one.dated, others)
+                    others.append(one.dated)
                 made = changes(one, previous, following)
                 for change in made:
                     counted.append((place, change))  # noqa: PERF401 (usually one: a comprehension costs more)
@@ -140,10 +140,10 @@ class FeedbackHandler:
                 state, alert = states[row.alert.customer], row.alert
                 if alert.answer is None and state.alerts.get(alert.dedup_key) != alert:
                     raise answers.StaleCustomer(1, len(states))  # changed before we had the customer, or while away
-                told.append((state.look(self._plans.of(state), alert, now), row.traceparent))
+                told.append((state.review(self._plans.of(state), alert, now), row.traceparent))
             for customer in quiet:
                 state = states[customer]
-                told += [(decision, None) for decision in state.listen(self._plans.of(state), now)]
+                told += [(decision, None) for decision in state.review_silences(self._plans.of(state), now)]
         await answers.save_customers(tx, states.values())
         if (revision := self._directory.current) is not None:
             await end_day(tx, [states[customer] for customer in quiet], revision.directory, now)

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from msgspec.structs import replace
 
-from services.scoring.domain.counting import Arrival, Said, Series
+from services.scoring.domain.counting import DatedScore, NewAnswer, Series
 from services.scoring.domain.customer import CustomerState
 from services.scoring.domain.votes import candidates, vote_of
 from services.scoring.store import answers
@@ -43,7 +43,7 @@ async def fresh(
 
 
 def places_of(
-    new: Sequence[Arrival], states: Mapping[str, CustomerState]
+    new: Sequence[NewAnswer], states: Mapping[str, CustomerState]
 ) -> tuple[list[answers.Place], list[tuple[int, int, Series]]]:
     """Return where each answer is counted, and the series that are new: they get the customer's next number."""
     added: list[tuple[int, int, Series]] = []
@@ -65,12 +65,12 @@ class Neighbours:
         self._directory = directory
 
     async def around(
-        self, tx: Connection, new: Sequence[Arrival], places: Sequence[answers.Place]
-    ) -> tuple[Sequence[Arrival], dict[answers.Voice, list[Said]]]:
+        self, tx: Connection, new: Sequence[NewAnswer], places: Sequence[answers.Place]
+    ) -> tuple[Sequence[NewAnswer], dict[answers.Voice, list[DatedScore]]]:
         """Return the answers with their voters, and what those said before, as far as it is next to a new answer."""
         of_devices = [n for n, one in enumerate(new) if one.voter is None and one.answer.device is not None]
         named = [
-            ((place, who), one.said) for one, place in zip(new, places, strict=True) if (who := one.voter) is not None
+            ((place, who), one.dated) for one, place in zip(new, places, strict=True) if (who := one.voter) is not None
         ]
         around = await self._beside(tx, "respondent", named)
         if not of_devices:
@@ -79,25 +79,25 @@ class Neighbours:
         revote_after = REVOTE_AFTER if revision is None else revision.directory.revote_after
         asked = {(places[n], vote) for n in of_devices for vote in candidates(new[n], revote_after)}
         last = await answers.latest(tx, "vote", list(asked))
-        voted, votes = list(new), list[tuple[answers.Voice, Said]]()
+        voted, votes = list(new), list[tuple[answers.Voice, DatedScore]]()
         for n in of_devices:
             one, place = new[n], places[n]
             vote = vote_of(one, revote_after, lambda vote, place=place: last.get((place, vote)))
             voted[n] = replace(one, voter=vote)
-            votes.append(((place, vote), one.said))
-            last[place, vote] = max(one.said, last.get((place, vote), one.said))
+            votes.append(((place, vote), one.dated))
+            last[place, vote] = max(one.dated, last.get((place, vote), one.dated))
         return voted, around | await self._beside(tx, "vote", votes)
 
     async def _beside(
-        self, tx: Connection, by: answers.Voter, said: Sequence[tuple[answers.Voice, Said]]
-    ) -> dict[answers.Voice, list[Said]]:
+        self, tx: Connection, by: answers.Voter, dated: Sequence[tuple[answers.Voice, DatedScore]]
+    ) -> dict[answers.Voice, list[DatedScore]]:
         """Return what is stored next to some answers, of the same voices."""
-        around: dict[answers.Voice, list[Said]] = {voice: [] for voice, _ in said}
+        around: dict[answers.Voice, list[DatedScore]] = {voice: [] for voice, _ in dated}
         latest = await answers.latest(tx, by, list(around))
         for voice, newest in latest.items():
             around[voice].append(newest)
         # Most come in order: the latest is all that they are next to.
-        late = [(voice, one) for voice, one in said if voice in latest and one < latest[voice]]
+        late = [(voice, one) for voice, one in dated if voice in latest and one < latest[voice]]
         for voice, one in await answers.neighbours(tx, by, late):
             around[voice].append(one)
         return around

@@ -15,13 +15,13 @@ from msgspec.structs import replace
 
 from services.scoring.domain.counting import (
     WIDTH,
-    Said,
-    arrival,
+    DatedScore,
     category_of,
     changes,
     hour_of,
     hour_time,
     neighbours,
+    new_answer,
     series_of,
 )
 from services.scoring.domain.customer import CustomerState
@@ -58,21 +58,21 @@ SELECT series, score, kind FROM (
 async def tell(tx: Connection, state: CustomerState, told: Sequence[FeedbackReceivedV1]) -> None:
     """Count answers one by one, as their consumer does."""
     for answer in told:
-        new = arrival(answer)
+        new = new_answer(answer)
         series = new.series
         if series not in state.series:
             state.series[series] = len(state.series)
             await answers.add_series(tx, [(state.number, state.series[series], series)])
         place = answers.place_of(state.number, state.series[series])
-        others: list[Said] = []
+        others: list[DatedScore] = []
         by: answers.Voter = "respondent" if answer.device is None else "vote"
         if answer.device is not None:
             votes = [(place, vote) for vote in candidates(new, REVOTE)]
             last = await answers.latest(tx, "vote", votes)
             new = replace(new, voter=vote_of(new, REVOTE, lambda vote, place=place, last=last: last.get((place, vote))))
         if new.voter is not None:
-            others = [said for _, said in await answers.neighbours(tx, by, [((place, new.voter), new.said)])]
-        made = changes(new, *neighbours(new.said, others))
+            others = [said for _, said in await answers.neighbours(tx, by, [((place, new.voter), new.dated)])]
+        made = changes(new, *neighbours(new.dated, others))
         await counting.count(tx, [(place, change) for change in made])
         await answers.store_answers(tx, [new], [place])
 
@@ -208,19 +208,19 @@ async def test_neighbours_are_those_of_the_same_respondent_and_series(of: Any) -
         told += [*same, later]
         asked = [a for a in told if a.respondent is not None]
         asked += [build.answer(3, respondent="r-9", occurred_at=START, id=UUID(int=3))]
-        last: dict[answers.Voice, Said] = {}
+        last: dict[answers.Voice, DatedScore] = {}
         for answer in asked:
             voice = (answers.place_of(state.number, state.series[series_of(answer)]), str(answer.respondent))
             found = [
                 said
-                for of, said in await answers.neighbours(tx, "respondent", [(voice, build.said_of(answer))])
+                for of, said in await answers.neighbours(tx, "respondent", [(voice, build.dated_score(answer))])
                 if of == voice
             ]
             who = (series_of(answer), answer.respondent)
-            others = [build.said_of(a) for a in told if (series_of(a), a.respondent) == who and a.id != answer.id]
-            assert neighbours(build.said_of(answer), found) == neighbours(build.said_of(answer), others)
-            assert len(found) == sum(one is not None for one in neighbours(build.said_of(answer), others))
-            last[voice] = max([build.said_of(a) for a in told if (series_of(a), a.respondent) == who])
+            others = [build.dated_score(a) for a in told if (series_of(a), a.respondent) == who and a.id != answer.id]
+            assert neighbours(build.dated_score(answer), found) == neighbours(build.dated_score(answer), others)
+            assert len(found) == sum(one is not None for one in neighbours(build.dated_score(answer), others))
+            last[voice] = max([build.dated_score(a) for a in told if (series_of(a), a.respondent) == who])
         assert await answers.latest(tx, "respondent", [*last, (answers.place_of(state.number, 0), "nobody")]) == last
 
 

@@ -87,7 +87,7 @@ async def _tell_old(tx: Connection, told: Sequence[FeedbackReceivedV1]) -> dict[
         facts = (a.score, a.occurred_at, a.received_at, a.respondent, a.metric, a.comment, a.channel, a.language)
         await tx.execute(_OLD_ANSWER, a.id, a.customer, numbers[key], *facts, a.contact, None, a.backfill)
         who = (key, a.respondent or a.id)
-        if who not in latest or build.said_of(latest[who]) < build.said_of(a):
+        if who not in latest or build.dated_score(latest[who]) < build.dated_score(a):
             latest[who] = a
     buckets: dict[tuple[str, Series], dict[int, list[int]]] = {}
     for a in latest.values():

@@ -369,4 +369,4 @@ async def test_how_the_company_is_spread_is_always_shares(at: Office) -> None:
             detector = Detector()
             for day in range(60):
                 detector.take(0 if day > 30 else 2, "support", float(day), prior, 0.1)
-                detector.look(float(day))
+                detector.review(float(day))

@@ -22,7 +22,7 @@ from services.notify.store import deliveries, pages
 from services.notify.store.deliveries import Wanted
 from services.scoring.domain.counting import (
     Series,
-    arrival,
+    new_answer,
 )
 from services.scoring.domain.decide import Alert, Decision
 from services.scoring.domain.silence import Pulse
@@ -198,16 +198,18 @@ async def test_an_answer_counts_once(of: Any) -> None:
     async with database.transaction() as tx:
         other = build.answer(id=answer.id, customer="borealis")
         await answers.store_answers(
-            tx, [arrival(answer), arrival(other)], [answers.place_of(1, 0), answers.place_of(2, 0)]
+            tx, [new_answer(answer), new_answer(other)], [answers.place_of(1, 0), answers.place_of(2, 0)]
         )
         assert await answers.known_ids(tx, [answer.id, uuid7()]) == {(answer.id, 1), (answer.id, 2)}
     again = build.answer(id=answer.id, score=0)
     await _refuses(
-        database, "answer_counts_once", lambda tx: answers.store_answers(tx, [arrival(again)], [answers.place_of(1, 5)])
+        database,
+        "answer_counts_once",
+        lambda tx: answers.store_answers(tx, [new_answer(again)], [answers.place_of(1, 5)]),
     )
 
 
-def telling(**fields: Any) -> alerts.Telling:
+def telling(**fields: Any) -> alerts.PublishedDecision:
     message = build.alert(kind="nps_below", rule="nps-low", dedup_key="acme/nps-low/*", **fields)
     alert = Alert(
         id=message.id,
@@ -224,7 +226,7 @@ def telling(**fields: Any) -> alerts.Telling:
         caused_at=build.NOW,
         due_at=build.NOW,
     )
-    return alerts.Telling(Decision("opened", alert, {}, ""), message, 0, None)
+    return alerts.PublishedDecision(Decision("opened", alert, {}, ""), message, 0, None)
 
 
 async def test_a_window_has_one_open_alert(of: Any) -> None:

@@ -45,7 +45,7 @@ from tests.support.examples import examples
 
 # ---- alerts of every rule on a window, over time
 
-Said = tuple[int, int, Mapping[str, object]]
+DatedScore = tuple[int, int, Mapping[str, object]]
 pauses = st.sampled_from((0, 0, 0, 1, 20, 600, 2 * HOUR, DAY // 2, DAY, 2 * DAY))
 whose = st.sampled_from(({}, {}, {}, {"trust": "anonymous"}, {"respondent": "r-1"}, {"respondent": "r-2"}))
 ways = st.sampled_from(({},) * 12 + ({"backfill": True}, {"channel": "import"}, {"age": DAY + 1}, {"age": 3 * HOUR}))
@@ -73,7 +73,7 @@ def seen_by(watched: Watched, when: OnWindow, now: datetime) -> tuple[list[float
     return [a.score for a in watched.inside(when.seconds, now)], [a.score for a in before]
 
 
-def phase(marks: Sequence[int], length: int) -> st.SearchStrategy[list[Said]]:
+def phase(marks: Sequence[int], length: int) -> st.SearchStrategy[list[DatedScore]]:
     some = st.tuples(st.sampled_from((0, 1, 600)), st.sampled_from(marks), whose)
     return st.lists(some, min_size=length, max_size=3 * length)
 
@@ -90,7 +90,7 @@ falling = st.builds(
 
 @examples(400)
 @given(st.tuples(on_windows, events) | st.tuples(on_windows.filter(lambda when: when.compares), falling))
-def test_alerts_live_by_the_contracts_sentence(of: tuple[OnWindow, list[Said]]) -> None:
+def test_alerts_live_by_the_contracts_sentence(of: tuple[OnWindow, list[DatedScore]]) -> None:
     """Judged on all answers and on the verified ones alone: opened by a live answer that made it worse while either
     fires; open through the band; over when neither does.
     """
@@ -108,14 +108,14 @@ def test_alerts_live_by_the_contracts_sentence(of: tuple[OnWindow, list[Said]]) 
         now += timedelta(seconds=pause)
         if when.compares and any(not side for side in seen_by(watched, when, now)) and watched.alerts:
             return  # see the test of a drop whose windows have emptied
-        for decision in watched.look(now):
-            assert (decision.happening == "cleared") == ends(decision.alert)
+        for decision in watched.review(now):
+            assert (decision.event == "cleared") == ends(decision.alert)
         open_one = next(iter(watched.alerts.values()), None)
         before, before_known = watched.inside(when.seconds, now), known().inside(when.seconds, now)
         said = given_to(when, mark, rest, now, watched)
         decisions = watched.take(said, now)
         after = watched.inside(when.seconds, now)
-        happened = {d.happening for d in decisions}
+        happened = {d.event for d in decisions}
         if {a.id for a in before} == {a.id for a in after}:
             assert not decisions, "an answer that does not count decides nothing"
             continue
@@ -135,12 +135,10 @@ def test_alerts_live_by_the_contracts_sentence(of: tuple[OnWindow, list[Said]]) 
         for decision in pages(decisions, "opened"):
             assert decision.alert.trust == ("verified" if verified else "anonymous")
             assert decision.alert.severity == ("high" if verified else "medium")
-    told_of = [d for d in watched.told if d.happening in {"opened", "cleared"}]
-    assert [d.happening for d in told_of] == ["opened", "cleared"] * (len(told_of) // 2) + ["opened"] * (
-        len(told_of) % 2
-    )
+    told_of = [d for d in watched.told if d.event in {"opened", "cleared"}]
+    assert [d.event for d in told_of] == ["opened", "cleared"] * (len(told_of) // 2) + ["opened"] * (len(told_of) % 2)
     for decision in watched.told:
-        if decision.happening != "deferred":
+        if decision.event != "deferred":
             renders(decision.summary)
 
 
@@ -182,12 +180,12 @@ def test_a_problem_comes_once_and_goes(word: str) -> None:
     assert (opened.alert.kind, opened.alert.dedup_key) == (word, "acme/one/*")
     for _ in range(3):
         now += timedelta(seconds=3 * when.seconds)
-        _ = watched.look(now)
-    assert [d.happening for d in watched.told if d.happening != "updated"][-1] == "cleared"
+        _ = watched.review(now)
+    assert [d.event for d in watched.told if d.event != "updated"][-1] == "cleared"
     assert len(pages(watched.told, "opened")) == 1
     assert not watched.alerts
     for decision in watched.told:
-        if decision.happening != "deferred":
+        if decision.event != "deferred":
             assert set(decision.sentences) == set(LANGUAGES)
             for text in decision.sentences.values():
                 renders(text)
@@ -309,7 +307,7 @@ def test_a_rule_cools_down_before_it_opens_again(pause: int, opens: bool, per_to
     of = rule(UnhappyShareAbove(0.5, 900), name="one", cooldown=2 * HOUR, per_touchpoint=per_touchpoint)
     watched, now = worked_up(of, 1, 4)
     now += timedelta(minutes=20)
-    (cleared,) = pages(watched.look(now), "cleared")
+    (cleared,) = pages(watched.review(now), "cleared")
     now += timedelta(seconds=pause)
     for _ in range(6):
         _ = watched.take(scene(cast("OnWindow", of.when), 1, now, touchpoint="support"), now)
@@ -327,11 +325,11 @@ def test_no_alert_opens_within_the_cooldown(told: list[tuple[int, int]]) -> None
     watched, now = Watched([of]), NOW
     for pause, mark in told:
         now += timedelta(seconds=pause)
-        _ = watched.look(now)
+        _ = watched.review(now)
         _ = watched.take(answer((1, 1, 4)[mark], kind="mood", occurred_at=now, received_at=now), now)
-    marks = [d for d in watched.told if d.happening in {"opened", "cleared"}]
+    marks = [d for d in watched.told if d.event in {"opened", "cleared"}]
     for earlier, later in pairwise(marks):
-        if later.happening == "opened":
+        if later.event == "opened":
             assert later.alert.opened_at - earlier.alert.updated_at >= timedelta(hours=2)
 
 
@@ -340,7 +338,7 @@ def test_a_single_answer_cools_down_too() -> None:
     watched = Watched([of])
     (opened,) = watched.take(answer(1, kind="mood"), NOW)
     over = NOW + timedelta(seconds=60)
-    assert [d.happening for d in watched.look(over, opened.alert)] == ["cleared"]
+    assert [d.event for d in watched.review(over, opened.alert)] == ["cleared"]
     for seconds, opens in ((HOUR - 1, False), (HOUR, True)):
         now = over + timedelta(seconds=seconds)
         said = answer(1, kind="mood", occurred_at=now, received_at=now)
@@ -360,7 +358,7 @@ def test_what_strangers_said_quiets_nobody_who_is_known(
         _ = watched.take(answer(1, kind="mood", trust=first), NOW)
     over = NOW + timedelta(minutes=20)
     for alert in [one.alert for one in pages(watched.told, "opened")]:
-        assert [d.happening for d in watched.look(over, alert)] == ["cleared"]
+        assert [d.event for d in watched.review(over, alert)] == ["cleared"]
     count = len(pages(watched.told, "opened"))
     for _ in range(6):
         _ = watched.take(answer(1, kind="mood", trust=then, occurred_at=over, received_at=over), over)

@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from services.scoring.domain.counting import (
     DAY,
     WIDTH,
-    Arrival,
-    Said,
+    DatedScore,
+    NewAnswer,
     Series,
-    arrival,
     category_of,
     changes,
     hour_of,
     neighbours,
+    new_answer,
     series_of,
 )
 from services.scoring.domain.customer import CustomerState, Memory, midnight_after
@@ -45,7 +45,7 @@ from shared.directory.model import (
 from shared.rules.base import SUM
 from shared.rules.figures import nps_of
 from shared.wire.events import FeedbackReceivedV1
-from tests.support.build import NOW, answer, rule, said_of
+from tests.support.build import NOW, answer, dated_score, rule
 from tests.support.examples import examples
 
 SECOND = timedelta(seconds=1)
@@ -82,37 +82,37 @@ class Watched:
         self._rebuild(now)
         new = self._voted(said)
         earlier = [
-            said_of(a)
+            dated_score(a)
             for a in self.stored
             if new.voter is not None and (series_of(a), self.voters[a.id]) == (new.series, new.voter)
         ]
-        previous, following = neighbours(new.said, earlier)
+        previous, following = neighbours(new.dated, earlier)
         made = changes(new, previous, following)
         self.stored.append(said)
         self.voters[said.id] = new.voter
         return self._keep(self.state.take(plan(self.rules), new, previous, made, now))
 
-    def _voted(self, said: FeedbackReceivedV1) -> Arrival:
-        new = arrival(said)
+    def _voted(self, said: FeedbackReceivedV1) -> NewAnswer:
+        new = new_answer(said)
         if new.voter is not None or said.device is None:
             return new
 
-        def last(vote: str) -> Said | None:
-            of_vote = [said_of(a) for a in self.stored if (series_of(a), self.voters[a.id]) == (new.series, vote)]
+        def last(vote: str) -> DatedScore | None:
+            of_vote = [dated_score(a) for a in self.stored if (series_of(a), self.voters[a.id]) == (new.series, vote)]
             return max(of_vote, default=None)
 
         return msgspec.structs.replace(new, voter=vote_of(new, REVOTE_AFTER, last))
 
-    def look(self, now: datetime, alert: Alert | None = None) -> list[Decision]:
+    def review(self, now: datetime, alert: Alert | None = None) -> list[Decision]:
         """Look at the alerts that are due, or at the given one."""
         self._rebuild(now)
         due = [alert] if alert else [a for a in self.alerts.values() if a.due_at <= now]
-        return self._keep([self.state.look(plan(self.rules), a, now) for a in due])
+        return self._keep([self.state.review(plan(self.rules), a, now) for a in due])
 
-    def listen(self, now: datetime) -> list[Decision]:
+    def review_silences(self, now: datetime) -> list[Decision]:
         """Ask whether the customer has fallen silent, if it is time to."""
         self._rebuild(now)
-        return self._keep(self.state.listen(plan(self.rules), now) if self.state.due_at <= now else [])
+        return self._keep(self.state.review_silences(plan(self.rules), now) if self.state.due_at <= now else [])
 
     def _keep(self, decisions: list[Decision]) -> list[Decision]:
         self.told += decisions
@@ -136,7 +136,7 @@ class Watched:
         for length in planned.exact_lengths:
             state.exact[length] = ExactWindow(since_of(length, now))
             for said in self.stored:
-                _ = state.exact[length].add(series_of(said), self.voter(said), said_of(said))
+                _ = state.exact[length].add(series_of(said), self.voter(said), dated_score(said))
 
     def voter(self, said: FeedbackReceivedV1) -> str | None:
         """Return whose answers count once."""
@@ -154,7 +154,7 @@ class Watched:
     def _within(self, start: datetime, end: datetime | None) -> list[FeedbackReceivedV1]:
         named: dict[tuple[Series, str], FeedbackReceivedV1] = {}
         counted: list[FeedbackReceivedV1] = []
-        for said in sorted(self.stored, key=said_of):
+        for said in sorted(self.stored, key=dated_score):
             if said.occurred_at < start or (end is not None and said.occurred_at >= end):
                 continue
             voter = self.voter(said)
@@ -248,7 +248,7 @@ def is_live(said: FeedbackReceivedV1, now: datetime) -> bool:
 
 
 def pages(decisions: Sequence[Decision], what: str) -> list[Decision]:
-    return [d for d in decisions if d.happening == what]
+    return [d for d in decisions if d.event == what]
 
 
 @given(ON_WINDOWS, steps(st.just({}), ways))
@@ -258,9 +258,9 @@ def test_alert_opens_and_clears_outside_its_band_only(of: Rule, told: list[Step]
     fires, clears = band(of)
     for pause, mark, rest in told:
         now += timedelta(seconds=pause)
-        for decision in watched.look(now):
+        for decision in watched.review(now):
             value = watched.value(now)
-            assert (decision.happening == "cleared") == (value is None or value > clears)
+            assert (decision.event == "cleared") == (value is None or value > clears)
         was_open = bool(watched.alerts)
         said = said_by(of, mark, rest, now, watched.next_id)
         decisions = watched.take(said, now)
@@ -302,7 +302,7 @@ def test_severity_stays_when_the_known_people_become_happier() -> None:
         _ = watched.take(answer(score, trust=trust), NOW)
     later = NOW + timedelta(minutes=1)
     (told,) = watched.take(answer(0, trust="anonymous", occurred_at=later, received_at=later), later)
-    assert (told.happening, told.alert.severity, told.alert.trust) == ("updated", "high", "verified")
+    assert (told.event, told.alert.severity, told.alert.trust) == ("updated", "high", "verified")
 
 
 @examples(200)
@@ -312,7 +312,7 @@ def test_alert_opens_only_on_a_live_answer_that_made_it_worse(of: Rule, told: li
     watched, now = Watched([of]), NOW
     for pause, mark, rest in told:
         now += timedelta(seconds=pause)
-        assert not pages(watched.look(now), "opened")
+        assert not pages(watched.review(now), "opened")
         said = said_by(of, mark, rest, now, watched.next_id)
         before = score_of(watched, of, now)
         if pages(watched.take(said, now), "opened"):
@@ -433,7 +433,7 @@ def test_the_public_never_overrules_who_is_known(of: Rule, told: list[Step]) -> 
         now += timedelta(seconds=pause)
         said = said_by(of, mark, rest, now, everybody.next_id)
         for watched in (everybody, known):
-            _ = watched.look(now)
+            _ = watched.review(now)
             if watched is everybody or said.trust == "verified":
                 _ = watched.take(said, now)
         for key in known.alerts:
@@ -447,7 +447,7 @@ def test_an_alert_opens_when_either_judgement_fires_and_clears_when_neither_does
     fires, clears = band(of)
     for pause, mark, rest in told:
         now += timedelta(seconds=pause)
-        _ = everybody.look(now)
+        _ = everybody.review(now)
         before = dict(everybody.alerts)
         decisions = everybody.take(said_by(of, mark, rest, now, everybody.next_id), now)
         known = Watched([of], stored=[said for said in everybody.stored if said.trust == "verified"])
@@ -487,24 +487,24 @@ def test_one_alert_at_a_time_with_rising_versions_and_severity(of: Rule, told: l
     watched, now = Watched([of]), NOW
     for pause, mark, rest in told:
         now += timedelta(seconds=pause)
-        _ = watched.look(now)
+        _ = watched.review(now)
         _ = watched.take(said_by(of, mark, rest, now, watched.next_id), now)
         assert len(watched.alerts) <= 1
     of_alert: dict[object, list[Decision]] = {}
     for decision in watched.told:
         of_alert.setdefault(decision.alert.id, []).append(decision)
     for decisions in of_alert.values():
-        assert [d.happening for d in decisions].index("opened") == 0
+        assert [d.event for d in decisions].index("opened") == 0
         assert len(pages(decisions, "opened")) == 1
-        assert all(d.happening != "cleared" for d in decisions[:-1])
-        messages = [d for d in decisions if d.happening != "deferred"]
+        assert all(d.event != "cleared" for d in decisions[:-1])
+        messages = [d for d in decisions if d.event != "deferred"]
         assert [d.alert.version for d in messages] == list(range(1, len(messages) + 1))
         for earlier, later in pairwise(decisions):
             assert severity_rank(later.alert.severity) >= severity_rank(earlier.alert.severity)
             assert later.alert.trust == "verified" or earlier.alert.trust == "anonymous"
             assert (later.alert.opened_at, later.alert.dedup_key) == (earlier.alert.opened_at, earlier.alert.dedup_key)
     open_ids = {a.id for a in watched.alerts.values()}
-    assert open_ids == {id_ for id_, decisions in of_alert.items() if decisions[-1].happening != "cleared"}
+    assert open_ids == {id_ for id_, decisions in of_alert.items() if decisions[-1].event != "cleared"}
 
 
 @given(st.lists(st.sampled_from((0.1, 1, 3, 9, 11)), min_size=5, max_size=30))
@@ -513,13 +513,13 @@ def test_further_bad_answers_are_told_together_and_all(gaps: list[float]) -> Non
     watched, now = Watched([SIMPLE]), NOW
     for gap in gaps:
         now += timedelta(seconds=gap)
-        _ = watched.look(now)
+        _ = watched.review(now)
         _ = watched.take(answer(0, occurred_at=now, received_at=now), now)
     (alert,) = watched.alerts.values()
     if alert.pending:
         assert alert.due_at <= alert.updated_at + timedelta(seconds=10)
-        _ = watched.look(alert.due_at)
-    messages = [d for d in watched.told if d.happening in {"opened", "updated"}]
+        _ = watched.review(alert.due_at)
+    messages = [d for d in watched.told if d.event in {"opened", "updated"}]
     assert all(b.alert.updated_at - a.alert.updated_at >= timedelta(seconds=10) for a, b in pairwise(messages))
     assert messages[-1].reason["responses"] == len(gaps)
     assert not any(a.pending for a in watched.alerts.values())
@@ -531,7 +531,7 @@ def test_time_alone_clears_what_nobody_adds_to(of: Rule, told: list[Step]) -> No
     watched, now = Watched([of]), NOW
     for pause, mark, rest in told:
         now += timedelta(seconds=pause)
-        _ = watched.look(now)
+        _ = watched.review(now)
         _ = watched.take(said_by(of, mark, rest, now, watched.next_id), now)
     for _ in range(40):
         _ = watched.take(said_by(of, 0, live, now, watched.next_id), now)
@@ -540,10 +540,10 @@ def test_time_alone_clears_what_nobody_adds_to(of: Rule, told: list[Step]) -> No
         for alert in watched.alerts.values():
             assert alert.due_at > now
         now = min((alert.due_at for alert in watched.alerts.values()), default=now)
-        _ = watched.look(now)
+        _ = watched.review(now)
     now += timedelta(seconds=window_rule(of).window + 3601)
-    decisions = watched.look(now)
-    assert all(d.happening == "cleared" for d in decisions)
+    decisions = watched.review(now)
+    assert all(d.event == "cleared" for d in decisions)
     assert not watched.alerts
     assert not pages(watched.told[-len(decisions) :], "opened")
 
@@ -555,8 +555,8 @@ def test_an_alert_of_a_rule_that_is_gone_clears() -> None:
         _ = watched.take(answer(0), NOW)
     (alert,) = watched.alerts.values()
     watched.rules = []
-    (decision,) = watched.look(alert.due_at)
-    assert (decision.happening, decision.alert.version, watched.alerts) == ("cleared", 2, {})
+    (decision,) = watched.review(alert.due_at)
+    assert (decision.event, decision.alert.version, watched.alerts) == ("cleared", 2, {})
 
 
 # ---- rules on a single answer
@@ -573,14 +573,14 @@ def test_each_bad_answer_is_an_alert_of_its_own(told: list[Step], threshold: int
         said = said_by(of, mark, rest, now, watched.next_id)
         decisions = watched.take(said, now)
         wanted = is_live(said, now) and said.score <= threshold
-        assert [(d.happening, d.alert.answer, d.alert.version) for d in decisions] == [("opened", said.id, 1)] * wanted
+        assert [(d.event, d.alert.answer, d.alert.version) for d in decisions] == [("opened", said.id, 1)] * wanted
         alerts += [d.alert for d in decisions]
     assert len({a.id for a in alerts}) == len({a.answer for a in alerts}) == len(alerts)
     assert not watched.alerts
     for alert in alerts:
         assert alert.due_at == alert.opened_at + timedelta(days=1)
-        (decision,) = watched.look(alert.due_at, alert)
-        assert (decision.happening, decision.alert.version) == ("cleared", 2)
+        (decision,) = watched.review(alert.due_at, alert)
+        assert (decision.event, decision.alert.version) == ("cleared", 2)
 
 
 @pytest.mark.parametrize("touchpoint", ["support", None])
@@ -638,8 +638,8 @@ def test_a_rule_that_comes_into_force_in_the_middle_of_a_batch_waits_for_its_win
     _ = watched.take(answer(9), NOW)
     now = NOW + SECOND
     for said in (answer(0, id=UUID(int=8)), answer(1, kind="mood", id=UUID(int=9))):
-        made = changes(arrival(said), None, None)
-        assert watched.state.take(plan([old, new, faces]), arrival(said), None, made, now) == []
+        made = changes(new_answer(said), None, None)
+        assert watched.state.take(plan([old, new, faces]), new_answer(said), None, made, now) == []
     watched.rules = [old, new, faces]
     (decision,) = pages(watched.take(answer(0, id=UUID(int=10), occurred_at=now, received_at=now), now), "opened")
     assert decision.alert.rule == "new"

@@ -67,15 +67,15 @@ def told_by(watched: Sweeping, until: datetime) -> list[tuple[object, ...]]:
             return found
         for alert in [a for a in watched.single if a.due_at <= due]:
             watched.single.remove(alert)
-            found += [shown(due, decision) for decision in watched.look(due, alert)]
-        found += [shown(due, decision) for decision in watched.look(due)]
-        found += [shown(due, decision) for decision in watched.listen(due)]
+            found += [shown(due, decision) for decision in watched.review(due, alert)]
+        found += [shown(due, decision) for decision in watched.review(due)]
+        found += [shown(due, decision) for decision in watched.review_silences(due)]
 
 
 def shown(at: datetime, decision: Decision) -> tuple[object, ...]:
     alert = decision.alert
     told = (alert.dedup_key, alert.severity, alert.trust, alert.version)
-    return (at, decision.happening, *told, decision.reason, decision.summary)
+    return (at, decision.event, *told, decision.reason, decision.summary)
 
 
 @examples(100)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from services.scoring.domain.counting import CATEGORIES, DAY, HOUR, WIDTH, arrival, category_of, changes
+from services.scoring.domain.counting import CATEGORIES, DAY, HOUR, WIDTH, category_of, changes, new_answer
 from services.scoring.domain.plan import plan
 from services.scoring.domain.windows import Measure
 from shared.directory.model import (
@@ -31,7 +31,7 @@ from shared.rules.conditions import CONDITIONS
 from shared.rules.document import built_in_rules
 from shared.wire.events import RATINGS, FeedbackReceivedV1, Kind
 from tests.property.test_scoring_decide import Watched
-from tests.support.build import NOW, answer, rule, said_of
+from tests.support.build import NOW, answer, dated_score, rule
 from tests.support.examples import examples
 
 LANGUAGES = ("en", "fi")
@@ -392,11 +392,11 @@ def test_the_window_before_takes_late_answers_in() -> None:
     assert before.all == [0, 0, 1]
     state = watched.state
     late = answer(0, respondent="r-1", occurred_at=NOW - timedelta(hours=26))
-    first, said = said_of(watched.stored[0]), said_of(late)
-    _ = state.take(plan([of]), arrival(late), first, changes(arrival(late), first, None), NOW)
+    first, said = dated_score(watched.stored[0]), dated_score(late)
+    _ = state.take(plan([of]), new_answer(late), first, changes(new_answer(late), first, None), NOW)
     assert before.all == [1, 0, 0]
     today = answer(7, respondent="r-1")
-    _ = state.take(plan([of]), arrival(today), said, changes(arrival(today), said, None), NOW)
+    _ = state.take(plan([of]), new_answer(today), said, changes(new_answer(today), said, None), NOW)
     assert before.all == [1, 0, 0]
 
 
@@ -566,7 +566,7 @@ def test_a_single_answer_is_judged_as_the_contract_says(
         metric = "speed" if kind == "kpi" else None
         said = answer(scored(kind, part), id=watched.next_id, kind=kind, metric=metric, **more)
         decisions = watched.take(said, NOW)
-        assert [d.happening for d in decisions] == ["opened"] * fires_on(when, said)
+        assert [d.event for d in decisions] == ["opened"] * fires_on(when, said)
         for decision in decisions:
             key = f"acme/one/{said.touchpoint or '*'}"
             if isinstance(when, FollowUpAtMost):
@@ -625,8 +625,8 @@ def test_a_follow_up_leaves_the_open_alert_of_its_problem_alone() -> None:
     before = dict(watched.alerts)
     (opened,) = watched.take(answer(1, kind="csat", follow_up="acme/nps-low/*"), NOW)
     assert watched.alerts == before
-    (cleared,) = watched.look(opened.alert.due_at, opened.alert)
-    assert cleared.happening == "cleared"
+    (cleared,) = watched.review(opened.alert.due_at, opened.alert)
+    assert cleared.event == "cleared"
     assert watched.alerts == before
 
 

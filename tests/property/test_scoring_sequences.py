@@ -54,7 +54,7 @@ def test_silence_opens_when_it_has_lasted_and_ends_with_the_next_answer(
         end = now + timedelta(seconds=pause)
         while watched.state.due_at <= end:
             now = watched.state.due_at
-            opened = pages(watched.listen(now), "opened")
+            opened = pages(watched.review_silences(now), "opened")
             assert watched.state.due_at > now
             for decision in opened:
                 assert last is not None
@@ -72,10 +72,10 @@ def test_silence_opens_when_it_has_lasted_and_ends_with_the_next_answer(
         decisions = watched.take(answer(**{"occurred_at": now, "received_at": now, **more}), now)
         if way == "live":
             last = now
-            assert [d.happening for d in decisions] == ["cleared"] * is_silent
+            assert [d.event for d in decisions] == ["cleared"] * is_silent
         else:
             assert decisions == []
-    kinds = [d.happening for d in watched.told if d.happening != "deferred"]
+    kinds = [d.event for d in watched.told if d.event != "deferred"]
     assert kinds == [("opened", "cleared")[n % 2] for n in range(len(kinds))]
     for decision in watched.told:
         assert set(decision.sentences) in (set(LANGUAGES), set())
@@ -191,7 +191,7 @@ def test_silence_of_each_touchpoint() -> None:
     for hours in range(0, 24 * 5, 3):
         now = NOW + timedelta(hours=hours)
         while watched.state.due_at <= now:
-            _ = watched.listen(watched.state.due_at)
+            _ = watched.review_silences(watched.state.due_at)
         for touchpoint, until in (("support", 24), ("billing", 999), (None, 48)):
             if hours < until:
                 said = answer(9, touchpoint=touchpoint, occurred_at=now, received_at=now)
@@ -201,7 +201,7 @@ def test_silence_of_each_touchpoint() -> None:
         ("acme/quiet/*", None),
     }
     (cleared,) = watched.take(answer(9, touchpoint="support", occurred_at=now, received_at=now), now)
-    assert (cleared.happening, cleared.alert.touchpoint) == ("cleared", "support")
+    assert (cleared.event, cleared.alert.touchpoint) == ("cleared", "support")
 
 
 def test_silence_of_one_touchpoint_is_not_broken_by_another() -> None:
@@ -210,7 +210,7 @@ def test_silence_of_one_touchpoint_is_not_broken_by_another() -> None:
     later = NOW + timedelta(days=1)
     _ = watched.take(answer(9, touchpoint="billing", occurred_at=later, received_at=later), later)
     while watched.state.due_at <= NOW + timedelta(days=3):
-        _ = watched.listen(watched.state.due_at)
+        _ = watched.review_silences(watched.state.due_at)
     (opened,) = pages(watched.told, "opened")
     assert (opened.alert.dedup_key, opened.alert.opened_at) == ("acme/quiet/support", NOW + timedelta(days=2))
 
@@ -222,7 +222,7 @@ def test_silence_cools_down() -> None:
     for month in range(4):
         now = NOW + timedelta(days=30 * month)
         while watched.state.due_at <= now:
-            _ = watched.listen(watched.state.due_at)
+            _ = watched.review_silences(watched.state.due_at)
         _ = watched.take(answer(9, occurred_at=now, received_at=now), now)
     # Cleared on day 30 and quiet until day 90, where the third month's silence is still open.
     assert [d.alert.opened_at - NOW for d in pages(watched.told, "opened")] == [timedelta(days=7)]
@@ -234,11 +234,11 @@ def test_an_answer_that_was_on_its_way_does_not_make_silence_flap() -> None:
     _ = watched.take(answer(9), NOW)
     now = NOW + timedelta(days=2, hours=1)
     while watched.state.due_at <= now:
-        _ = watched.listen(watched.state.due_at)
+        _ = watched.review_silences(watched.state.due_at)
     said = answer(9, occurred_at=now - timedelta(hours=20), received_at=now)
-    assert [d.happening for d in watched.take(said, now)] == ["cleared"]
+    assert [d.event for d in watched.take(said, now)] == ["cleared"]
     while watched.state.due_at <= now + timedelta(days=1):
-        assert watched.listen(watched.state.due_at) == []
+        assert watched.review_silences(watched.state.due_at) == []
 
 
 def test_an_answer_from_before_the_silence_does_not_end_it() -> None:
@@ -247,11 +247,11 @@ def test_an_answer_from_before_the_silence_does_not_end_it() -> None:
     _ = watched.take(answer(9), NOW)
     now = NOW + timedelta(hours=3)
     while watched.state.due_at <= now:
-        _ = watched.listen(watched.state.due_at)
+        _ = watched.review_silences(watched.state.due_at)
     said = answer(9, occurred_at=NOW + timedelta(minutes=5), received_at=now)
     _ = watched.take(said, now)
     while watched.state.due_at <= now + SECOND:
-        _ = watched.listen(max(now, watched.state.due_at))
+        _ = watched.review_silences(max(now, watched.state.due_at))
     assert len(pages(watched.told, "opened")) == 1
 
 
@@ -377,10 +377,10 @@ def test_a_drop_clears_when_there_is_nothing_left_to_compare_with(by: str) -> No
     assert watched.alerts
     now += timedelta(days=1, hours=1)
     if by == "time":
-        (cleared,) = watched.look(now)
+        (cleared,) = watched.review(now)
     else:
         (cleared,) = watched.take(answer(0, occurred_at=now, received_at=now), now)
-    assert cleared.happening == "cleared"
+    assert cleared.event == "cleared"
     for text in cleared.sentences.values():
         renders(text)
 
@@ -392,7 +392,7 @@ def test_an_alert_is_over_when_its_name_belongs_to_another_type(when: Shift | No
     watched.rules = [rule(when, name="one")]
     for _ in range(3):
         now += timedelta(days=1)
-        _ = watched.look(now)
+        _ = watched.review(now)
     assert not watched.alerts
 
 

@@ -8,7 +8,7 @@ from itertools import groupby, pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.scoring.domain.counting import Said, arrival
+from services.scoring.domain.counting import DatedScore, new_answer
 from services.scoring.domain.votes import vote_of
 from tests.support.build import NOW, answer
 
@@ -18,14 +18,14 @@ REVOTE = 3600
 @given(st.lists(st.integers(1, 2 * REVOTE), min_size=1, max_size=30))
 def test_a_browser_counts_once_for_a_while(pauses: list[int]) -> None:
     """Whatever it says soon after is the same vote, or goes on with one that has lasted for a period at the least."""
-    last: dict[str, Said] = {}
+    last: dict[str, DatedScore] = {}
     votes: list[tuple[str, float]] = []
     now = NOW
     for pause in pauses:
         now += timedelta(seconds=pause)
-        new = arrival(answer(3, device="browser-1", occurred_at=now, received_at=now))
+        new = new_answer(answer(3, device="browser-1", occurred_at=now, received_at=now))
         vote = vote_of(new, REVOTE, last.get)
-        last[vote] = new.said
+        last[vote] = new.dated
         votes.append((vote, new.at))
     of_votes = [[at for _, at in some] for _, some in groupby(votes, lambda one: one[0])]
     assert len(of_votes) == len({vote for vote, _ in votes}), "a vote that was left is not come back to"
@@ -36,7 +36,7 @@ def test_a_browser_counts_once_for_a_while(pauses: list[int]) -> None:
 
 def test_devices_and_periods_are_apart() -> None:
     made = {
-        vote_of(arrival(answer(3, device=device, occurred_at=NOW + timedelta(hours=hours))), REVOTE, {}.get)
+        vote_of(new_answer(answer(3, device=device, occurred_at=NOW + timedelta(hours=hours))), REVOTE, {}.get)
         for device in ("browser-1", "browser-2")
         for hours in (0, 1, 5)
     }

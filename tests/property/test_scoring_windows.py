@@ -19,14 +19,14 @@ from services.scoring.domain.counting import (
     CATEGORIES,
     WIDTH,
     Change,
-    Said,
+    DatedScore,
     Series,
-    arrival,
     category_of,
     changes,
     hour_of,
     hour_time,
     neighbours,
+    new_answer,
     series_of,
     window_start,
 )
@@ -35,7 +35,7 @@ from services.scoring.domain.windows import ExactWindow, Gain, HourWindow, Judge
 from shared.rules.base import SUM
 from shared.rules.figures import mood_of, nps_of
 from shared.wire.events import RATINGS, Audience, FeedbackReceivedV1, Kind
-from tests.support.build import NOW, answer, customer, said_of
+from tests.support.build import NOW, answer, customer, dated_score
 from tests.support.examples import examples
 
 HOURS = {24 * 3600: True, 25 * 3600: False, 48 * 3600: True}
@@ -154,13 +154,13 @@ class Memory:
             if window is None:
                 window = self.exact[length] = ExactWindow(since)
                 for said in self.stored:
-                    _ = window.add(series_of(said), said.respondent, said_of(said))
+                    _ = window.add(series_of(said), said.respondent, dated_score(said))
             window.move(since)
 
     def take(self, arrived: FeedbackReceivedV1, now: datetime) -> None:
         self.move(now)
-        series, said = series_of(arrived), said_of(arrived)
-        made = changes(arrival(arrived), *self.around(arrived))
+        series, said = series_of(arrived), dated_score(arrived)
+        made = changes(new_answer(arrived), *self.around(arrived))
         for change in made:
             self.keep(series, change)
         for window in (*self.hours.values(), *self.before.values(), *self.exact.values()):
@@ -172,11 +172,13 @@ class Memory:
             assert_gained(was, gains, whole(window, measure_of(arrived)))
         self.stored.append(arrived)
 
-    def around(self, arrived: FeedbackReceivedV1) -> tuple[Said | None, Said | None]:
+    def around(self, arrived: FeedbackReceivedV1) -> tuple[DatedScore | None, DatedScore | None]:
         if arrived.respondent is None:
             return None, None
         who = (series_of(arrived), arrived.respondent)
-        return neighbours(said_of(arrived), [said_of(a) for a in self.stored if (series_of(a), a.respondent) == who])
+        return neighbours(
+            dated_score(arrived), [dated_score(a) for a in self.stored if (series_of(a), a.respondent) == who]
+        )
 
     def keep(self, series: Series, change: Change) -> None:
         if change.until is None:
@@ -386,7 +388,7 @@ def test_each_window_holds_the_latest_answer_within_it(
     every = judged(of_touchpoints=True)
     watched = {hours: HourWindow(every, *hours) for hours in combinations(range(AT - 1, AT + 10), 2)}
     for arrived in answers:
-        made = changes(arrival(arrived), *memory.around(arrived))
+        made = changes(new_answer(arrived), *memory.around(arrived))
         memory.stored.append(arrived)
         for change in made:
             memory.keep(series_of(arrived), change)
@@ -418,8 +420,8 @@ def test_what_was_replaced_does_not_depend_on_who_came_first(order: tuple[int, .
 
 def test_who_has_no_name_replaces_nobody() -> None:
     """Anonymous answers count each; nothing is said of when another came."""
-    assert changes(arrival(answer(3)), None, None) == [Change(AT, 0, 1)]
-    assert changes(arrival(answer(2.5, kind="kpi", metric="speed")), None, None) == [Change(AT, 0, 1, 2.5)]
+    assert changes(new_answer(answer(3)), None, None) == [Change(AT, 0, 1)]
+    assert changes(new_answer(answer(2.5, kind="kpi", metric="speed")), None, None) == [Change(AT, 0, 1, 2.5)]
 
 
 @given(
@@ -429,8 +431,8 @@ def test_who_has_no_name_replaces_nobody() -> None:
 def test_neighbours_are_right_before_and_after(others: list[tuple[int, int, int]], new: tuple[int, int, int]) -> None:
     """By when it occurred, then when we received it, then by id; the score never decides."""
 
-    def said(key: tuple[int, int, int], score: float) -> Said:
-        return Said(NOW + timedelta(seconds=key[0]), NOW + timedelta(seconds=key[1]), UUID(int=key[2]), score)
+    def said(key: tuple[int, int, int], score: float) -> DatedScore:
+        return DatedScore(NOW + timedelta(seconds=key[0]), NOW + timedelta(seconds=key[1]), UUID(int=key[2]), score)
 
     known = {key: said(key, 10 - n) for n, key in enumerate(others) if key != new}
     order = sorted([*known, new])
@@ -489,7 +491,7 @@ def test_two_metrics_are_two_sums() -> None:
     window = HourWindow(judged(of_touchpoints=True), AT)
     for score, metric, audience in ((10, "speed", "customer"), (2.5, "speed", "customer"), (7, "price", "customer")):
         said = answer(score, kind="kpi", metric=metric, audience=audience)
-        _ = window.apply(series_of(said), changes(arrival(said), None, None))
+        _ = window.apply(series_of(said), changes(new_answer(said), None, None))
     assert window.view(SPEED, None, of_touchpoint=False).all == [2, *[0] * 6, 12.5]
     assert window.view(SPEED._replace(metric="price"), None, of_touchpoint=False).all == [1, *[0] * 6, 7]
     assert window.view(SPEED._replace(audience="employee"), None, of_touchpoint=False).all == [0] * WIDTH
@@ -502,7 +504,7 @@ def test_a_window_counts_what_rules_look_at_and_nothing_else(
     """What no rule asks for costs nothing, and tells rules nothing."""
     window = HourWindow(frozenset(Judged(measure, False) for measure in looked_at), 0)
     for said, _ in told:
-        gains = window.apply(series_of(said), changes(arrival(said), None, None))
+        gains = window.apply(series_of(said), changes(new_answer(said), None, None))
         assert bool(gains) == (measure_of(said) in looked_at)
     for measure in MEASURES:
         mine = [said for said, _ in told if measure_of(said) == measure and measure in looked_at]

@@ -111,7 +111,7 @@ def test_a_jump_is_found_soon(rate: int, days: float) -> None:
         past = stream(seed, rate, GOOD, min(12 * rate, 6000))
         list(run(detector, past))
         after = stream(seed + 100, rate, BAD, 300, past[-1][2])
-        found = [after[place][2] - past[-1][2] for place, signal in run(detector, after) if signal.happening == "worse"]
+        found = [after[place][2] - past[-1][2] for place, signal in run(detector, after) if signal.event == "worse"]
         delays.append(found[0] if found else math.inf)
     assert sorted(delays)[4] < days, delays
 
@@ -135,7 +135,7 @@ def test_one_touchpoint_of_five_is_found_and_named() -> None:
 @pytest.mark.parametrize("shares", [GOOD, BAD, (5, 20, 75), (70, 20, 10)])
 def test_stable_answers_raise_no_alarm(shares: tuple[int, int, int], of: int) -> None:
     alarms = sum(
-        signal.happening == "worse"
+        signal.event == "worse"
         for seed in range(20)
         for _, signal in run(Detector(), stream(seed, 60, shares, 720, of=of))
     )
@@ -168,7 +168,7 @@ def test_improving_answers_do_not_alarm() -> None:
         later = stream(seed + 50, 300, GOOD, 3600, past[-1][2])
         detector = Detector()
         before = list(run(detector, past))
-        assert not before or before[-1][1].happening != "worse"
+        assert not before or before[-1][1].event != "worse"
         assert not list(run(detector, later))
 
 
@@ -179,8 +179,8 @@ def test_worse_is_told_once_until_it_ends(runs: list[tuple[int, str | None, floa
     for category, touchpoint, day in answers:
         signal = detector.take(category, touchpoint, day, DEFAULT_PRIOR, BUDGET)
         if signal is not None:
-            assert is_open == (signal.happening != "worse")
-            is_open = signal.happening == "worse"
+            assert is_open == (signal.event != "worse")
+            is_open = signal.event == "worse"
         assert detector.is_shifted == is_open
         assert (nearness(detector).ratio == 1) >= is_open
 
@@ -188,13 +188,13 @@ def test_worse_is_told_once_until_it_ends(runs: list[tuple[int, str | None, floa
 @given(ANSWERS)
 def test_the_reason_explains(runs: list[tuple[int, str | None, float, int]]) -> None:
     answers = flat([(2, "a", 1.0, 40), (2, "b", 1.0, 30), *runs, (0, "b", 1.0, 40), (2, "b", 1.0, 100)])
-    for place, (happening, reason) in run(Detector(), answers):
+    for place, (event, reason) in run(Detector(), answers):
         assert set(reason) == KEYS
-        if happening != "settled":
+        if event != "settled":
             assert isinstance(reason["statistic"], float)
             assert isinstance(reason["threshold"], float)
             assert reason["statistic"] >= reason["threshold"] > 0
-        if happening == "worse":
+        if event == "worse":
             assert isinstance(reason["since_nps"], float)
             assert isinstance(reason["baseline_nps"], float)
             assert isinstance(reason["onset"], float)
@@ -206,8 +206,8 @@ def test_the_reason_explains(runs: list[tuple[int, str | None, float, int]]) -> 
 
 
 def test_the_numbers_of_an_alarm() -> None:
-    _, (happening, reason), day = alarmed()
-    assert happening == "worse"
+    _, (event, reason), day = alarmed()
+    assert event == "worse"
     assert isinstance(reason["onset"], float)
     assert isinstance(reason["since_nps"], float)
     assert isinstance(reason["baseline_answers"], int)
@@ -225,34 +225,34 @@ def test_back_at_the_old_level_it_recovers_and_watches_again(of: int) -> None:
     detector, alarm, day = alarmed(of=of)
     (place, signal), *more = run(detector, stream(9, 300, GOOD, 150, day, of))
     assert not more
-    assert signal.happening == "recovered"
+    assert signal.event == "recovered"
     learned = cast(int, alarm.reason["baseline_answers"]) + 150 - place - 1
     assert total(detector.counts) == learned
     held = sum(total(stream.counts) for stream in detector.streams.values())
     assert abs(learned - held) < (1 if of == 1 else 60)
     assert not list(run(detector, stream(12, 300, GOOD, 1000, day + 16, of)))
     later = stream(10, 300, BAD, 200, day + 125, of)
-    assert next(run(detector, later))[1].happening == "worse"
+    assert next(run(detector, later))[1].event == "worse"
 
 
 @pytest.mark.parametrize("of", [1, 5])
 def test_a_lasting_level_settles_and_is_the_new_baseline(of: int) -> None:
     detector, _, day = alarmed(of=of)
     signals = list(run(detector, stream(9, 300, BAD, 1800, day, of)))
-    assert [signal.happening for _, signal in signals] == ["settled"]
+    assert [signal.event for _, signal in signals] == ["settled"]
     assert nearness(detector).baseline_nps == pytest.approx(-20, abs=12)
     worse = stream(11, 300, (75, 20, 5), 300, day + 190, of)
-    assert next(run(detector, worse))[1].happening == "worse"
+    assert next(run(detector, worse))[1].event == "worse"
 
 
 def test_it_settles_without_answers_after_half_a_year() -> None:
     detector, _, day = alarmed()
-    assert detector.look(day + 179) is None
-    signal = detector.look(day + 181)
+    assert detector.review(day + 179) is None
+    signal = detector.review(day + 181)
     assert signal is not None
-    assert signal.happening == "settled"
+    assert signal.event == "settled"
     assert not detector.is_shifted
-    assert detector.look(day + 182) is None
+    assert detector.review(day + 182) is None
 
 
 @given(st.integers(0, 1000), st.sampled_from((0.0, 0.5, 3.0)))
@@ -262,7 +262,7 @@ def test_days_going_back_are_harmless(seed: int, back: float) -> None:
     begin = past[-1][2]
     after = [(c, t, day - back * chance.random()) for c, t, day in stream(seed + 1, 100, BAD, 240, begin, of=2)]
     list(run(detector, past))
-    assert detector.is_shifted or any(signal.happening == "worse" for _, signal in run(detector, after))
+    assert detector.is_shifted or any(signal.event == "worse" for _, signal in run(detector, after))
     assert not list(run(Detector(), [(c, t, DAY) for c, t, _ in past + after]))
 
 
@@ -275,7 +275,7 @@ def test_history_that_is_imported_is_what_answers_are_compared_with(of: int) -> 
     found = next((found for found in run(detector, stream(4, 300, BAD, 300, begin=DAY + 70, of=of))), None)
     assert found is not None
     place, signal = found
-    assert signal.happening == "worse"
+    assert signal.event == "worse"
     assert place < 60 * of
     assert 20 < cast("float", signal.reason["baseline_nps"]) < 60
     assert cast("float", signal.reason["onset"]) > DAY + 50

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from services.notify.domain.chain import Turn
 from services.notify.domain.page import Page
-from services.scoring.domain.counting import Said
+from services.scoring.domain.counting import DatedScore
 from shared.directory.model import (
     Condition,
     Contact,
@@ -49,9 +49,9 @@ def answer(score: float = 9, **fields: Any) -> FeedbackReceivedV1:
     return FeedbackReceivedV1(score=score, **{**said, **fields})
 
 
-def said_of(answer: FeedbackReceivedV1) -> Said:
+def dated_score(answer: FeedbackReceivedV1) -> DatedScore:
     """Return what a respondent said with an answer."""
-    return Said(answer.occurred_at, answer.received_at, answer.id, answer.score)
+    return DatedScore(answer.occurred_at, answer.received_at, answer.id, answer.score)
 
 
 def evidence(score: float = 1, **fields: Any) -> EvidenceV1:

@@ -74,7 +74,7 @@ def hour_time(hour: int) -> datetime:
     return datetime.fromtimestamp(hour * HOUR, UTC)
 
 
-class Said(msgspec.Struct, frozen=True, order=True, gc=False):
+class DatedScore(msgspec.Struct, frozen=True, order=True, gc=False):
     """One answer of a voter; the later is the greater: by when it occurred, was received, then by id."""
 
     occurred_at: datetime
@@ -83,12 +83,12 @@ class Said(msgspec.Struct, frozen=True, order=True, gc=False):
     score: float
 
 
-class Arrival(msgspec.Struct, frozen=True, gc=False):
+class NewAnswer(msgspec.Struct, frozen=True, gc=False):
     """An answer, with what is asked of it again and again."""
 
     answer: FeedbackReceivedV1
     series: Series
-    said: Said
+    dated: DatedScore
     at: float
     """When it occurred, in seconds since 1970."""
     category: int
@@ -97,11 +97,11 @@ class Arrival(msgspec.Struct, frozen=True, gc=False):
     """Whose answers count once: a respondent, or a vote of a device. None: it counts by itself."""
 
 
-def arrival(answer: FeedbackReceivedV1, received_at: datetime | None = None) -> Arrival:
+def new_answer(answer: FeedbackReceivedV1, received_at: datetime | None = None) -> NewAnswer:
     """Return an answer with what follows from it alone; `received_at`: as if it had been received then."""
-    said = Said(answer.occurred_at, received_at or answer.received_at, answer.id, answer.score)
+    dated = DatedScore(answer.occurred_at, received_at or answer.received_at, answer.id, answer.score)
     at, category = answer.occurred_at.timestamp(), category_of(answer.kind, answer.score)
-    return Arrival(answer, series_of(answer), said, at, category, answer.respondent)
+    return NewAnswer(answer, series_of(answer), dated, at, category, answer.respondent)
 
 
 class Change(msgspec.Struct, frozen=True, gc=False):
@@ -116,32 +116,32 @@ class Change(msgspec.Struct, frozen=True, gc=False):
     and in none that ends now."""
 
 
-def changes(new: Arrival, previous: Said | None, following: Said | None) -> list[Change]:
+def changes(new: NewAnswer, previous: DatedScore | None, following: DatedScore | None) -> list[Change]:
     """Return how the counts change when `new` arrives between a voter's previous and following answer.
 
     A window holds of a voter the latest answer within it. One that ends now therefore holds the latest of all; one
     that ended earlier still holds an answer that was replaced after its end.
     """
-    kind, said = new.series.kind, new.said
+    kind, dated = new.series.kind, new.dated
     if previous is None and following is None:
-        return [Change(int(new.at // HOUR), new.category, 1, amount_of(kind, said.score))]
-    found = [_place(kind, said, following, 1)]
+        return [Change(int(new.at // HOUR), new.category, 1, amount_of(kind, dated.score))]
+    found = [_place(kind, dated, following, 1)]
     if previous is not None:
         found.append(_place(kind, previous, following, -1))
-        found.append(_place(kind, previous, said, 1))
+        found.append(_place(kind, previous, dated, 1))
     return [change for change in found if change.until is None or change.until > change.hour]
 
 
-def _place(kind: Kind, said: Said, replaced_by: Said | None, by: int) -> Change:
+def _place(kind: Kind, dated: DatedScore, replaced_by: DatedScore | None, by: int) -> Change:
     until = None if replaced_by is None else hour_of(replaced_by.occurred_at)
-    amount = by * amount_of(kind, said.score)
-    return Change(hour_of(said.occurred_at), category_of(kind, said.score), by, amount, until)
+    amount = by * amount_of(kind, dated.score)
+    return Change(hour_of(dated.occurred_at), category_of(kind, dated.score), by, amount, until)
 
 
-def neighbours(new: Said, others: Sequence[Said]) -> tuple[Said | None, Said | None]:
+def neighbours(new: DatedScore, others: Sequence[DatedScore]) -> tuple[DatedScore | None, DatedScore | None]:
     """Return the answers right before and right after a new one, among some of the same voter."""
     if not others:
         return None, None
-    before = max((said for said in others if said < new), default=None)
-    after = min((said for said in others if said > new), default=None)
+    before = max((dated for dated in others if dated < new), default=None)
+    after = min((dated for dated in others if dated > new), default=None)
     return before, after

@@ -9,22 +9,22 @@ from typing import cast
 
 import msgspec
 
-from services.scoring.domain.counting import DAY, Arrival, Change, Said, Series
+from services.scoring.domain.counting import DAY, Change, DatedScore, NewAnswer, Series
 from services.scoring.domain.decide import (
     Alert,
     Decision,
-    Seen,
+    WindowCounts,
     age_of,
-    cleared,
+    clear_alert,
     decide_by_time,
     decide_window,
     dedup_key,
+    explain,
     is_cooling,
     is_repeated,
-    next_look,
+    next_review,
+    open_alert,
     open_for_answer,
-    opened,
-    told,
 )
 from services.scoring.domain.plan import Plan, Planned, Watched, planned_of
 from services.scoring.domain.sequences import NEWS_AFTER, decide_sequence, learn, pair_for, settled
@@ -94,8 +94,8 @@ class CustomerState:
     def take(
         self,
         rules: Plan,
-        new: Arrival,
-        previous: Said | None,
+        new: NewAnswer,
+        previous: DatedScore | None,
         changes: Sequence[Change],
         now: datetime,
         prior: Prior = DEFAULT_PRIOR,
@@ -105,7 +105,7 @@ class CustomerState:
         age = age_of(answer, now)
         gains = {seconds: window.apply(series, changes) for seconds, window in self.hours.items()}
         for seconds, window in self.exact.items():
-            gains[seconds] = window.add(series, new.voter, new.said)
+            gains[seconds] = window.add(series, new.voter, new.dated)
         for window in self.before.values():
             window.apply(series, changes)
         concerned = rules.concerned(series)
@@ -141,7 +141,7 @@ class CustomerState:
     def _keep(self, decisions: list[Decision], rule: Rule, decision: Decision | None, now: datetime) -> None:
         if decision is None:
             return
-        if decision.happening == "opened" and self._is_cooling(rule, decision.alert, now):
+        if decision.event == "opened" and self._is_cooling(rule, decision.alert, now):
             return
         self.remember(decision)
         decisions.append(decision)
@@ -153,18 +153,18 @@ class CustomerState:
         )
         return any(is_cooling(rule, self.cleared.get((alert.dedup_key, trust)), now) for trust in trusts)
 
-    def seen(self, planned: Planned, touchpoint: str | None) -> Seen:
+    def seen(self, planned: Planned, touchpoint: str | None) -> WindowCounts:
         """Return what a rule on a window looks at, now and before."""
         _, _, length, (measure, of_touchpoint) = planned
         window = self.hours.get(length) or self.exact.get(length)
         before = self.before.get(length)
         now = View(measure.kind) if window is None else window.view(measure, touchpoint, of_touchpoint=of_touchpoint)
         then = None if before is None else before.view(measure, touchpoint, of_touchpoint=of_touchpoint)
-        return Seen(now, then)
+        return WindowCounts(now, then)
 
     # ---- silence
 
-    def _spoke(self, watched: Watched, new: Arrival, now: datetime) -> Decision | None:
+    def _spoke(self, watched: Watched, new: NewAnswer, now: datetime) -> Decision | None:
         rule, key = watched.rule, watched.key(self.name, new.series.touchpoint)
         pulse = self.pulses.get(key)
         if pulse is None:
@@ -181,11 +181,11 @@ class CustomerState:
         if breaks is not None and breaks <= now:
             return None  # it was given before, or in, the silence that still lasts
         reason = pulse.reason(cast("OnTime", rule.when), now)
-        return cleared(alert, reason, "Answers come again", "Vastauksia tulee taas", now)
+        return clear_alert(alert, reason, "Answers come again", "Vastauksia tulee taas", now)
 
     # ---- time
 
-    def look(self, rules: Plan, alert: Alert, now: datetime) -> Decision:
+    def review(self, rules: Plan, alert: Alert, now: datetime) -> Decision:
         """Decide on an alert that is due by time alone."""
         rule = rules.rules.get(alert.rule)
         if rule is not None and rule.when.word != alert.kind:
@@ -197,7 +197,7 @@ class CustomerState:
         self.remember(decision)
         return decision
 
-    def listen(self, rules: Plan, now: datetime) -> list[Decision]:
+    def review_silences(self, rules: Plan, now: datetime) -> list[Decision]:
         """Decide by time alone whether the customer fell silent, or a new level has lasted, and when to ask again."""
         decisions: list[Decision] = []
         due = midnight_after(now)
@@ -212,8 +212,8 @@ class CustomerState:
                     due = min(due, breaks)
                     continue
                 reason = self.pulses[key].reason(condition, now)
-                new = opened(rule, self.name, touchpoint, "verified", now, next_look(rule, now), now)
-                self._keep(decisions, rule, Decision("opened", new, *told(rule, reason, touchpoint)), now)
+                new = open_alert(rule, self.name, touchpoint, "verified", now, next_review(rule, now), now)
+                self._keep(decisions, rule, Decision("opened", new, *explain(rule, reason, touchpoint)), now)
         for rule, decision in settled(self.detectors, self.alerts, rules.rules, now):
             self._keep(decisions, rule, decision, now)
         self.due_at = due
@@ -230,11 +230,11 @@ class CustomerState:
     def remember(self, decision: Decision) -> None:
         """Take over what a decision made of an alert."""
         alert = decision.alert
-        if decision.happening == "cleared":
+        if decision.event == "cleared":
             self.cleared[alert.dedup_key, alert.trust] = alert.updated_at
         if alert.answer is not None:
             return  # a rule on a single answer opens one alert each; none of them changes what follows
-        if decision.happening == "cleared":
+        if decision.event == "cleared":
             self.alerts.pop(alert.dedup_key, None)
         else:
             self.alerts[alert.dedup_key] = alert

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import msgspec
 
-from services.scoring.domain.counting import DAY, HOUR, Arrival, Said
+from services.scoring.domain.counting import DAY, HOUR, DatedScore, NewAnswer
 from services.scoring.domain.windows import Gain, View
 from shared.directory.model import Rule, severity_rank
 from shared.rules.base import SUM, Counts, OnAnswer, OnWindow, Reason, Verdict
@@ -28,7 +28,7 @@ ANONYMOUS_SEVERITY: Severity = "medium"
 _SAID_AGAIN = 3600
 """Seconds in which a person with a token wakes nobody twice by the same."""
 
-Happening = Literal["opened", "updated", "cleared", "deferred"]
+AlertEvent = Literal["opened", "updated", "cleared", "deferred"]
 """`deferred`: there is something to tell, later; no message."""
 
 
@@ -60,7 +60,7 @@ class Alert:
 class Decision:
     """What happened to an alert, and why."""
 
-    happening: Happening
+    event: AlertEvent
     alert: Alert
     reason: Reason
     summary: str
@@ -72,7 +72,7 @@ class Decision:
         return {"en": self.summary, "fi": self.finnish or self.summary} if self.summary else {}
 
 
-class Seen(NamedTuple):
+class WindowCounts(NamedTuple):
     """What a rule on a window looks at: its counts, and those of the window before where it compares them."""
 
     now: View
@@ -119,7 +119,7 @@ class Judgement(NamedTuple):
         return self.all.clears and (self.verified.clears if trust == "verified" else not self.verified.fires)
 
 
-def judge(condition: OnWindow, seen: Seen) -> Judgement:
+def judge(condition: OnWindow, seen: WindowCounts) -> Judgement:
     """Judge a window."""
     verdict = condition.verdict(*seen.of(verified=False))
     return Judgement(verdict, verdict if seen.all_verified else condition.verdict(*seen.of(verified=True)))
@@ -150,7 +150,7 @@ def capped(severity: Severity, trust: Trust, rule: Rule) -> Severity:
     return ANONYMOUS_SEVERITY
 
 
-def opened(
+def open_alert(
     rule: Rule,
     customer: str,
     touchpoint: str | None,
@@ -177,7 +177,7 @@ def opened(
     )
 
 
-def is_repeated(rule: Rule, new: Arrival, previous: Said) -> bool:
+def is_repeated(rule: Rule, new: NewAnswer, previous: DatedScore) -> bool:
     """Tell whether somebody whom the public key let in says again what fired the rule, within the hour or the cooldown.
 
     Periods are counted from 1970 on: whoever goes on for days is heard again in each.
@@ -200,15 +200,15 @@ def open_for_answer(rule: Rule, answer: FeedbackReceivedV1, now: datetime, *, re
     """
     condition = cast("OnAnswer", rule.when)
     due = now + timedelta(seconds=rule.max_age)
-    alert = opened(rule, answer.customer, answer.touchpoint, answer.trust, answer.received_at, due, now)
+    alert = open_alert(rule, answer.customer, answer.touchpoint, answer.trust, answer.received_at, due, now)
     severity = min(alert.severity, ANONYMOUS_SEVERITY, key=severity_rank) if repeated else alert.severity
     alert = replace(alert, answer=answer.id, severity=severity)
     if isinstance(condition, FollowUpAtMost) and (answer.follow_up or "").startswith(f"{answer.customer}/"):
         alert = replace(alert, dedup_key=answer.follow_up or alert.dedup_key)
-    return Decision("opened", alert, *told(rule, condition.reason(answer), answer.touchpoint))
+    return Decision("opened", alert, *explain(rule, condition.reason(answer), answer.touchpoint))
 
 
-def told(rule: Rule, reason: Reason, touchpoint: str | None) -> tuple[Reason, str, str]:
+def explain(rule: Rule, reason: Reason, touchpoint: str | None) -> tuple[Reason, str, str]:
     """Return the numbers of a decision, and the sentence in English and Finnish."""
     english, finnish = rule.when.sentence(reason), rule.when.sentence(reason, "fi")
     if touchpoint is not None:
@@ -216,24 +216,26 @@ def told(rule: Rule, reason: Reason, touchpoint: str | None) -> tuple[Reason, st
     return reason, english, finnish
 
 
-def explained(rule: Rule, seen: Seen, touchpoint: str | None, *, on_verified: bool = False) -> tuple[Reason, str, str]:
+def explain_window(
+    rule: Rule, seen: WindowCounts, touchpoint: str | None, *, on_verified: bool = False
+) -> tuple[Reason, str, str]:
     """Return the numbers of a judgement, and the sentence in English and Finnish."""
     condition = cast("OnWindow", rule.when)
     reason = condition.reason(*seen.of(verified=on_verified))
     if not condition.is_known(reason):
         return reason, "Too few answers to judge", "Liian vähän vastauksia arvioitavaksi"
     if not on_verified:
-        return told(rule, reason, touchpoint)
-    reason, english, finnish = told(rule, {**reason, "trust": "verified"}, touchpoint)
+        return explain(rule, reason, touchpoint)
+    reason, english, finnish = explain(rule, {**reason, "trust": "verified"}, touchpoint)
     return reason, f"{english} (verified answers)", f"{finnish} (tunnistetut vastaajat)"
 
 
 def decide_window(
     rule: Rule,
-    new: Arrival,
+    new: NewAnswer,
     age: float,
     gains: Sequence[Gain],
-    seen: Seen,
+    seen: WindowCounts,
     alert: Alert | None,
     now: datetime,
 ) -> Decision | None:
@@ -258,11 +260,11 @@ def decide_window(
         if not worse:
             return None
         touchpoint = answer.touchpoint if rule.per_touchpoint else rule.touchpoint
-        due = next_look(rule, now)
-        started = opened(rule, answer.customer, touchpoint, judgement.trust, answer.received_at, due, now)
-        return Decision("opened", started, *explained(rule, seen, touchpoint, on_verified=on_verified))
+        due = next_review(rule, now)
+        started = open_alert(rule, answer.customer, touchpoint, judgement.trust, answer.received_at, due, now)
+        return Decision("opened", started, *explain_window(rule, seen, touchpoint, on_verified=on_verified))
     if judgement.clears(alert.trust):
-        return cleared(alert, *explained(rule, seen, alert.touchpoint), now)
+        return clear_alert(alert, *explain_window(rule, seen, alert.touchpoint), now)
     if not worse:
         return None
     trust = "verified" if alert.trust == "verified" else judgement.trust
@@ -279,10 +281,10 @@ def decide_window(
         severity=severity,
         trust=trust,
         updated_at=now,
-        due_at=next_look(rule, now),
+        due_at=next_review(rule, now),
         pending=False,
     )
-    return Decision("updated", updated, *explained(rule, seen, alert.touchpoint, on_verified=on_verified))
+    return Decision("updated", updated, *explain_window(rule, seen, alert.touchpoint, on_verified=on_verified))
 
 
 def _without(counts: Counts, gains: Sequence[Gain]) -> Counts:
@@ -294,28 +296,28 @@ def _without(counts: Counts, gains: Sequence[Gain]) -> Counts:
     return was
 
 
-def decide_by_time(rule: Rule | None, seen: Seen | None, alert: Alert, now: datetime) -> Decision:
+def decide_by_time(rule: Rule | None, seen: WindowCounts | None, alert: Alert, now: datetime) -> Decision:
     """Decide on an open alert that is due, without an answer; it clears, or waits for its next look.
 
     `rule` is None where it is no longer in force; `seen` is None for a rule that is not on a window.
     """
     if rule is None:
-        return cleared(alert, {}, "The rule is no longer in force", "Sääntö ei ole enää voimassa", now)
+        return clear_alert(alert, {}, "The rule is no longer in force", "Sääntö ei ole enää voimassa", now)
     if isinstance(rule.when, OnAnswer):
-        return cleared(alert, {"max_age_seconds": rule.max_age}, "Its time is over", "Sen aika on ohi", now)
-    waiting = replace(alert, due_at=next_look(rule, now), pending=False)
+        return clear_alert(alert, {"max_age_seconds": rule.max_age}, "Its time is over", "Sen aika on ohi", now)
+    waiting = replace(alert, due_at=next_review(rule, now), pending=False)
     if seen is not None and isinstance(rule.when, OnWindow):
         judgement = judge(rule.when, seen)
         if judgement.clears(alert.trust):
-            return cleared(alert, *explained(rule, seen, alert.touchpoint), now)
+            return clear_alert(alert, *explain_window(rule, seen, alert.touchpoint), now)
         if alert.pending:
             waiting = replace(waiting, version=alert.version + 1, updated_at=now)
-            sentences = explained(rule, seen, alert.touchpoint, on_verified=judgement.on_verified)
+            sentences = explain_window(rule, seen, alert.touchpoint, on_verified=judgement.on_verified)
             return Decision("updated", waiting, *sentences)
     return Decision("deferred", waiting, {}, "")
 
 
-def next_look(rule: Rule, now: datetime) -> datetime:
+def next_review(rule: Rule, now: datetime) -> datetime:
     """Return when a window may have changed by time alone: at the next hour, or soon for one shorter than a day.
 
     What only an answer ends is looked at daily, in case that the rule goes.
@@ -328,7 +330,7 @@ def next_look(rule: Rule, now: datetime) -> datetime:
     return now + timedelta(seconds=HOUR - now.timestamp() % HOUR)
 
 
-def cleared(alert: Alert, reason: Reason, summary: str, finnish: str, now: datetime) -> Decision:
+def clear_alert(alert: Alert, reason: Reason, summary: str, finnish: str, now: datetime) -> Decision:
     """Return the end of an alert."""
     ended = replace(alert, version=alert.version + 1, updated_at=now, pending=False)
     return Decision("cleared", ended, reason, summary, finnish)

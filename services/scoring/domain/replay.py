@@ -16,11 +16,11 @@ from services.scoring.domain.counting import (
     HOUR,
     WIDTH,
     Change,
-    Said,
+    DatedScore,
     Series,
-    arrival,
     changes,
     neighbours,
+    new_answer,
     window_start,
 )
 from services.scoring.domain.customer import CustomerState, midnight_after
@@ -34,7 +34,7 @@ from shared.rules.base import OnWindow
 from shared.wire.events import FeedbackReceivedV1
 
 
-class Told(NamedTuple):
+class DatedDecision(NamedTuple):
     """What the rules would have told, and when."""
 
     at: datetime
@@ -54,7 +54,7 @@ class Replay:
         self._buckets: dict[int, dict[Series, list[float]]] = {}
         self._hours: list[int] = []
         self._replaced: list[tuple[Series, Change]] = []
-        self._said: dict[tuple[Series, str], list[Said]] = {}
+        self._said: dict[tuple[Series, str], list[DatedScore]] = {}
         self._next: dict[int, int] = {}
         """By window: the place in `_hours` of the first that is inside."""
         self._single: list[tuple[datetime, int, Alert]] = []
@@ -62,7 +62,7 @@ class Replay:
         self._enough = 500
         """Hours at which to look which are past."""
 
-    def take(self, answer: FeedbackReceivedV1) -> list[Told]:
+    def take(self, answer: FeedbackReceivedV1) -> list[DatedDecision]:
         """Let time pass until the answer, then take it; it counts as received when it was given."""
         now = answer.occurred_at
         state = self._state
@@ -71,28 +71,28 @@ class Replay:
         due = state.due_at <= now or state.alerts or self._single
         told = list(self.until(now)) if due else []
         self._move(now)
-        new = arrival(answer, now)
+        new = new_answer(answer, now)
         previous = following = None
         if new.voter is None and answer.device is not None:
             vote = vote_of(new, self._revote_after, lambda vote: self._last(new.series, vote))
             new = msgspec.structs.replace(new, voter=vote)
         if new.voter is not None:
             others = self._said.setdefault((new.series, new.voter), [])
-            previous, following = neighbours(new.said, others)
-            others[:] = [new.said] if following is None else [*others, new.said]
+            previous, following = neighbours(new.dated, others)
+            others[:] = [new.dated] if following is None else [*others, new.dated]
         made = changes(new, previous, following)
         for change in made:
             self._count(new.series, change)
         for decision in state.take(self._rules, new, previous, made, now, self._prior):
             if decision.alert.answer is not None:
                 heapq.heappush(self._single, (decision.alert.due_at, len(self._single), decision.alert))
-            told.append(Told(now, decision))
+            told.append(DatedDecision(now, decision))
         return told
 
-    def _last(self, series: Series, vote: str) -> Said | None:
+    def _last(self, series: Series, vote: str) -> DatedScore | None:
         return max(self._said.get((series, vote), ()), default=None)
 
-    def until(self, now: datetime) -> Iterator[Told]:
+    def until(self, now: datetime) -> Iterator[DatedDecision]:
         """Let time pass: alerts clear, silence is heard."""
         state = self._state
         while self._hour >= 0:
@@ -105,16 +105,16 @@ class Replay:
             if due > now:
                 return
             if self._single and self._single[0][0] == due:
-                yield Told(due, state.look(self._rules, heapq.heappop(self._single)[2], due))
+                yield DatedDecision(due, state.review(self._rules, heapq.heappop(self._single)[2], due))
             elif alert is not None and alert.due_at == due:
                 self._move(due)
-                decision = state.look(self._rules, alert, due)
-                if decision.happening == "deferred":
+                decision = state.review(self._rules, alert, due)
+                if decision.event == "deferred":
                     self._defer(decision.alert)
                 else:
-                    yield Told(due, decision)
+                    yield DatedDecision(due, decision)
             else:
-                yield from (Told(due, decision) for decision in state.listen(self._rules, due))
+                yield from (DatedDecision(due, decision) for decision in state.review_silences(self._rules, due))
 
     def _defer(self, alert: Alert) -> None:
         """Look again when something leaves the window: until then time alone changes nothing."""

@@ -218,7 +218,7 @@ def alert_scores(counts: Counts, touchpoint: str | None, goals: Mapping[str, flo
 def alert_message(decision: Decision, evidence: list[EvidenceV1], scores: AlertScoresV1) -> AlertV1:
     """Return the message that tells what happened to an alert."""
     alert = decision.alert
-    cleared = decision.happening == "cleared"
+    cleared = decision.event == "cleared"
     return AlertV1(
         id=alert.id,
         version=alert.version,

@@ -8,8 +8,8 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import NamedTuple, cast
 
-from services.scoring.domain.counting import DAY, Arrival
-from services.scoring.domain.decide import Alert, Decision, capped, cleared, next_look, opened, told
+from services.scoring.domain.counting import DAY, NewAnswer
+from services.scoring.domain.decide import Alert, Decision, capped, clear_alert, explain, next_review, open_alert
 from services.scoring.domain.shift import DEFAULT_PRIOR, Detector, Prior, Signal
 from shared.directory.model import Rule, severity_rank
 from shared.rules.base import Reason
@@ -60,14 +60,14 @@ def pair_for(detectors: dict[str, Detector], key: str, answer: FeedbackReceivedV
     return DetectorPair(detector, verified)
 
 
-def learn(pair: DetectorPair, new: Arrival) -> None:
+def learn(pair: DetectorPair, new: NewAnswer) -> None:
     """Take an answer that came too late to be news, or was imported, into what is usual."""
     for detector in pair.hears(new.answer):
         detector.learn(_third(new), new.answer.touchpoint, new.at / DAY)
 
 
 def decide_sequence(
-    rule: Rule, customer: str, new: Arrival, pair: DetectorPair, alert: Alert | None, prior: Prior, now: datetime
+    rule: Rule, customer: str, new: NewAnswer, pair: DetectorPair, alert: Alert | None, prior: Prior, now: datetime
 ) -> Decision | None:
     """Take a live answer, and decide what follows; mostly nothing. `alert`: the problem's, where one is open."""
     answer = new.answer
@@ -79,22 +79,22 @@ def decide_sequence(
     ]
     if not signals:
         return None
-    worse = next((signal for signal in signals if signal.happening == "worse"), None)
+    worse = next((signal for signal in signals if signal.event == "worse"), None)
     if worse is None:
         if alert is None or pair.is_shifted:
             return None  # what either of them still hears is not over
-        return cleared(alert, _reason(rule, signals[0], prior), *_ENDS[signals[0].happening], now)
+        return clear_alert(alert, _reason(rule, signals[0], prior), *_ENDS[signals[0].event], now)
     reason = _reason(rule, worse, prior)
     touchpoint = answer.touchpoint if rule.per_touchpoint else rule.touchpoint
     if alert is None:
         trust = "verified" if pair.is_known else "anonymous"
-        alarm = opened(rule, customer, touchpoint, trust, answer.received_at, next_look(rule, now), now)
-        return Decision("opened", alarm, *told(rule, reason, touchpoint))
+        alarm = open_alert(rule, customer, touchpoint, trust, answer.received_at, next_review(rule, now), now)
+        return Decision("opened", alarm, *explain(rule, reason, touchpoint))
     if alert.trust == "verified" or not pair.is_known:
         return None
     severity = max(alert.severity, capped(rule.severity, "verified", rule), key=severity_rank)
     raised = replace(alert, version=alert.version + 1, trust="verified", severity=severity, updated_at=now)
-    return Decision("updated", raised, *told(rule, reason, touchpoint))
+    return Decision("updated", raised, *explain(rule, reason, touchpoint))
 
 
 def settled(
@@ -104,15 +104,15 @@ def settled(
     day = now.timestamp() / DAY
     for key in {name.removesuffix(_VERIFIED) for name in detectors}:
         both = [one for name in (key, key + _VERIFIED) if (one := detectors.get(name)) is not None]
-        signals = [signal for one in both if one.is_shifted and (signal := one.look(day)) is not None]
+        signals = [signal for one in both if one.is_shifted and (signal := one.review(day)) is not None]
         alert = alerts.get(key)
         rule = None if alert is None else rules.get(alert.rule)
         if signals and not any(one.is_shifted for one in both) and alert is not None and rule is not None:
             reason = _reason(rule, signals[0], DEFAULT_PRIOR)
-            yield rule, cleared(alert, reason, *_ENDS[signals[0].happening], now)
+            yield rule, clear_alert(alert, reason, *_ENDS[signals[0].event], now)
 
 
-def _third(new: Arrival) -> int:
+def _third(new: NewAnswer) -> int:
     """Return bad, middling or good: faces 1 and 2 are bad, 4 is good."""
     return new.category if new.series.kind == "nps" else max(0, new.category - 1)
 

@@ -59,13 +59,13 @@ class Prior(NamedTuple):
 DEFAULT_PRIOR = Prior(0.2, 0.3, 0.5, 3.0)
 """For a company without history: NPS +30 with the weight of three answers."""
 
-Happening = Literal["worse", "recovered", "settled"]
+ShiftEvent = Literal["worse", "recovered", "settled"]
 
 
 class Signal(NamedTuple):
     """What a `take` or a `look` tells, rarely."""
 
-    happening: Happening
+    event: ShiftEvent
     reason: dict[str, str | int | float | None]
     """Every number of the decision; see `Detector.take`."""
 
@@ -360,7 +360,7 @@ class Detector(msgspec.Struct, array_like=True, gc=False):
             self.onset = max(self.onset, day)
         stream.learn(unit, day, shifted=shift is not None)
 
-    def look(self, day: float) -> Signal | None:
+    def review(self, day: float) -> Signal | None:
         """Return "settled" when a new level has lasted long enough by this day (days since 1970), answers or not."""
         shift = self.shift
         if shift is None:
@@ -440,7 +440,7 @@ class Detector(msgspec.Struct, array_like=True, gc=False):
         if not shift.whole and stream is not self.streams[shift.touchpoint]:
             self.counts += unit
             stream.mark = stream.counts
-            return self.look(self.last)
+            return self.review(self.last)
         if shift.whole:
             self.counts += unit
         shift.take(category, gap)
@@ -448,7 +448,7 @@ class Detector(msgspec.Struct, array_like=True, gc=False):
         if shift.run <= 1.0:
             shift.run, shift.mark, shift.onset = 1.0, counts, self.last
         if shift.evidence < 1.0:
-            return self.look(self.last)
+            return self.review(self.last)
         reason = _reason(shift.touchpoint, mark, counts - shift.mark, shift.onset, self.per_month, self.budget)
         reason["statistic"] = _nats(shift.evidence, self.per_month, RECOVERY_BUDGET)
         reason["threshold"] = _nats(1.0, self.per_month, RECOVERY_BUDGET)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from services.scoring.domain.counting import Arrival, Said
+from services.scoring.domain.counting import DatedScore, NewAnswer
 
 
-def candidates(new: Arrival, revote_after: int) -> tuple[str, str]:
+def candidates(new: NewAnswer, revote_after: int) -> tuple[str, str]:
     """Return the votes that an answer of a device may be part of: that of its period, and that of the one before."""
     period = int(new.at // revote_after)
     return f"{new.answer.device}@{period}", f"{new.answer.device}@{period - 1}"
 
 
-def vote_of(new: Arrival, revote_after: int, last: Callable[[str], Said | None]) -> str:
+def vote_of(new: NewAnswer, revote_after: int, last: Callable[[str], DatedScore | None]) -> str:
     """Return the vote that an answer of a device is part of.
 
     Periods of `revote_after` seconds are counted from 1970 on, so that the same answers are the same votes in whichever

@@ -8,7 +8,7 @@ from datetime import datetime
 from functools import cache
 from typing import NamedTuple, cast
 
-from services.scoring.domain.counting import CATEGORIES, WIDTH, Change, Said, Series, amount_of, category_of
+from services.scoring.domain.counting import CATEGORIES, WIDTH, Change, DatedScore, Series, amount_of, category_of
 from shared.rules.base import SUM
 from shared.wire.events import Audience, Kind
 
@@ -151,38 +151,38 @@ class ExactWindow:
     def __init__(self, since: datetime) -> None:
         self._since = since
         self.counts: dict[Series, list[float]] = {}
-        self._by_time: list[tuple[Said, Series, str | None]] = []
-        self._latest: dict[tuple[Series, str], Said] = {}
+        self._by_time: list[tuple[DatedScore, Series, str | None]] = []
+        self._latest: dict[tuple[Series, str], DatedScore] = {}
 
-    def add(self, series: Series, voter: str | None, said: Said) -> list[Gain]:
+    def add(self, series: Series, voter: str | None, dated: DatedScore) -> list[Gain]:
         """Count an answer, and return what that did to the counts.
 
         It takes the place of the voter's earlier one; one that comes late or lies outside changes nothing.
         """
-        if said.occurred_at < self._since:
+        if dated.occurred_at < self._since:
             return []
-        gains: list[Gain] = [_gain(series.kind, said, 1)]
+        gains: list[Gain] = [_gain(series.kind, dated, 1)]
         if voter is not None:
             before = self._latest.get((series, voter))
             if before is not None:
-                if said < before:
+                if dated < before:
                     return []
                 gains.append(_gain(series.kind, before, -1))
-            self._latest[series, voter] = said
+            self._latest[series, voter] = dated
         self._count(series, gains)
-        heapq.heappush(self._by_time, (said, series, voter))
+        heapq.heappush(self._by_time, (dated, series, voter))
         return gains
 
     def move(self, since: datetime) -> None:
         """Drop what occurred before `since`."""
         self._since = since
         while self._by_time and self._by_time[0][0].occurred_at < since:
-            said, series, voter = heapq.heappop(self._by_time)
+            dated, series, voter = heapq.heappop(self._by_time)
             if voter is not None:
-                if self._latest.get((series, voter)) != said:
+                if self._latest.get((series, voter)) != dated:
                     continue  # a later answer took its place and its count
                 del self._latest[series, voter]
-            self._count(series, [_gain(series.kind, said, -1)])
+            self._count(series, [_gain(series.kind, dated, -1)])
 
     def view(self, measure: Measure, touchpoint: str | None, *, of_touchpoint: bool) -> View:
         """Return the counts of the customer, or of one touchpoint."""
@@ -195,5 +195,5 @@ class ExactWindow:
             counts[SUM] += amount
 
 
-def _gain(kind: Kind, said: Said, by: int) -> Gain:
-    return category_of(kind, said.score), by, by * amount_of(kind, said.score)
+def _gain(kind: Kind, dated: DatedScore, by: int) -> Gain:
+    return category_of(kind, dated.score), by, by * amount_of(kind, dated.score)

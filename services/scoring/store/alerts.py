@@ -181,7 +181,7 @@ async def due_alerts(tx: Connection, now: datetime, partitions: Sequence[int], l
 
 
 @dataclass(frozen=True, slots=True)
-class Telling:
+class PublishedDecision:
     """What happened to an alert and the message that tells it."""
 
     decision: Decision
@@ -190,7 +190,7 @@ class Telling:
     traceparent: str | None
 
 
-async def save(tx: Connection, told: Sequence[Telling]) -> None:
+async def save(tx: Connection, told: Sequence[PublishedDecision]) -> None:
     """Store what happened to alerts. The last of each alert wins."""
     last = {one.decision.alert.id: one for one in told}
     first = {one.decision.alert.id: _opening(one.message) for one in reversed(told)}

@@ -12,7 +12,7 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
-from services.scoring.domain.counting import Arrival, Said, Series, series
+from services.scoring.domain.counting import DatedScore, NewAnswer, Series, series
 from services.scoring.domain.customer import CustomerState, Memory
 from services.scoring.store.common import ints, text
 from shared.database.pool import Connection
@@ -269,15 +269,17 @@ Voice = tuple[Place, str]
 """A respondent, or a vote of a device, in a series."""
 
 
-async def latest(tx: Connection, by: Voter, voices: Sequence[Voice]) -> dict[Voice, Said]:
+async def latest(tx: Connection, by: Voter, voices: Sequence[Voice]) -> dict[Voice, DatedScore]:
     """Return the latest stored answer of those who have one."""
     if not voices:
         return {}
     rows = await tx.fetch(_LATEST[by], ints(place for place, _ in voices), [who for _, who in voices])
-    return {voices[number - 1]: Said(*said) for number, *said in rows}
+    return {voices[number - 1]: DatedScore(*dated) for number, *dated in rows}
 
 
-async def neighbours(tx: Connection, by: Voter, asked: Sequence[tuple[Voice, Said]]) -> list[tuple[Voice, Said]]:
+async def neighbours(
+    tx: Connection, by: Voter, asked: Sequence[tuple[Voice, DatedScore]]
+) -> list[tuple[Voice, DatedScore]]:
     """Return for some answers the stored ones right before and right after them, of the same voice."""
     if not asked:
         return []
@@ -285,14 +287,14 @@ async def neighbours(tx: Connection, by: Voter, asked: Sequence[tuple[Voice, Sai
         _NEIGHBOURS[by],
         ints(place for (place, _), _ in asked),
         [who for (_, who), _ in asked],
-        [said.occurred_at for _, said in asked],
-        [said.received_at for _, said in asked],
-        [said.id for _, said in asked],
+        [dated.occurred_at for _, dated in asked],
+        [dated.received_at for _, dated in asked],
+        [dated.id for _, dated in asked],
     )
-    return [(asked[number - 1][0], Said(*said)) for number, *said in rows]
+    return [(asked[number - 1][0], DatedScore(*dated)) for number, *dated in rows]
 
 
-async def store_answers(tx: Connection, new: Sequence[Arrival], places: Sequence[Place]) -> None:
+async def store_answers(tx: Connection, new: Sequence[NewAnswer], places: Sequence[Place]) -> None:
     """Store new answers.
 
     Not by COPY, which costs half: a server that waits for more of it minds no time limit, and would hold a customer's

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from services.scoring.domain.counting import HOUR, LARGEST, WIDTH, Change, Said, Series, series, window_start
+from services.scoring.domain.counting import HOUR, LARGEST, WIDTH, Change, DatedScore, Series, series, window_start
 from services.scoring.domain.customer import CustomerState
 from services.scoring.domain.plan import Plan
 from services.scoring.domain.windows import ExactWindow, HourWindow
@@ -273,8 +273,8 @@ async def _move_exact(tx: Connection, planned: Sequence[tuple[CustomerState, Pla
                     asked.append((state.number, since))
                     then.append((state, window))
             window.move(since)
-    for said, (state, window) in zip(await recent(tx, asked), then, strict=True):
-        _fill(window, state, said)
+    for dated, (state, window) in zip(await recent(tx, asked), then, strict=True):
+        _fill(window, state, dated)
 
 
 async def exact_counts(tx: Connection, state: CustomerState, since: datetime) -> dict[Series, list[float]]:
@@ -287,7 +287,7 @@ async def exact_counts(tx: Connection, state: CustomerState, since: datetime) ->
 def _fill(window: ExactWindow, state: CustomerState, answers: Iterable[Recent]) -> None:
     names = _names(state)
     for answer in answers:
-        window.add(names[answer.series], answer.voter, answer.said)
+        window.add(names[answer.series], answer.voter, answer.dated)
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,7 +296,7 @@ class Recent:
 
     series: int
     voter: str | None
-    said: Said
+    dated: DatedScore
 
 
 async def recent(tx: Connection, asked: Sequence[tuple[int, datetime]]) -> list[list[Recent]]:
@@ -304,7 +304,7 @@ async def recent(tx: Connection, asked: Sequence[tuple[int, datetime]]) -> list[
     found: list[list[Recent]] = [list[Recent]() for _ in asked]
     if asked:
         for row in await tx.fetch(_RECENT, [a[0] for a in asked], [a[1] for a in asked]):
-            found[int(row[0]) - 1].append(Recent(row[1], row[2], Said(row[3], row[4], row[5], row[6])))
+            found[int(row[0]) - 1].append(Recent(row[1], row[2], DatedScore(row[3], row[4], row[5], row[6])))
     return found
 
 
