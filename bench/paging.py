@@ -29,7 +29,7 @@ from services.notify.main import build
 from shared.bus.client import Kafka, Producer, cloud_event
 from shared.directory.model import Contact, Directory, Person
 from shared.runtime.clock import MovableClock
-from shared.runtime.service import tune_memory
+from shared.runtime.memory import tune_memory
 from shared.runtime.settings import Settings
 from shared.wire.events import TicketV1
 from shared.wire.ids import uuid7

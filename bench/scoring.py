@@ -31,8 +31,8 @@ from shared.directory.model import NpsBelow, Rule
 from shared.rules.document import built_in_rules
 from shared.runtime.clock import SystemClock
 from shared.runtime.logs import new_traceparent
+from shared.runtime.memory import tune_memory
 from shared.runtime.process import parts
-from shared.runtime.service import tune_memory
 from shared.runtime.settings import Settings
 from shared.wire.events import FeedbackReceivedV1
 from shared.wire.ids import uuid7

@@ -22,7 +22,7 @@ from services.ticketing.main import build
 from shared.bus.client import Kafka, Outgoing, Producer, cloud_event
 from shared.directory.model import Desk, severity_rank
 from shared.rules.document import built_in_rules
-from shared.runtime.service import tune_memory
+from shared.runtime.memory import tune_memory
 from shared.runtime.settings import Settings
 from shared.wire.events import AlertScoresV1, AlertV1, EvidenceV1
 from shared.wire.ids import uuid7

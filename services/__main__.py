@@ -15,6 +15,7 @@ from services.cli.options import DATA, Data, Host, Port
 from services.cli.terminal import err
 from shared.errors import Misconfigured, Transient
 from shared.runtime import logs
+from shared.runtime.memory import tune_memory
 
 COMMANDS = {
     "ingest": "run",
@@ -85,6 +86,7 @@ def everything(
 
 def main() -> None:
     """Run a command; say in one line what is wrong with a setting."""
+    tune_memory()  # before a command imports what it needs
     logs.quiet_kafka()
     try:
         app()

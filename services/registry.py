@@ -12,11 +12,12 @@ from pydantic import ValidationError
 
 from shared.runtime.process import Parts
 from shared.runtime.service import Service
-from shared.runtime.settings import Settings, wrong_setting
+from shared.runtime.settings import Environment, Settings, wrong_setting
 
 ServiceName = Literal["ingest", "scoring", "ticketing", "notify"]
-Build = Callable[[Settings, Parts, Callable[[], str]], Service]
-"""From the common settings, what the process shares, and what starts every link once the port is known."""
+Build = Callable[..., Service]
+"""Of the common settings, what the process shares, what starts every link once the port is known, and the service's
+own settings; without them the environment says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +34,17 @@ class ServiceSpec:
         folder = Path(__file__).parent / self.name / "migrations"
         return folder if folder.is_dir() else None
 
-    def build(self, settings: Settings, parts: Parts, public_url: Callable[[], str]) -> Service:
-        """Return the service, ready to run. Raises Misconfigured naming the setting that is wrong."""
+    def build(
+        self, settings: Settings, parts: Parts, public_url: Callable[[], str], own: Environment | None = None
+    ) -> Service:
+        """Return the service, ready to run. Raises Misconfigured naming the setting that is wrong.
+
+        `own`: its own settings; without them the environment says.
+        """
         # Imported here: a process that runs one service, or a command, starts without the others.
         build = cast("Build", importlib.import_module(f"services.{self.name}.main").build)
         try:
-            return build(settings, parts, public_url)
+            return build(settings, parts, public_url, own)
         except ValidationError as error:
             raise wrong_setting(error) from None
 

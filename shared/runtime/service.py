@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import faulthandler
-import gc
 import os
 import signal
 import sys
@@ -32,6 +31,7 @@ from shared.http.headers import Headers
 from shared.http.proxies import Proxies
 from shared.http.server import DRAIN_SECONDS, Limits, listen
 from shared.runtime.logs import Log
+from shared.runtime.memory import tune_memory
 from shared.runtime.progress import Worker
 
 log = Log("shared.runtime.service")
@@ -252,15 +252,6 @@ def _failure(task: asyncio.Task[Any]) -> BaseException | None:
         failure = RuntimeError(f"{task.get_name()} was cancelled")
         failure.__cause__ = error
         return failure
-
-
-def tune_memory() -> None:
-    """Let the cyclic collector run seldom.
-
-    Reference counting frees what a batch of answers makes, some 300,000 objects at a time. With a threshold below that
-    the collector walked them all for nothing, again and again: with 50,000 it was a sixth of scoring's time.
-    """
-    gc.set_threshold(500_000, 20, 50)
 
 
 def run_process(main: Callable[[asyncio.Event], Awaitable[None]], *, drain_seconds: float = 0.0) -> int:

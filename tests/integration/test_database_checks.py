@@ -112,11 +112,11 @@ async def test_a_migration_waits_for_a_lock_and_takes_its_time(
     try:
         await migrate(database, tmp_path)
         (tmp_path / "0002_slow.py").write_text(
-            "from shared.database.migrate import run_script\n"
+            "from shared.database.upgrade import run_script\n"
             "revision = '0002'\ndown_revision = '0001'\n"
             "def upgrade():\n    run_script('ALTER TABLE alert ADD COLUMN x int;\\nSELECT pg_sleep(1.5);\\n')\n"
         )
-        monkeypatch.setattr("shared.database.migrate._SESSION", {"statement_timeout": "0", "lock_timeout": "300ms"})
+        monkeypatch.setattr("shared.database.upgrade._SESSION", {"statement_timeout": "0", "lock_timeout": "300ms"})
         said: list[str] = []
         holder = await asyncpg.connect(database_url.replace("+asyncpg", ""))
         held = holder.transaction()

@@ -30,7 +30,7 @@ from services.scoring.domain.windows import Measure
 from services.scoring.store import alerts, answers
 from services.ticketing.domain.ticket import Outcome
 from services.ticketing.store import tickets
-from shared.database.migrate import SHARED_MIGRATIONS, migrate
+from shared.database.migrate import Migrations, folders, migrate
 from shared.database.pool import Connection, Database
 from shared.wire.ids import uuid7
 from tests.support import build
@@ -86,12 +86,16 @@ async def test_statements_and_migrations_do_not_drift_apart(database: Database) 
     assert wrong == []
 
 
-@pytest.mark.parametrize("folder", [SHARED_MIGRATIONS, *MIGRATIONS.values()], ids=["shared", *MIGRATIONS])
-def test_a_chain_of_migrations_has_one_end(folder: Path) -> None:
-    """Two people who add a migration at once find out here, not at a customer's."""
-    script = ScriptDirectory(str(folder), version_locations=[str(folder)])
+CHAINS = {"shared": folders(None)[0], **{name: folders(folder)[1] for name, folder in MIGRATIONS.items()}}
+
+
+@pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
+def test_a_chain_of_migrations_has_one_end(chain: Migrations) -> None:
+    """Two people who add a migration at once find out here, not at a customer's; names of files are in its order."""
+    script = ScriptDirectory(str(chain.folder), version_locations=[str(chain.folder)])
     assert len(script.get_heads()) == 1
     assert len(script.get_bases()) == 1
+    assert tuple(reversed([step.revision for step in script.walk_revisions()])) == chain.revisions
 
 
 def test_every_folder_of_migrations_is_run() -> None:

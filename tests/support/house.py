@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -16,6 +15,7 @@ from prometheus_client import generate_latest
 
 from services.registry import ServiceName
 from services.run import run_services
+from services.scoring.settings import ScoringSettings
 from shared.bus.client import Kafka, Producer, cloud_event
 from shared.bus.provisioning import ensure_topics
 from shared.directory.follower import publish
@@ -33,7 +33,7 @@ from shared.directory.model import (
     UnhappyShareAbove,
 )
 from shared.runtime.clock import MovableClock
-from shared.runtime.settings import Settings
+from shared.runtime.settings import Environment, Settings
 from shared.wire.ids import uuid7
 from shared.wire.signing import key_hash, new_key
 from shared.wire.topics import TOPICS, Topic
@@ -51,6 +51,10 @@ RULES = (
 
 _TOPICS = [replace(topic, partitions=min(topic.partitions, 2)) for topic in TOPICS]
 """Each test makes them, and one broker carries those of all."""
+
+
+_OWN: dict[ServiceName, Environment] = {"scoring": ScoringSettings(scoring_sweep_seconds=0.1, scoring_workers=1)}
+"""A second consumer of the group would have each start wait for a second rebalance."""
 
 
 def _client(address: str = "") -> httpx.AsyncClient:
@@ -208,10 +212,9 @@ async def house(
         secret=SECRET,
         allow_private_targets="true",
     )
-    os.environ["FIILIS_SCORING_SWEEP_SECONDS"] = "0.1"
     stop, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
     running = asyncio.create_task(
-        run_services(names, settings, port=0, stop=stop, clock=made.clock, on_ready=ready.set_result)
+        run_services(names, settings, port=0, stop=stop, own=_OWN, clock=made.clock, on_ready=ready.set_result)
     )
     try:
         await asyncio.wait({running, ready}, timeout=30, return_when=asyncio.FIRST_COMPLETED)

@@ -1,6 +1,6 @@
 """Letters that ask respondents whether it was put right."""
 
-from shared.database.migrate import run_script
+from shared.database.upgrade import run_script
 
 revision = "0002"
 down_revision = "0001"

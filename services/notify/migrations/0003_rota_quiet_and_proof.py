@@ -1,6 +1,6 @@
 """The rota and what changes it, pages that are held or lead others, notices that are no pages, and the audit."""
 
-from shared.database.migrate import run_script
+from shared.database.upgrade import run_script
 
 revision = "0003"
 down_revision = "0002"

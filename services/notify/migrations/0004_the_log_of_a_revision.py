@@ -1,6 +1,6 @@
 """The directory as it was, by the log that it was read from: numbers begin again in a topic that was made anew."""
 
-from shared.database.migrate import run_script
+from shared.database.upgrade import run_script
 
 revision = "0004"
 down_revision = "0003"

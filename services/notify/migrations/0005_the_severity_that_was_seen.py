@@ -1,6 +1,6 @@
 """The severity of a ticket when it was last acted on: one that rose since is told of again."""
 
-from shared.database.migrate import run_script
+from shared.database.upgrade import run_script
 
 revision = "0005"
 down_revision = "0004"

@@ -1,6 +1,6 @@
 """A contact that is called is known by its channel and address: its place in the list changes with an edit."""
 
-from shared.database.migrate import run_script
+from shared.database.upgrade import run_script
 
 revision = "0006"
 down_revision = "0005"

@@ -1,6 +1,6 @@
 """A call that is due while its page is silenced, or its person sleeps, waits in the queue."""
 
-from shared.database.migrate import run_script
+from shared.database.upgrade import run_script
 
 revision = "0007"
 down_revision = "0006"

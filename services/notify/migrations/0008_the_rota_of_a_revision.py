@@ -1,6 +1,6 @@
 """Who took turns when, of each revision, beside the whole directory: shifts of the past are read from many of them."""
 
-from shared.database.migrate import run_script
+from shared.database.upgrade import run_script
 
 revision = "0008"
 down_revision = "0007"

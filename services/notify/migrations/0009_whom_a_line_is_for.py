@@ -1,6 +1,6 @@
 """Whom a line of a digest is for, besides who that was when it was gathered: that is asked again when it is sent."""
 
-from shared.database.migrate import run_script
+from shared.database.upgrade import run_script
 
 revision = "0009"
 down_revision = "0008"

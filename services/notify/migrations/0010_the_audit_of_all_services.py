@@ -1,6 +1,6 @@
 """The audit of all services: where something was done, and from where; and no line that is kept can be deleted."""
 
-from shared.database.migrate import run_script
+from shared.database.upgrade import run_script
 
 revision = "0010"
 down_revision = "0009"

@@ -1,6 +1,6 @@
 """Which answer a line of a digest is of: it may be erased by itself."""
 
-from shared.database.migrate import run_script
+from shared.database.upgrade import run_script
 
 revision = "0011"
 down_revision = "0010"

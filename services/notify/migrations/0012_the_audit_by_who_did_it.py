@@ -1,6 +1,6 @@
 """An index of who did what, apart from the columns: while it is made the table can be read."""
 
-from shared.database.migrate import run_script
+from shared.database.upgrade import run_script
 
 revision = "0012"
 down_revision = "0011"

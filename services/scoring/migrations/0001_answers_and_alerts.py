@@ -1,6 +1,6 @@
 """Series, answers, hourly buckets, alerts."""
 
-from shared.database.migrate import run_script
+from shared.database.upgrade import run_script
 
 revision = "0001"
 down_revision = None

@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from shared.bus.client import partition_of
-from shared.database.migrate import run_script
+from shared.database.upgrade import run_script
 from shared.wire.topics import PARTITIONS
 
 revision = "0002"

@@ -1,6 +1,6 @@
 """What is remembered of customers, apart from their rows: it is written with nearly every answer."""
 
-from shared.database.migrate import run_script
+from shared.database.upgrade import run_script
 
 revision = "0003"
 down_revision = "0002"

@@ -1,6 +1,6 @@
 """Two rules may tell of one answer under one dedup_key: the follow-up of a ticket, and the rule that opened it."""
 
-from shared.database.migrate import run_script
+from shared.database.upgrade import run_script
 
 revision = "0004"
 down_revision = "0003"

@@ -1,6 +1,6 @@
 """Why an alert opened stays to be read when it has cleared, for another reason."""
 
-from shared.database.migrate import run_script
+from shared.database.upgrade import run_script
 
 revision = "0005"
 down_revision = "0004"

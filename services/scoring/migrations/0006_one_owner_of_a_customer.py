@@ -1,6 +1,6 @@
 """One owner at a time counts for a customer, by whatever partitions its answers come; each answer has a moment."""
 
-from shared.database.migrate import run_script
+from shared.database.upgrade import run_script
 
 revision = "0006"
 down_revision = "0005"

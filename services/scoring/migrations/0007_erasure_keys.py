@@ -1,6 +1,6 @@
 """Who is to be forgotten is known by keys of the service's own, which outlive the secrets that they are sealed with."""
 
-from shared.database.migrate import run_script
+from shared.database.upgrade import run_script
 
 revision = "0007"
 down_revision = "0006"

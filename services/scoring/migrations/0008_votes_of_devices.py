@@ -1,6 +1,6 @@
 """Answers of one browser count once: they are one vote, as those of a respondent are one voice."""
 
-from shared.database.migrate import run_script
+from shared.database.upgrade import run_script
 
 revision = "0008"
 down_revision = "0007"

@@ -1,6 +1,6 @@
 """An index of votes, apart from their column: while it is made the table can be read."""
 
-from shared.database.migrate import run_script
+from shared.database.upgrade import run_script
 
 revision = "0009"
 down_revision = "0008"

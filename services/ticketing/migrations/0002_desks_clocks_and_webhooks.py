@@ -1,6 +1,6 @@
 """Clocks, whose answers a ticket shows, service desks, webhooks out, improvement actions, erasures."""
 
-from shared.database.migrate import run_script
+from shared.database.upgrade import run_script
 
 revision = "0002"
 down_revision = "0001"

@@ -1,6 +1,6 @@
 """Figures of service by columns, webhooks by address, duplicates and erasures in desks as rows, pages by ticket."""
 
-from shared.database.migrate import run_script
+from shared.database.upgrade import run_script
 
 revision = "0003"
 down_revision = "0002"

@@ -1,6 +1,6 @@
 """Whom to ask is kept apart from what a ticket shows, and evidence that was added waits to be told together."""
 
-from shared.database.migrate import run_script
+from shared.database.upgrade import run_script
 
 revision = "0005"
 down_revision = "0004"

@@ -1,6 +1,6 @@
 """What tickets show says when it was given, and whom to ask: of what was stored before there were such columns."""
 
-from shared.database.migrate import run_script
+from shared.database.upgrade import run_script
 
 revision = "0006"
 down_revision = "0005"

@@ -1,6 +1,6 @@
 """What a desk has of a ticket is known step by step; its ticket may be another one, or the next of several."""
 
-from shared.database.migrate import run_script
+from shared.database.upgrade import run_script
 
 revision = "0007"
 down_revision = "0006"

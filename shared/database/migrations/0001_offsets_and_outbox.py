@@ -1,6 +1,6 @@
 """Offsets beside the state, and the outbox."""
 
-from shared.database.migrate import run_script
+from shared.database.upgrade import run_script
 
 revision = "shared_0001"
 down_revision = None

@@ -1,6 +1,6 @@
 """A log is known by its identity, and what cannot be stored or decided is set aside."""
 
-from shared.database.migrate import run_script
+from shared.database.upgrade import run_script
 
 revision = "shared_0002"
 down_revision = "shared_0001"

@@ -1,6 +1,6 @@
 """The newest directory is kept beside the service's own state: it starts with it while Kafka is away."""
 
-from shared.database.migrate import run_script
+from shared.database.upgrade import run_script
 
 revision = "shared_0003"
 down_revision = "shared_0002"
