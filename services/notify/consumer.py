@@ -30,7 +30,7 @@ from services.notify.store import audit, follow_up_mail, notices, pages, proacti
 from services.notify.store.notices import Line
 from shared.bus import outbox
 from shared.bus.client import cloud_event
-from shared.bus.consume import AfterCommit, Memoryless, Record
+from shared.bus.handler import AfterCommit, Memoryless, Record
 from shared.database.pool import Connection
 from shared.directory.follower import Follower
 from shared.directory.model import Directory, severity_rank

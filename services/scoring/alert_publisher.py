@@ -13,7 +13,7 @@ from services.scoring.plans import Plans
 from services.scoring.store import alerts, counting
 from shared.bus import outbox
 from shared.bus.client import Outgoing, cloud_event
-from shared.bus.consume import AfterCommit
+from shared.bus.handler import AfterCommit
 from shared.database.pool import Connection
 from shared.rules.base import OnWindow
 from shared.runtime import metrics

@@ -28,7 +28,7 @@ from services.scoring.plans import Plans
 from services.scoring.retention import Retention
 from services.scoring.states import CustomerStates
 from services.scoring.store import alerts, answers, counting
-from shared.bus.consume import AfterCommit, Record
+from shared.bus.handler import AfterCommit, Record
 from shared.database.pool import Connection
 from shared.directory.follower import Follower
 from shared.runtime.clock import Clock

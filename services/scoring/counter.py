@@ -11,7 +11,7 @@ from services.scoring.domain.counting import DatedScore, NewAnswer, Series
 from services.scoring.domain.customer import CustomerState
 from services.scoring.domain.votes import candidates, vote_of
 from services.scoring.store import answers
-from shared.bus.consume import Record
+from shared.bus.handler import Record
 from shared.database.pool import Connection
 from shared.directory.follower import Follower
 from shared.directory.model import REVOTE_AFTER

@@ -14,7 +14,7 @@ from services.scoring.states import CustomerStates
 from services.scoring.store import erasures
 from shared.bus import outbox
 from shared.bus.client import cloud_event
-from shared.bus.consume import Record
+from shared.bus.handler import Record
 from shared.database.pool import Connection
 from shared.runtime.clock import Clock
 from shared.runtime.logs import Log, tracing

@@ -9,7 +9,7 @@ from services.scoring.domain.counting import hour_time, window_start
 from services.scoring.plans import Plans
 from services.scoring.states import CustomerStates
 from services.scoring.store import retention
-from shared.bus.consume import AfterCommit
+from shared.bus.handler import AfterCommit
 from shared.database.pool import Connection
 from shared.directory.follower import Follower
 from shared.runtime.logs import Log

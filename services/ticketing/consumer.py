@@ -30,7 +30,7 @@ from services.ticketing.ledger import Ledger, TicketChange, measure_breaches
 from services.ticketing.store import actions, desks, erasures, tickets, webhooks
 from shared.bus import outbox
 from shared.bus.client import cloud_event
-from shared.bus.consume import AfterCommit, Memoryless, Record
+from shared.bus.handler import AfterCommit, Memoryless, Record
 from shared.database.pool import Connection
 from shared.directory.follower import Follower
 from shared.runtime import metrics

@@ -19,10 +19,11 @@ from aiokafka.admin.records_to_delete import RecordsToDelete
 from aiokafka.structs import TopicPartition
 
 from shared.bus.client import Kafka, Outgoing, Producer, event_headers
-from shared.bus.consume import Consumer, TooManyInvalid
+from shared.bus.consume import Consumer
 from shared.bus.offsets import OffsetLost
 from shared.bus.outbox import Relay
 from shared.bus.provisioning import ensure_topics
+from shared.bus.transact import TooManyInvalid
 from shared.database.pool import Database
 from shared.errors import Invalid, Transient
 from shared.wire.events import FeedbackReceivedV1

@@ -20,7 +20,8 @@ from services.scoring.domain.customer import CustomerState, Memory
 from services.scoring.erasing import Erasing
 from services.scoring.store import alerts, answers, counting
 from shared.bus.client import Kafka, Outgoing, Producer, event_headers
-from shared.bus.consume import Consumer, Record
+from shared.bus.consume import Consumer
+from shared.bus.handler import Record
 from shared.bus.provisioning import ensure_topics
 from shared.database.migrate import migrate
 from shared.database.pool import Database

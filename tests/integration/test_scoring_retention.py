@@ -18,7 +18,7 @@ from services.scoring.domain.customer import CustomerState
 from services.scoring.erasing import Erasing
 from services.scoring.store import counting, reads
 from shared.bus.client import Kafka
-from shared.bus.consume import Record
+from shared.bus.handler import Record
 from shared.database.migrate import migrate
 from shared.database.pool import Connection, Database
 from shared.directory.follower import Follower, revision_of

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from shared.bus.client import Kafka
-from shared.bus.consume import AfterCommit, Consumer, Record
+from shared.bus.consume import Consumer
+from shared.bus.handler import AfterCommit, Record
 from shared.database.migrate import migrate
 from shared.database.pool import Connection, Database
 from shared.wire.events import FeedbackReceivedV1

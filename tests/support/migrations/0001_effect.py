@@ -1,6 +1,6 @@
 """What the effects handler writes."""
 
-from shared.database.migrate import run_script
+from shared.database.upgrade import run_script
 
 revision = "0001"
 down_revision = None
