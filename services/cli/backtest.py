@@ -23,7 +23,7 @@ from services.cli.answers_csv import Cells, Take, WrongFile, posted, read_csv
 from services.cli.check import read_directory
 from services.cli.environment import settings
 from services.cli.terminal import WRONG, Faults, bar, err, out, progress
-from services.ingest.domain import Let, accept
+from services.ingest.domain import PostingRights, accept
 from services.scoring.domain.counting import category_of
 from services.scoring.domain.plan import plan
 from services.scoring.domain.replay import DatedDecision, Replay
@@ -91,7 +91,9 @@ def taking(directory: Directory) -> Take:
         if item.id is None:
             msgspec.structs.force_setattr(item, "id", UUID(int=line))
         at = item.occurred_at
-        accepted = accept(item, Let(_KEY, directory, datetime.now(UTC) if at is None or at.tzinfo is None else at))
+        accepted = accept(
+            item, PostingRights(_KEY, directory, datetime.now(UTC) if at is None or at.tzinfo is None else at)
+        )
         return replace(accepted, trust="anonymous") if anonymous else accepted
 
     return take

@@ -18,7 +18,7 @@ from services.cli.answers_csv import Cells, Map, Take, WrongFile, posted, read_c
 from services.cli.environment import audited, kafka_of
 from services.cli.options import DATA, Data
 from services.cli.terminal import DONE, FAILED, WRONG, Faults, bar, err, out, progress
-from services.ingest.domain import Let, accept
+from services.ingest.domain import PostingRights, accept
 from services.ingest.publishing import message_of
 from shared.bus.client import Kafka, Producer
 from shared.bus.provisioning import ensure_topics
@@ -79,7 +79,7 @@ def import_answers(
 
 def taking(directory: Directory, now: datetime) -> Take:
     """Return what makes an answer of a row."""
-    let = Let(_KEY, directory, now)
+    let = PostingRights(_KEY, directory, now)
 
     def take(cells: Cells, line: int) -> FeedbackReceivedV1:
         said = repr((line, sorted(cells.items())))

@@ -18,7 +18,7 @@ import msgspec
 from starlette.types import Receive, Scope, Send
 
 from services.ingest.dependencies import Dependencies
-from services.ingest.domain import Let, Posted, accept, parse, split
+from services.ingest.domain import Posted, PostingRights, accept, parse, split
 from services.ingest.limits import Bucket
 from shared.directory.model import Key
 from shared.errors import FieldError, Problem, invalid_fields
@@ -166,7 +166,7 @@ class FeedbackEndpoint:
         return _Answer(204, b"", headers=(*_cors(origin), *allow))
 
     async def _take(self, body: bytes, key: Key, headers: dict[bytes, bytes], buckets: list[Bucket]) -> _Answer:
-        let = Let(key, self._deps.access.revision.directory, self._deps.clock.now(), self._deps.signer)
+        let = PostingRights(key, self._deps.access.revision.directory, self._deps.clock.now(), self._deps.signer)
         traceparent = parse_traceparent(headers.get(b"traceparent", b"").decode("latin-1"))
         if body.lstrip()[:1] == b"[":
             return await self._take_array(body, let, traceparent, buckets)
@@ -179,14 +179,16 @@ class FeedbackEndpoint:
         await self._deps.publishing.publish_one(answer, traceparent)
         return _Answer(202, _accepted(answer.id, self._deps.status_url(answer)))
 
-    def _accept(self, item: bytes | msgspec.Raw, let: Let) -> FeedbackReceivedV1:
+    def _accept(self, item: bytes | msgspec.Raw, let: PostingRights) -> FeedbackReceivedV1:
         """Return the answer that an item is. Raises the 400, 403, 422, and the 429 for one person's many."""
         answer = accept(parse(item), let)
         if let.key.kind == "publishable" and answer.respondent is not None:
             self._deps.buckets.take(self._deps.limits.of_respondent(answer.customer, answer.respondent), 1, let.now)
         return answer
 
-    async def _take_array(self, body: bytes, let: Let, traceparent: str | None, buckets: list[Bucket]) -> _Answer:
+    async def _take_array(
+        self, body: bytes, let: PostingRights, traceparent: str | None, buckets: list[Bucket]
+    ) -> _Answer:
         items = split(body)
         if not items:
             raise Problem(422, "invalid", "The array is empty")

@@ -16,7 +16,7 @@ from shared.directory.access import Caller
 from shared.directory.fields import Duration, Slug
 from shared.errors import Problem, not_found
 from shared.http.keys import caller_with, new_router
-from shared.http.request_model import Asked
+from shared.http.request_model import RequestModel
 from shared.http.responses import id_in_path, json_response
 from shared.runtime.logs import Log, new_traceparent, tracing
 from shared.wire.erasure import type_of
@@ -27,7 +27,7 @@ from shared.wire.topics import FEEDBACK
 log = Log("ingest")
 
 
-class TokenAsked(Asked):
+class TokenAsked(RequestModel):
     """Whom an application vouches for, and how long."""
 
     customer: str
@@ -36,7 +36,7 @@ class TokenAsked(Asked):
     expires: Annotated[Duration, Field(le=30 * 86_400)] = 86_400
 
 
-class ErasureQuery(Asked):
+class ErasureQuery(RequestModel):
     """Whose respondent, or answer."""
 
     customer: Slug

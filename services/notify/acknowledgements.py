@@ -21,7 +21,7 @@ from services.notify.ledger import PageChange, call_next, save, take
 from services.notify.store import audit, contacts, deliveries, notices, pages
 from services.notify.store.contacts import Key
 from services.notify.store.deliveries import Delivery
-from services.notify.store.notices import Told
+from services.notify.store.notices import StoredNotice
 from shared.database.pool import Connection
 from shared.errors import FieldError, Problem, Transient, not_found
 from shared.runtime import metrics
@@ -151,7 +151,7 @@ class Acknowledgements:
                 return False
             facts = {"page": str(page), "person": person}
             url = f"{base}/a/{self._signer.sign('acknowledge', facts, expires=now + self._link)}"
-            told = Told(uuid5(page, f"{person} {now:%Y-%m-%dT%H}"), person, "link", link_words(found, url), now)
+            told = StoredNotice(uuid5(page, f"{person} {now:%Y-%m-%dT%H}"), person, "link", link_words(found, url), now)
             if await notices.claim(tx, told.id) and not await notices.some(tx, [told.id]):
                 await tell_at(tx, [(told, mails[0])], now)
         return True

@@ -27,7 +27,7 @@ from services.notify.domain.page import (
 )
 from services.notify.ledger import PageChange, save
 from services.notify.store import audit, follow_up_mail, notices, pages, proactive
-from services.notify.store.notices import Line
+from services.notify.store.notices import DigestLine
 from shared.bus import outbox
 from shared.bus.client import cloud_event
 from shared.bus.handler import AfterCommit, Memoryless, Record
@@ -108,13 +108,13 @@ class TicketHandler(Memoryless):
             known[page.ticket][page.opening] = page
         happened: list[PageChange] = []
         new: dict[UUID, PageChange] = {}
-        lines: list[Line] = []
+        lines: list[DigestLine] = []
         for index, record in records:
             ticket = record.message
-            before = seen.get(ticket.id, pages.Seen(0, 0, None))
+            before = seen.get(ticket.id, pages.SeenTicket(0, 0, None))
             if ticket.version <= before.version:
                 continue
-            seen[ticket.id] = pages.Seen(ticket.version, late_clocks(ticket), ticket.severity)
+            seen[ticket.id] = pages.SeenTicket(ticket.version, late_clocks(ticket), ticket.severity)
             of_ticket = known[ticket.id]
             for opening, page in list(of_ticket.items()):
                 for outcome in follow_ticket(page, ticket, now):
@@ -201,7 +201,9 @@ class TicketHandler(Memoryless):
             self._write()
 
 
-def _told_later(record: Record[TicketV1], directory: Directory, before: pages.Seen, now: datetime) -> list[Line]:
+def _told_later(
+    record: Record[TicketV1], directory: Directory, before: pages.SeenTicket, now: datetime
+) -> list[DigestLine]:
     """Return what a ticket that pages nobody adds to the digest of who is responsible; `before`: as it was seen."""
     ticket = record.message
     customer = customer_of(directory, ticket)
@@ -220,7 +222,7 @@ def _told_later(record: Record[TicketV1], directory: Directory, before: pages.Se
     id_ = uuid5(ticket.id, f"{kind} {ticket.version}")
     respondent, answer = _whose_words(ticket.evidence)
     at = due_at(person, ticket.severity, now)
-    return [Line(id_, person.id, kind, ticket.customer, at, entry, respondent, "responsible", answer)]
+    return [DigestLine(id_, person.id, kind, ticket.customer, at, entry, respondent, "responsible", answer)]
 
 
 def _whose_words(evidence: Sequence[EvidenceV1]) -> tuple[str | None, UUID | None]:
@@ -265,15 +267,15 @@ class AuditHandler(Memoryless):
         return None
 
 
-def _good_news(alerts: Sequence[AlertV1], directory: Directory, now: datetime) -> list[Line]:
-    lines: list[Line] = []
+def _good_news(alerts: Sequence[AlertV1], directory: Directory, now: datetime) -> list[DigestLine]:
+    lines: list[DigestLine] = []
     for alert in alerts:
         customer = directory.customers.get(alert.customer)
         if customer is None or alert.severity != "info" or alert.state != "open":
             continue
         respondent, answer = _whose_words(alert.evidence)
         lines += [
-            Line(
+            DigestLine(
                 uuid5(alert.id, person.id),
                 person.id,
                 "good",

@@ -10,8 +10,8 @@ from services.notify.channels import Channel
 from services.notify.domain.contacts import Listed, Way, contact_of, contacts_of, listed
 from services.notify.store import deliveries, notices
 from services.notify.store.contacts import Key
-from services.notify.store.deliveries import Delivery, Wanted
-from services.notify.store.notices import Told
+from services.notify.store.deliveries import Delivery, NewDelivery
+from services.notify.store.notices import StoredNotice
 from shared.database.pool import Connection
 from shared.directory.model import Contact, Directory, Person
 from shared.runtime.logs import Log
@@ -74,9 +74,9 @@ class Reach:
             if number == 0 or one.contact.after is not None
         ]
 
-    async def tell(self, tx: Connection, told: Sequence[Told], now: datetime) -> None:
+    async def tell(self, tx: Connection, told: Sequence[StoredNotice], now: datetime) -> None:
         """Have people told, by the first contact that does not wake them, then by the next."""
-        sent: list[tuple[Told, Listed]] = []
+        sent: list[tuple[StoredNotice, Listed]] = []
         for one in told:
             order = self.order(one.person, None)
             if order:
@@ -86,8 +86,10 @@ class Reach:
         await tell_at(tx, sent, now)
 
 
-async def tell_at(tx: Connection, told: Sequence[tuple[Told, Listed]], now: datetime) -> None:
+async def tell_at(tx: Connection, told: Sequence[tuple[StoredNotice, Listed]], now: datetime) -> None:
     """Have people told at certain contacts."""
     await notices.add(tx, [one for one, _ in told], now)
-    wanted = [Wanted(None, one.person, contact.place, now, way=contact.way, notice=one.id) for one, contact in told]
+    wanted = [
+        NewDelivery(None, one.person, contact.place, now, way=contact.way, notice=one.id) for one, contact in told
+    ]
     await deliveries.add(tx, wanted, now)

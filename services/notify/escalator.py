@@ -12,14 +12,14 @@ from msgspec.structs import replace
 from services.notify.channels import Channel
 from services.notify.contact_selection import Reach
 from services.notify.domain import storm
-from services.notify.domain.chain import Presence, Turn, stand_in
+from services.notify.domain.chain import EscalationStep, Presence, stand_in
 from services.notify.domain.hold import Silence, held_back, turn
 from services.notify.domain.page import Finds, Outcome, Page, to_catch_all
 from services.notify.domain.rota import REACH
 from services.notify.ledger import PageChange, save
 from services.notify.store import audit, contacts, deliveries, pages, rota
-from services.notify.store.deliveries import Wanted
-from services.notify.store.pages import Kept
+from services.notify.store.deliveries import NewDelivery
+from services.notify.store.pages import StoredPage
 from shared.database.pool import Connection
 from shared.directory.model import Directory
 from shared.runtime import metrics
@@ -73,14 +73,14 @@ class Escalator:
         return len(due)
 
     async def _decide(
-        self, tx: Connection, due: Sequence[Kept], directory: Directory, now: datetime
-    ) -> tuple[list[PageChange], list[Wanted]]:
+        self, tx: Connection, due: Sequence[StoredPage], directory: Directory, now: datetime
+    ) -> tuple[list[PageChange], list[NewDelivery]]:
         reach = Reach(directory, self._channels, await contacts.stopped(tx))
         people = reach.people()
         presence = Presence(directory, await rota.overrides(tx, now - REACH, now + REACH), now)
         silences = await rota.silences(tx, now)
 
-        def finds(step: Turn) -> str | None:
+        def finds(step: EscalationStep) -> str | None:
             person = presence.finds(step)
             return person if person in people else None
 
@@ -91,7 +91,7 @@ class Escalator:
         paged = [(one, one.outcome.pages) for one in happened if one.outcome.pages is not None]
         before = {kept.page.id: kept.page for kept in due}
         load = await deliveries.load(tx, sorted(_repeated(paged, before)), now - _LOAD)
-        wanted: list[Wanted] = []
+        wanted: list[NewDelivery] = []
         lines: list[audit.Line] = []
         for one, person in paged:
             page = one.outcome.page
@@ -100,7 +100,7 @@ class Escalator:
                     audit.line(now, audit.SYSTEM, "held back", page=page.id, customer=page.customer, person=person)
                 )
                 continue
-            of_page = Wanted(page.id, person, 0, now, turn=page.turn, level=page.level, round=page.round)
+            of_page = NewDelivery(page.id, person, 0, now, turn=page.turn, level=page.level, round=page.round)
             # Where there is no contact that can be called, the sender says so, and the page goes on.
             wanted += [
                 dataclasses.replace(of_page, contact=one.place, way=one.way, due_at=at)
@@ -110,7 +110,7 @@ class Escalator:
         return happened, wanted
 
     async def _storms(
-        self, tx: Connection, due: Sequence[Kept], silences: Sequence[Silence], now: datetime
+        self, tx: Connection, due: Sequence[StoredPage], silences: Sequence[Silence], now: datetime
     ) -> list[PageChange]:
         """Look after pages that others are sent for; where theirs is over, one of them leads the rest."""
         following = [kept for kept in due if storm.follows(kept.page)]

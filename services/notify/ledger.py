@@ -14,7 +14,7 @@ from services.notify.domain.contacts import Listed, free_place, next_contact
 from services.notify.domain.page import WAITING, Outcome, Page, acknowledge, message, undeliverable
 from services.notify.store import audit, deliveries, pages
 from services.notify.store.deliveries import Beside, Delivery
-from services.notify.store.pages import Kept
+from services.notify.store.pages import StoredPage
 from shared.bus import outbox
 from shared.bus.client import Outgoing, cloud_event
 from shared.database.pool import Connection
@@ -42,7 +42,7 @@ class PageChange:
 
 async def save(tx: Connection, happened: Sequence[PageChange], now: datetime) -> None:
     """Store pages, write down what happened to them and tell others, all at once."""
-    await pages.save(tx, [Kept(one.outcome.page, one.traceparent) for one in happened])
+    await pages.save(tx, [StoredPage(one.outcome.page, one.traceparent) for one in happened])
     told: list[Outgoing] = []
     lines: list[audit.Line] = []
     for one in happened:
@@ -76,7 +76,7 @@ def _line(now: datetime, actor: Actor, what: str, page: Page, outcome: Outcome) 
 
 
 async def take(
-    tx: Connection, asked: Sequence[Kept], person: str | None, now: datetime, *, actor: Actor
+    tx: Connection, asked: Sequence[StoredPage], person: str | None, now: datetime, *, actor: Actor
 ) -> list[PageChange]:
     """Acknowledge a page, and those that it was sent for after it, all locked; empty when it was over before."""
     happened: list[PageChange] = []
@@ -91,7 +91,7 @@ async def take(
 
 
 async def call_next(
-    tx: Connection, failed: Sequence[Delivery], current: Mapping[UUID, Kept], reach: Reach, now: datetime
+    tx: Connection, failed: Sequence[Delivery], current: Mapping[UUID, StoredPage], reach: Reach, now: datetime
 ) -> list[PageChange]:
     """Call the next contacts of people whose contact failed; return the pages whose next person is due sooner.
 

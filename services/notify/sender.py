@@ -10,16 +10,15 @@ from uuid import UUID
 
 from services.notify.channels import REACHED, Channel, Notice, Result
 from services.notify.contact_selection import Reach
-from services.notify.domain.contacts import contact_of
 from services.notify.domain.hold import silenced_until
 from services.notify.domain.page import UNREACHED, delivered
 from services.notify.domain.rota import quiet_until
-from services.notify.domain.texts import Asked, page_words
 from services.notify.ledger import PageChange, call_next, save
+from services.notify.notice_writer import NoticeWriter
 from services.notify.store import audit, contacts, deliveries, notices, pages, rota
 from services.notify.store.deliveries import Delivery, DeliveryState, Finished, Intent
-from services.notify.store.notices import Told
-from services.notify.store.pages import Kept
+from services.notify.store.notices import StoredNotice
+from services.notify.store.pages import StoredPage
 from shared.database.pool import Connection
 from shared.directory.model import Directory
 from shared.errors import Transient
@@ -52,7 +51,7 @@ class _Call:
     delivery: Delivery
     notice: Notice | None
     """None: there is nobody to call, or nothing to say any more."""
-    kept: Kept | None
+    kept: StoredPage | None
     """The page, as it was then."""
 
 
@@ -96,12 +95,10 @@ class Sender:
         self._directory = runtime.directory
         self._channels = channels
         self._clock = runtime.clock
-        self._signer = signer
-        self._public_url = public_url
+        self._writer = NoticeWriter(signer, public_url, timedelta(days=limits.link_days))
         self._lease = timedelta(seconds=limits.call_seconds) + _LEASE_MARGIN
         self._attempts = limits.attempts
         self._free = limits.calls
-        self._link = timedelta(days=limits.link_days)
         self._escalate = escalate
         self._calls: asyncio.TaskGroup | None = None
         self._called: list[_Called] = []
@@ -152,10 +149,10 @@ class Sender:
                 if until is not None:
                     held.append((delivery.id, until, "silence"))
                     continue
-                notice = self._page_notice(delivery, kept, followers.get(kept.page.id, 0), directory, now)
+                notice = self._writer.of_page(delivery, kept, followers.get(kept.page.id, 0), directory, now)
             else:
                 assert delivery.notice is not None
-                notice = self._told_notice(delivery, told[delivery.notice], directory, now)
+                notice = self._writer.of_notice(delivery, told[delivery.notice], directory, now)
                 until = None if notice is None else _sleeps_until(notice, told[delivery.notice])
                 if until is not None:
                     held.append((delivery.id, until, "quiet hours"))
@@ -165,55 +162,6 @@ class Sender:
             calls.append(_Call(uuid7(), delivery, notice, kept))
         await deliveries.hold(tx, held)
         return calls
-
-    def _page_notice(
-        self, delivery: Delivery, kept: Kept, followers: int, directory: Directory, now: datetime
-    ) -> Notice | None:
-        person = directory.people.get(delivery.person)
-        contact = None if person is None else contact_of(person, delivery.way, delivery.contact)
-        if person is None or contact is None:
-            return None
-        page, base = kept.page, self._public_url()
-        facts = {"page": str(page.id), "person": person.id, "delivery": str(delivery.id)}
-        expires = now + self._link
-        url = f"{base}/a/{self._signer.sign('acknowledge', facts, expires=expires)}"
-        asked = Asked(
-            url=url,
-            code=delivery.code,
-            level=delivery.level,
-            person=person.id,
-            followers=followers,
-            comments_in_short=directory.comments_in_sms,
-        )
-        callback = self._signer.sign("callback", facts, expires=expires)
-        return Notice(
-            key=str(delivery.id),
-            kind="page",
-            words=page_words(page, asked),
-            person=person,
-            contact=contact,
-            directory=directory,
-            at=now,
-            page=page,
-            acknowledge_url=url,
-            code=delivery.code,
-            callback_url=f"{base}/v1/callbacks/{callback}",
-        )
-
-    def _told_notice(self, delivery: Delivery, told: Told, directory: Directory, now: datetime) -> Notice | None:
-        person = directory.people.get(delivery.person)
-        contact = None if person is None else contact_of(person, delivery.way, delivery.contact)
-        if person is None or contact is None:
-            return None
-        return Notice(
-            key=str(delivery.id),
-            kind=told.kind,
-            words=told.words,
-            person=person,
-            contact=contact,
-            directory=directory,
-            at=now,
-        )
 
     async def _call(self, call: _Call) -> None:
         result = Result("unknown", "broken off")
@@ -303,7 +251,10 @@ class Sender:
                 if ended[one.call.delivery.id][0] == "failed" and one.call.delivery.id in changed
             ]
             reached, first = _delivered(batch, known, now)
-            current = {**known, **{one.outcome.page.id: Kept(one.outcome.page, one.traceparent) for one in reached}}
+            current = {
+                **known,
+                **{one.outcome.page.id: StoredPage(one.outcome.page, one.traceparent) for one in reached},
+            }
             reach = Reach(revision.directory, self._channels, await contacts.stopped(tx) if failed else set())
             happened = [*reached, *await call_next(tx, failed, current, reach, now)]
             await save(tx, happened, now)
@@ -344,12 +295,12 @@ class Sender:
 
 
 def _delivered(
-    batch: Sequence[_Called], known: Mapping[UUID, Kept], now: datetime
-) -> tuple[list[PageChange], list[Kept]]:
+    batch: Sequence[_Called], known: Mapping[UUID, StoredPage], now: datetime
+) -> tuple[list[PageChange], list[StoredPage]]:
     """Return what becomes of the pages that reached somebody, and those of them that did for the first time."""
     current = dict(known)
     happened: list[PageChange] = []
-    first: list[Kept] = []
+    first: list[StoredPage] = []
     for one in batch:
         id_ = one.call.delivery.page
         if id_ is None or one.result.kind not in REACHED:
@@ -358,7 +309,7 @@ def _delivered(
         if kept.page.sent_at is None:
             first.append(kept)
         outcome = delivered(kept.page, now)
-        current[id_] = Kept(outcome.page, kept.traceparent)
+        current[id_] = StoredPage(outcome.page, kept.traceparent)
         happened.append(PageChange(outcome, kept.traceparent))
     return happened, first
 
@@ -367,7 +318,7 @@ _ASKED_FOR = frozenset({"verification", "link"})
 """What somebody waits for at this moment."""
 
 
-def _sleeps_until(notice: Notice, told: Told) -> datetime | None:
+def _sleeps_until(notice: Notice, told: StoredNotice) -> datetime | None:
     """Return until when a person sleeps whom something that is no page would reach late; None: it is told now.
 
     What was made within their quiet hours was meant for then, such as a digest at the hour that they chose.

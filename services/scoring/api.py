@@ -39,8 +39,8 @@ from shared.directory.access import Caller
 from shared.directory.fields import duration_seconds
 from shared.errors import FieldError, invalid_fields
 from shared.http.keys import caller_with, new_router
-from shared.http.lists import Page, page_of
-from shared.http.request_model import Asked, Moment
+from shared.http.lists import ListQuery, page_of
+from shared.http.request_model import Moment, RequestModel
 from shared.http.responses import id_in_path, json_response
 from shared.http.spreadsheet import BOM, cell
 from shared.wire.events import Audience, Channel, Kind, ScoreDailyV1
@@ -56,18 +56,18 @@ class Csv(StreamingResponse):
     media_type = "text/csv"
 
 
-class CustomersQuery(Page):
+class CustomersQuery(ListQuery):
     """What can be asked of the list."""
 
 
-class AlertsQuery(Page):
+class AlertsQuery(ListQuery):
     """What can be asked of the list."""
 
     state: Literal["open", "cleared"] | None = None
     customer: str | None = None
 
 
-class ScoresQuery(Asked):
+class ScoresQuery(RequestModel):
     """What can be asked of scores."""
 
     window: str = Field(default="30d", max_length=16)
@@ -76,7 +76,7 @@ class ScoresQuery(Asked):
     by: Literal["touchpoint", "channel"] = "touchpoint"
 
 
-class TrendQuery(Asked):
+class TrendQuery(RequestModel):
     """What can be asked of a trend."""
 
     window: str = Field(default="30d", max_length=16)
@@ -85,7 +85,7 @@ class TrendQuery(Asked):
     audience: Audience = "customer"
 
 
-class AnswersQuery(Asked):
+class AnswersQuery(RequestModel):
     """Which answers."""
 
     kind: Kind | None = None
@@ -96,7 +96,7 @@ class AnswersQuery(Asked):
     until: Moment | None = None
 
 
-class FeedbackQuery(AnswersQuery, Page):
+class FeedbackQuery(AnswersQuery, ListQuery):
     """What can be asked of the list of answers."""
 
 
@@ -345,8 +345,10 @@ def _better(caller: Caller) -> dict[str, str]:
     return {name: metric.better for name, metric in caller.directory.metrics.items()}
 
 
-def _asked(customer: int, query: AnswersQuery) -> reads.Asked:
-    return reads.Asked(customer, query.kind, query.touchpoint, query.audience, query.channel, query.since, query.until)
+def _asked(customer: int, query: AnswersQuery) -> reads.AnswerQuery:
+    return reads.AnswerQuery(
+        customer, query.kind, query.touchpoint, query.audience, query.channel, query.since, query.until
+    )
 
 
 def csv_line(values: Iterable[object]) -> bytes:

@@ -128,7 +128,12 @@ class FeedbackHandler:
         return _all(then)
 
     async def _look(
-        self, tx: Connection, due: Sequence[alerts.Kept], quiet: Sequence[str], owned: dict[str, int], now: datetime
+        self,
+        tx: Connection,
+        due: Sequence[alerts.StoredAlert],
+        quiet: Sequence[str],
+        owned: dict[str, int],
+        now: datetime,
     ) -> AfterCommit | None:
         """Look at alerts that are due, and at customers. `owned`: all of these customers, with their partitions."""
         if not owned:

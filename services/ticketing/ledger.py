@@ -184,7 +184,7 @@ class Ledger:
         await desks.want(tx, wanted, now)
 
     def _follow_ups(
-        self, ticket: TicketV1, asked: Sequence[tickets.Asked], directory: Directory, now: datetime
+        self, ticket: TicketV1, asked: Sequence[tickets.Recipient], directory: Directory, now: datetime
     ) -> Iterable[Outgoing]:
         """Ask those whose answers led here whether it was put right, also where a flood has hidden them."""
         customer = directory.customers.get(ticket.customer)
@@ -239,12 +239,12 @@ def _states(ticket: TicketV1) -> dict[str, str]:
     return {} if ticket.sla is None else {"first_response": ticket.sla.first_response, "resolve": ticket.sla.resolve}
 
 
-def _asked(known: Sequence[tickets.Asked], evidence: Sequence[EvidenceV1]) -> list[tickets.Asked]:
+def _asked(known: Sequence[tickets.Recipient], evidence: Sequence[EvidenceV1]) -> list[tickets.Recipient]:
     """Return those who left an address; else the newest respondent. `evidence`: of before others were kept."""
     newest = {one.respondent: one for one in known}
     for answer in evidence:
         if answer.respondent is not None and answer.respondent not in newest:
-            one = tickets.Asked(answer.respondent, answer.contact, answer.language, answer.occurred_at)
+            one = tickets.Recipient(answer.respondent, answer.contact, answer.language, answer.occurred_at)
             newest[answer.respondent] = one
     in_order = sorted(newest.values(), key=lambda one: one.occurred_at, reverse=True)
     return [one for one in in_order if one.contact is not None] or in_order[:1]

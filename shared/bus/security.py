@@ -17,7 +17,7 @@ _LOGIN = ("SASL_MECHANISM", "SASL_USERNAME", "SASL_PASSWORD")
 _FILES = ("CA_FILE", "CERT_FILE", "KEY_FILE")
 
 
-class Asked(Protocol):
+class SecuritySettings(Protocol):
     """The settings that say so."""
 
     @property
@@ -69,7 +69,7 @@ class Security:
 PLAINTEXT = Security()
 
 
-def security(asked: Asked) -> Security:
+def security(asked: SecuritySettings) -> Security:
     """Return what the settings ask for. Raises Misconfigured naming the one that is missing, wrong or too much."""
     given: dict[str, str] = {
         name: value for name in (*_LOGIN, *_FILES) if (value := getattr(asked, f"kafka_{name.lower()}"))

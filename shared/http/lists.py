@@ -9,12 +9,12 @@ from pydantic import Field
 
 from shared.http import cursor
 from shared.http.cursor import Place
-from shared.http.request_model import Asked
+from shared.http.request_model import RequestModel
 
 T = TypeVar("T")
 
 
-class Page(Asked):
+class ListQuery(RequestModel):
     """What every list can be asked."""
 
     limit: int = Field(default=50, ge=1, le=500)

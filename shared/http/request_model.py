@@ -23,7 +23,7 @@ Moment = Annotated[AwareDatetime, AfterValidator(_of_this_era)]
 """In UTC, whatever zone it was written in."""
 
 
-class Asked(BaseModel):
+class RequestModel(BaseModel):
     """Fields that a request may have; any other is an error, and so is text that nothing can hold."""
 
     model_config = ConfigDict(extra="forbid")

@@ -1038,7 +1038,7 @@ async def test_what_is_overdue_is_repaired_and_the_watchdog_hears_nothing(databa
         assert [one.path for one in phone.received] == ["/alive"]
         late = build.page(due_at=clock.now() - timedelta(minutes=5), state="sent", turn=1, level=1)
         async with database.transaction() as tx:
-            await pages.save(tx, [pages.Kept(late, None)])
+            await pages.save(tx, [pages.StoredPage(late, None)])
         await auditor.run_once()
         assert len(phone.received) == 1
         async with database.transaction() as tx:

@@ -276,7 +276,7 @@ async def _is_read(at: Office) -> None:
         counts = await counting.window_counts(tx, CUSTOMERS, window_start(at.at, SCORES_WINDOW))
         trend = windows(await reads.days(tx, 1, first * 24), first, day_of(at.at), 30)
         points = await reads.points(tx, 1, first)
-        said = await reads.feedback(tx, reads.Asked(1), after=None, limit=100)
+        said = await reads.feedback(tx, reads.AnswerQuery(1), after=None, limit=100)
     assert points
     found: list[Any] = [metric_scores(counts["acme"], "customer", None, {"cost": 5.0}, {"cost": "down"})]
     found += [daily(known, {"cost": "down"}, of, day) for day, of in enumerate(trend, first)]
@@ -351,7 +351,9 @@ async def test_a_respondent_may_be_called_anything(at: Office, name: str) -> Non
     at.at += timedelta(days=1)
     assert await at.swept() == []
     async with at.database.transaction() as tx:
-        assert {answer.respondent for answer in await reads.feedback(tx, reads.Asked(1), after=None, limit=9)} == {name}
+        assert {
+            answer.respondent for answer in await reads.feedback(tx, reads.AnswerQuery(1), after=None, limit=9)
+        } == {name}
 
 
 async def test_how_the_company_is_spread_is_always_shares(at: Office) -> None:

@@ -19,7 +19,7 @@ from alembic.script import ScriptDirectory
 import services
 import shared
 from services.notify.store import deliveries, pages
-from services.notify.store.deliveries import Wanted
+from services.notify.store.deliveries import NewDelivery
 from services.scoring.domain.counting import (
     Series,
     new_answer,
@@ -168,11 +168,11 @@ async def test_an_opening_has_one_page(of: Any) -> None:
     database = await of("notify")
     first = build.page()
     async with database.transaction() as tx:
-        await pages.save(tx, [pages.Kept(first, None)])
+        await pages.save(tx, [pages.StoredPage(first, None)])
     again = build.page(ticket=first.ticket)
-    await _refuses(database, "one_page_per_opening", lambda tx: pages.save(tx, [pages.Kept(again, None)]))
+    await _refuses(database, "one_page_per_opening", lambda tx: pages.save(tx, [pages.StoredPage(again, None)]))
     async with database.transaction() as tx:
-        await pages.save(tx, [pages.Kept(build.page(ticket=first.ticket, opening=2), None)])
+        await pages.save(tx, [pages.StoredPage(build.page(ticket=first.ticket, opening=2), None)])
 
 
 async def test_a_page_that_waits_has_a_moment(of: Any) -> None:
@@ -181,7 +181,7 @@ async def test_a_page_that_waits_has_a_moment(of: Any) -> None:
     for wrong in (build.page(due_at=None), build.page(state="resolved")):
         with pytest.raises(asyncpg.CheckViolationError, match="waiting_page_has_a_due_moment"):
             async with database.transaction() as tx:
-                await pages.save(tx, [pages.Kept(wrong, None)])
+                await pages.save(tx, [pages.StoredPage(wrong, None)])
 
 
 async def test_a_contact_is_called_once_in_a_turn(of: Any) -> None:
@@ -189,9 +189,9 @@ async def test_a_contact_is_called_once_in_a_turn(of: Any) -> None:
     database = await of("notify")
     page = build.page(turn=1, level=1)
     async with database.transaction() as tx:
-        await pages.save(tx, [pages.Kept(page, None)])
+        await pages.save(tx, [pages.StoredPage(page, None)])
         for _ in range(2):
-            await deliveries.add(tx, [Wanted(page.id, "architect-1", 0, build.NOW, turn=1, level=1)], build.NOW)
+            await deliveries.add(tx, [NewDelivery(page.id, "architect-1", 0, build.NOW, turn=1, level=1)], build.NOW)
         assert await tx.fetchval("SELECT count(*) FROM delivery") == 1
 
 

@@ -19,7 +19,7 @@ from services.notify.domain.page import (
     next_turn,
 )
 from services.notify.domain.rota import quiet_until
-from services.notify.domain.texts import Asked, Entry, digest_words, page_words
+from services.notify.domain.texts import AnswerOptions, Entry, digest_words, page_words
 from shared.directory.model import Step
 from shared.wire.events import Severity
 from tests.property.test_paging_decisions import (
@@ -222,7 +222,7 @@ def test_a_page_in_words(
         evidence=[evidence(comment=f"{SAID}\n{'!' * 500}") for _ in range(answers)],
     )
     url = "https://fiilis.example.test/a/" + "t" * 300
-    asked = Asked(url, "4711", 1, "architect-1", followers=followers, comments_in_short=allowed)
+    asked = AnswerOptions(url, "4711", 1, "architect-1", followers=followers, comments_in_short=allowed)
     words = page_words(running, asked)
     assert len(words.short) <= 300
     assert len(words.subject) <= 200
@@ -272,7 +272,7 @@ def test_an_escalations_snapshot_asks_schedules_when_the_step_comes() -> None:
     assert (step.person, step.schedule) == (None, "night-watch")
     asked: list[str | None] = []
 
-    def both(step: build.Turn) -> str | None:
+    def both(step: build.EscalationStep) -> str | None:
         asked.append(step.schedule)
         return "architect-2"
 

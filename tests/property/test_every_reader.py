@@ -24,7 +24,7 @@ from standardwebhooks import Webhook
 
 from services.cli import answers_csv
 from services.ingest import api as ingest
-from services.ingest.domain import Let, accept, parse, split
+from services.ingest.domain import PostingRights, accept, parse, split
 from services.ingest.widget import pages as widget
 from services.notify import api as notify
 from services.notify.api import callbacks
@@ -38,7 +38,7 @@ from shared.errors import Problem
 from shared.http import cursor, failures, keys
 from shared.http.client import Guard, Outbound
 from shared.http.html import accepted_language
-from shared.http.request_model import Asked
+from shared.http.request_model import RequestModel
 from shared.runtime.logs import parse_traceparent
 from shared.wire.events import FeedbackReceivedV1
 from shared.wire.signing import BadToken, ExpiredToken, Signer
@@ -68,7 +68,7 @@ class Reader(NamedTuple):
 
 
 def _item(kind: str) -> Callable[[bytes], FeedbackReceivedV1]:
-    let = Let(make.key(kind, customers=("acme",)), make.directory(), NOW, SIGNER)
+    let = PostingRights(make.key(kind, customers=("acme",)), make.directory(), NOW, SIGNER)
     return lambda raw: accept(parse(raw), let)
 
 
@@ -80,7 +80,7 @@ def _items(raw: bytes) -> list[FeedbackReceivedV1]:
     return found
 
 
-def _asked(kind: type[Asked]) -> Callable[[bytes], object]:
+def _asked(kind: type[RequestModel]) -> Callable[[bytes], object]:
     """As the framework does it: what is refused is told, with the names that came."""
 
     def read(raw: bytes) -> object:
@@ -99,13 +99,13 @@ def _asked(kind: type[Asked]) -> Callable[[bytes], object]:
     return read
 
 
-def _models(of: type[Asked] = Asked) -> Iterator[type[Asked]]:
+def _models(of: type[RequestModel] = RequestModel) -> Iterator[type[RequestModel]]:
     for kind in of.__subclasses__():
         yield kind
         yield from _models(kind)
 
 
-def _example(kind: type[Asked]) -> dict[str, Any]:
+def _example(kind: type[RequestModel]) -> dict[str, Any]:
     """Return something for each field of what can be asked; most of it is good."""
     good = {
         "until": "2026-11-30T09:00:00Z",
@@ -299,7 +299,7 @@ def test_headers_and_forms(text: str, body: bytes) -> None:
 @given(st.lists(texts, min_size=4, max_size=4), st.sampled_from(("unix", "%Y-%m-%d", "%d.%m.%Y %H:%M %z", "%j", "%s")))
 def test_rows_of_a_file(cells: list[str], format: str) -> None:
     """Each is an answer, or a line that says what is wrong with it; the rest of the file goes on."""
-    let = Let(make.key(), make.directory(), NOW)
+    let = PostingRights(make.key(), make.directory(), NOW)
     lines = ["customer,kind,score,occurred_at", "acme,mood,1," + NOW.isoformat()]
     lines[1:1] = [",".join('"' + cell.replace('"', '""') + '"' for cell in cells)]
     with tempfile.NamedTemporaryFile(suffix=".csv") as file:

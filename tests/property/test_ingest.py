@@ -14,7 +14,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from services.ingest.domain import Let, Posted, accept, parse
+from services.ingest.domain import Posted, PostingRights, accept, parse
 from shared.errors import Problem
 from shared.wire.events import RATINGS, Audience, Channel, FeedbackReceivedV1, Kind
 from shared.wire.ids import uuid7_at
@@ -28,18 +28,18 @@ WIDGET = key("publishable")
 KNOWN = directory(
     customers={"acme": customer(touchpoints=("support", "billing")), "beta": customer("beta", touchpoints=())}
 )
-SECRET = Let(OPS, KNOWN, NOW)
-PUBLIC = Let(WIDGET, KNOWN, NOW)
+SECRET = PostingRights(OPS, KNOWN, NOW)
+PUBLIC = PostingRights(WIDGET, KNOWN, NOW)
 RATED: tuple[Kind, ...] = tuple(RATINGS)
 
 GOOD: dict[str, Any] = {"customer": "acme", "kind": "nps", "score": 7}
 
 
-def posted(item: Mapping[str, object], let: Let = SECRET) -> FeedbackReceivedV1:
+def posted(item: Mapping[str, object], let: PostingRights = SECRET) -> FeedbackReceivedV1:
     return accept(parse(json.dumps(item).encode()), let)
 
 
-def refused(item: Mapping[str, object] | bytes, let: Let = SECRET) -> Problem:
+def refused(item: Mapping[str, object] | bytes, let: PostingRights = SECRET) -> Problem:
     with pytest.raises(Problem) as caught:
         _ = accept(parse(item if isinstance(item, bytes) else json.dumps(item).encode()), let)
     # Whatever was sent, the answer to it can be sent.
@@ -237,7 +237,7 @@ def test_a_web_page_speaks_for_nobody_else(wrong: dict[str, object], path: str) 
 # ---- whom a token vouches for
 
 SIGNER = Signer(["a secret"])
-VOUCHED = Let(WIDGET, KNOWN, NOW, SIGNER)
+VOUCHED = PostingRights(WIDGET, KNOWN, NOW, SIGNER)
 
 
 def signed(purpose: Purpose = "respondent", **facts: Any) -> str:
@@ -287,7 +287,7 @@ def test_a_token_vouches_for_one_respondent(
     ids=["of a survey", "of a status page", "cut", "changed", "of somebody else", "empty", "a dot"],
 )
 def test_a_token_that_vouches_for_nobody(token: str) -> None:
-    for let in (VOUCHED, PUBLIC, Let(OPS, KNOWN, NOW, SIGNER), SECRET):
+    for let in (VOUCHED, PUBLIC, PostingRights(OPS, KNOWN, NOW, SIGNER), SECRET):
         problem = refused({**GOOD, "respondent_token": token}, let)
         assert (problem.status, paths(problem)) == (422, ["respondent_token"])
 
@@ -296,7 +296,7 @@ def test_a_token_beside_other_faults() -> None:
     """What is wrong besides is told too; and a token makes nobody an administrator."""
     item = {**GOOD, "score": 11, "backfill": True, "respondent_token": signed(customer="beta")}
     assert paths(refused(item, VOUCHED)) == ["score", "backfill", "respondent_token"]
-    assert posted({**GOOD, "respondent_token": signed()}, Let(OPS, KNOWN, NOW, SIGNER)).respondent == "r-17"
+    assert posted({**GOOD, "respondent_token": signed()}, PostingRights(OPS, KNOWN, NOW, SIGNER)).respondent == "r-17"
 
 
 # ---- whose key it is
@@ -304,12 +304,12 @@ def test_a_token_beside_other_faults() -> None:
 
 def test_a_key_is_for_its_customers() -> None:
     assert (refused({**GOOD, "customer": "beta"}, PUBLIC).status) == 403
-    of_two = Let(key(customers=("acme", "beta")), KNOWN, NOW)
+    of_two = PostingRights(key(customers=("acme", "beta")), KNOWN, NOW)
     assert posted({**GOOD, "customer": "beta"}, of_two).customer == "beta"
     assert refused({**GOOD, "customer": "gamma"}, of_two).status == 403
     assert paths(refused({"kind": "nps", "score": 7}, of_two)) == ["customer"]
     assert paths(refused({"kind": "nps", "score": 7})) == ["customer"]
-    gone = Let(key(customers=("gamma",)), KNOWN, NOW)
+    gone = PostingRights(key(customers=("gamma",)), KNOWN, NOW)
     assert paths(refused({"kind": "nps", "score": 7}, gone)) == ["customer"]
 
 
@@ -392,7 +392,7 @@ bodies = (
 
 @examples(300)
 @given(bodies, st.sampled_from((SECRET, PUBLIC)))
-def test_no_bytes_break_the_door(body: bytes, let: Let) -> None:
+def test_no_bytes_break_the_door(body: bytes, let: PostingRights) -> None:
     """Anybody can post anything: it is an answer that every reader can read, or a problem that can be told."""
     found = answer_to(body, let)
     if isinstance(found, Problem):
@@ -404,7 +404,7 @@ def test_no_bytes_break_the_door(body: bytes, let: Let) -> None:
         assert math.isfinite(found.score)
 
 
-def answer_to(body: bytes, let: Let) -> FeedbackReceivedV1 | Problem:
+def answer_to(body: bytes, let: PostingRights) -> FeedbackReceivedV1 | Problem:
     try:
         return accept(parse(body), let)
     except Problem as problem:

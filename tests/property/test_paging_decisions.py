@@ -61,7 +61,7 @@ hours_of_quiet = st.builds(
 )
 
 
-def finds(step: build.Turn) -> str | None:
+def finds(step: build.EscalationStep) -> str | None:
     return step.person
 
 

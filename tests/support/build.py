@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
-from services.notify.domain.chain import Turn
+from services.notify.domain.chain import EscalationStep
 from services.notify.domain.page import Page
 from services.scoring.domain.counting import DatedScore
 from shared.directory.model import (
@@ -114,9 +114,9 @@ def ticket(**fields: Any) -> TicketV1:
     return TicketV1(**{**told, **fields})
 
 
-def turn(person: str | None = "architect-1", **fields: Any) -> Turn:
+def turn(person: str | None = "architect-1", **fields: Any) -> EscalationStep:
     """Return a step of five minutes that finds the architect."""
-    return Turn(person=person, **{"via": "architect", "ack_within": 300.0, **fields})
+    return EscalationStep(person=person, **{"via": "architect", "ack_within": 300.0, **fields})
 
 
 def page(**fields: Any) -> Page:

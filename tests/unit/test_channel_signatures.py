@@ -11,7 +11,7 @@ from services.notify.channels.gateway import answering, asking, sms_text
 from services.notify.channels.mattermost import escaped as for_mattermost
 from services.notify.channels.signatures import bears, signed_by_slack, signed_by_twilio
 from services.notify.channels.slack import escaped as for_slack
-from services.notify.domain.texts import Asked, page_words
+from services.notify.domain.texts import AnswerOptions, page_words
 from shared.directory.model import Contact, Person
 from tests.support import build
 
@@ -68,7 +68,7 @@ def _notice(url: str, *, page: bool = True, summary: str = "Mood 1 of 4 at suppo
     return Notice(
         key="key",
         kind="page",
-        words=page_words(one, Asked(url=url, code="0042", level=1, person="architect-1")),
+        words=page_words(one, AnswerOptions(url=url, code="0042", level=1, person="architect-1")),
         person=Person("architect-1", "First", "UTC", "en", contacts=(contact,)),
         contact=contact,
         directory=build.directory(),

@@ -17,7 +17,7 @@ from shared.errors import Problem
 from shared.http.html import PAGE_HEADERS, accepted_language, templates
 from shared.http.keys import new_router
 from shared.http.openapi import problems
-from shared.http.request_model import Asked
+from shared.http.request_model import RequestModel
 from shared.http.responses import address_of, unless_known
 from shared.http.stylesheet import serve_style
 
@@ -50,7 +50,7 @@ class Script(Response):
     media_type = "text/javascript"
 
 
-class KioskQuery(Asked):
+class KioskQuery(RequestModel):
     """Where a kiosk stands."""
 
     touchpoint: str | None = None

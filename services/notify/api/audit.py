@@ -13,12 +13,12 @@ from services.notify.api.dependencies import Deps, Reader
 from services.notify.store import audit
 from shared.directory.access import Caller
 from shared.http.keys import new_router
-from shared.http.lists import Page, page_of
+from shared.http.lists import ListQuery, page_of
 from shared.http.request_model import Moment
 from shared.http.responses import json_response
 
 
-class AuditQuery(Page):
+class AuditQuery(ListQuery):
     """What can be asked of the list."""
 
     customer: str | None = None

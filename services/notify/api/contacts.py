@@ -22,14 +22,14 @@ from shared.directory.model import Person
 from shared.errors import FieldError, Problem, invalid_fields, not_found
 from shared.http.keys import new_router
 from shared.http.openapi import problems
-from shared.http.request_model import Asked
+from shared.http.request_model import RequestModel
 from shared.http.responses import json_response
 
 _GOOD_FOR = timedelta(minutes=15)
 _AGAIN = timedelta(minutes=1)
 
 
-class Code(Asked):
+class Code(RequestModel):
     """What was sent to the contact."""
 
     code: str = Field(pattern=r"^[0-9]{6}$")

@@ -17,21 +17,21 @@ from services.notify.store import rota as store
 from shared.directory.model import Directory
 from shared.errors import FieldError, invalid_fields, not_found
 from shared.http.keys import new_router
-from shared.http.request_model import Asked, Moment
+from shared.http.request_model import Moment, RequestModel
 from shared.http.responses import json_response
 
 _MOST_SHIFTS = 5_000
 """In one answer: turns of a quarter of an hour make 38,000 in 400 days."""
 
 
-class OnCallQuery(Asked):
+class OnCallQuery(RequestModel):
     """Whom and when to ask for."""
 
     customer: str
     at: Moment | None = None
 
 
-class ShiftsQuery(Asked):
+class ShiftsQuery(RequestModel):
     """Which time to ask for."""
 
     start: Moment | None = Field(default=None, alias="from")

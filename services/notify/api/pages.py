@@ -23,9 +23,9 @@ from shared.errors import Problem
 from shared.http.client import shown_url
 from shared.http.html import PAGE_HEADERS, templates
 from shared.http.keys import new_router
-from shared.http.lists import Page, page_of
+from shared.http.lists import ListQuery, page_of
 from shared.http.openapi import problems
-from shared.http.request_model import Asked
+from shared.http.request_model import RequestModel
 from shared.http.responses import address_of, id_in_path, json_response
 from shared.http.stylesheet import serve_style
 from shared.runtime.audit import Actor
@@ -34,14 +34,14 @@ from shared.wire.signing import BadToken, ExpiredToken
 _templates = templates(_ROOM)
 
 
-class PagesQuery(Page):
+class PagesQuery(ListQuery):
     """What can be asked of the list."""
 
     state: Literal["pending", "sent", "acknowledged", "resolved", "exhausted"] | None = None
     customer: str | None = None
 
 
-class Acknowledgement(Asked):
+class Acknowledgement(RequestModel):
     """Who answers."""
 
     person: str = Field(max_length=63)

@@ -16,15 +16,15 @@ from services.notify.store import proactive as store
 from shared.directory.fields import GOAL_RANGES
 from shared.errors import FieldError, Problem, invalid_fields, not_found
 from shared.http.keys import new_router
-from shared.http.lists import Page, page_of
-from shared.http.request_model import Asked, Moment
+from shared.http.lists import ListQuery, page_of
+from shared.http.request_model import Moment, RequestModel
 from shared.http.responses import json_response
 from shared.wire.ids import uuid7
 
 _AHEAD = timedelta(minutes=5)
 
 
-class NewCheckIn(Asked):
+class NewCheckIn(RequestModel):
     """A meeting that was held, and the goals of the next period."""
 
     customer: str = Field(max_length=63)
@@ -33,7 +33,7 @@ class NewCheckIn(Asked):
     goals: dict[Annotated[str, Field(max_length=63)], FiniteFloat] = Field(default_factory=dict, max_length=50)
 
 
-class CheckInsQuery(Page):
+class CheckInsQuery(ListQuery):
     """What can be asked of the list."""
 
     customer: str | None = None

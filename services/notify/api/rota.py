@@ -22,9 +22,9 @@ from services.notify.store import rota as store
 from shared.directory.access import Caller
 from shared.errors import FieldError, Problem, invalid_fields, not_found
 from shared.http.keys import new_router
-from shared.http.lists import Page, page_of
+from shared.http.lists import ListQuery, page_of
 from shared.http.openapi import problems
-from shared.http.request_model import Asked, Moment
+from shared.http.request_model import Moment, RequestModel
 from shared.http.responses import id_in_path, json_response
 from shared.runtime.audit import Actor
 from shared.wire.ids import uuid7
@@ -32,7 +32,7 @@ from shared.wire.ids import uuid7
 _LONGEST = timedelta(days=366)
 
 
-class NewOverride(Asked):
+class NewOverride(RequestModel):
     """Somebody is on call instead of whom the schedule says."""
 
     schedule: str = Field(max_length=63)
@@ -44,7 +44,7 @@ class NewOverride(Asked):
     """Only while this person would be on call; None: whoever is. A swap is two of these."""
 
 
-class NewSwap(Asked):
+class NewSwap(RequestModel):
     """Two people take each other's turns."""
 
     schedule: str = Field(max_length=63)
@@ -55,7 +55,7 @@ class NewSwap(Asked):
     until: Moment
 
 
-class NewSilence(Asked):
+class NewSilence(RequestModel):
     """A time in which nobody is paged for some problems."""
 
     customer: str | None = Field(default=None, max_length=63)
@@ -67,13 +67,13 @@ class NewSilence(Asked):
     reason: str = Field(min_length=1, max_length=500)
 
 
-class OverridesQuery(Page):
+class OverridesQuery(ListQuery):
     """What can be asked of the list."""
 
     schedule: str | None = None
 
 
-class SilencesQuery(Page):
+class SilencesQuery(ListQuery):
     """What can be asked of the list."""
 
     customer: str | None = None

@@ -13,7 +13,7 @@ from shared.directory.model import Customer, Directory, Schedule
 from shared.wire.events import TicketV1
 
 
-class Turn(msgspec.Struct, frozen=True, kw_only=True):
+class EscalationStep(msgspec.Struct, frozen=True, kw_only=True):
     """One step of a page."""
 
     person: str | None
@@ -39,11 +39,11 @@ class Link:
     """Until when it is this person; None: no end in sight."""
 
 
-def chain(directory: Directory, customer: Customer) -> list[Turn]:
+def chain(directory: Directory, customer: Customer) -> list[EscalationStep]:
     """Return a customer's steps with whom each names."""
     escalation = directory.escalations[customer.escalation]
     return [
-        Turn(
+        EscalationStep(
             person=_person(directory, customer, escalation.catch_all, step.page),
             via=step.page,
             ack_within=step.ack_within,
@@ -94,7 +94,7 @@ class Presence:
     def _asked(self, name: str, schedule: Schedule) -> str | None:
         return person_on_call(schedule, self._directory.people, self._overrides.get(name, ()), self._at)
 
-    def finds(self, turn: Turn) -> str | None:
+    def finds(self, turn: EscalationStep) -> str | None:
         """Return whom a step finds."""
         person = turn.person if turn.schedule is None else self.on_call(turn.schedule)
         known = self._directory.people.get(person) if person is not None else None
@@ -102,7 +102,7 @@ class Presence:
             return None
         return known.id
 
-    def until(self, turn: Turn) -> datetime | None:
+    def until(self, turn: EscalationStep) -> datetime | None:
         """Return until when it is the person that the step finds."""
         if turn.schedule is not None:
             return shift_end(self._eras, turn.schedule, self._overrides.get(turn.schedule, ()), self._at)

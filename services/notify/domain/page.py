@@ -10,7 +10,7 @@ from uuid import UUID
 
 import msgspec
 
-from services.notify.domain.chain import Turn, chain
+from services.notify.domain.chain import EscalationStep, chain
 from shared.directory.model import Customer, Directory, severity_rank
 from shared.wire import erasure
 from shared.wire.events import EvidenceV1, PageState, PageV1, RespondentErasedV1, Severity, TicketState, TicketV1
@@ -61,7 +61,7 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
     title: str
     summary: str
     evidence: list[EvidenceV1]
-    steps: list[Turn]
+    steps: list[EscalationStep]
     """As they were when the page started: a later edit of the directory does not change a running page."""
     repeat: int
     """Rounds of the steps in all, before the catch-all."""
@@ -122,7 +122,7 @@ class Outcome:
     """For the timeline, where no event says it."""
 
 
-Finds = Callable[[Turn], str | None]
+Finds = Callable[[EscalationStep], str | None]
 """Returns whom a step finds now, who can be reached and is there."""
 
 
@@ -220,7 +220,7 @@ def _to_taker(page: Page, taker: str, finds: Finds, now: datetime) -> Outcome:
     """Page who had taken the ticket, in the time of the first step; whoever cannot be paged is passed over at once."""
     before = msgspec.structs.replace(page, taker=None)
     ack_within = page.steps[0].ack_within if page.steps else _NO_STEPS
-    if finds(Turn(person=taker, via="assignee", ack_within=ack_within)) is None:
+    if finds(EscalationStep(person=taker, via="assignee", ack_within=ack_within)) is None:
         return next_turn(before, finds, now)
     # Nobody is asked twice in a row: where the first step finds the same person, this is that step.
     is_first = bool(page.steps) and finds(page.steps[0]) == taker

@@ -40,7 +40,7 @@ def shortened(text: str, most: int = _SHORT) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class AnswerOptions:
     """How a person can answer a page."""
 
     url: str
@@ -52,7 +52,7 @@ class Asked:
     comments_in_short: bool = False
 
 
-def page_words(page: Page, asked: Asked) -> Words:
+def page_words(page: Page, asked: AnswerOptions) -> Words:
     """Return a page in words."""
     what = page.summary
     if asked.followers:

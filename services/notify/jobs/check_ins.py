@@ -10,7 +10,7 @@ from services.notify.contact_selection import Reach
 from services.notify.domain.check_in import Due, brief, first_look, look
 from services.notify.domain.digest import responsible
 from services.notify.store import contacts, notices, proactive
-from services.notify.store.notices import Told
+from services.notify.store.notices import StoredNotice
 from shared.database.pool import Connection
 from shared.directory.model import Directory
 from shared.runtime.due import DueLoop
@@ -65,7 +65,7 @@ class CheckIns:
         """Return how many customers were looked at, and how many reminders came of it."""
         names = [one.customer for one in due]
         standings, held = await proactive.standings(tx, names), await proactive.last(tx, names)
-        told: list[Told] = []
+        told: list[StoredNotice] = []
         looked: list[Due] = []
         for one in due:
             customer = directory.customers.get(one.customer)

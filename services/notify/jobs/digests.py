@@ -12,7 +12,7 @@ from services.notify.contact_selection import Reach
 from services.notify.domain.digest import BUNDLE, addressee, told_at
 from services.notify.domain.texts import Entry, digest_words
 from services.notify.store import contacts, notices
-from services.notify.store.notices import Line
+from services.notify.store.notices import DigestLine
 from shared.directory.model import Directory
 from shared.runtime.due import DueLoop
 from shared.runtime.logs import Log
@@ -65,10 +65,10 @@ class Digests:
             await notices.forget(tx, self._clock.now() - _KEPT)
 
 
-def _addressed(taken: Sequence[Line], directory: Directory, now: datetime) -> tuple[Lines, list[Line]]:
+def _addressed(taken: Sequence[DigestLine], directory: Directory, now: datetime) -> tuple[Lines, list[DigestLine]]:
     """Return what is told now to whoever is responsible now, and the lines that wait until such a person wakes up."""
     told: defaultdict[str, list[tuple[str, Entry]]] = defaultdict(list)
-    later: list[Line] = []
+    later: list[DigestLine] = []
     passed_on: list[tuple[str, tuple[str, Entry]]] = []
     for line in sorted(taken, key=lambda one: one.entry.at):
         person, entry = addressee(line.role, line.person, line.customer, directory, now), (line.kind, line.entry)

@@ -22,7 +22,7 @@ from services.notify.domain.preflight import (
 )
 from services.notify.domain.texts import Entry
 from services.notify.store import contacts, notices, rota
-from services.notify.store.notices import Line
+from services.notify.store.notices import DigestLine
 from shared.directory.model import Directory
 from shared.runtime import metrics
 from shared.runtime.runtime import Runtime
@@ -59,7 +59,7 @@ class PreflightJob:
         found = await self.findings(directory)
         async with self._database.transaction() as tx:
             lines = [
-                Line(
+                DigestLine(
                     uuid5(_NAMESPACE, f"{person.id} {due_at(person, 'low', now)} {number}"),
                     person.id,
                     "preflight",

@@ -169,7 +169,7 @@ class Beside:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class NewDelivery:
     """A delivery to add."""
 
     page: UUID | None
@@ -183,9 +183,9 @@ class Wanted:
     round: int = 0
 
 
-def following(delivery: Delivery, contact: int, way: Way, now: datetime) -> Wanted:
+def following(delivery: Delivery, contact: int, way: Way, now: datetime) -> NewDelivery:
     """Return the same for a further contact, in place of one that failed; `contact`: a number that is free."""
-    return Wanted(
+    return NewDelivery(
         delivery.page,
         delivery.person,
         contact,
@@ -198,7 +198,7 @@ def following(delivery: Delivery, contact: int, way: Way, now: datetime) -> Want
     )
 
 
-def promised(wanted: Wanted) -> Beside:
+def promised(wanted: NewDelivery) -> Beside:
     """Return what has just been added, as it stands among the others of its turn."""
     delivery = Delivery(
         uuid7(),
@@ -254,7 +254,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     delivery: UUID
 
 
-async def add(tx: Connection, wanted: Sequence[Wanted], now: datetime) -> None:
+async def add(tx: Connection, wanted: Sequence[NewDelivery], now: datetime) -> None:
     """Add what is to be sent."""
     if wanted:
         await tx.execute(
@@ -391,7 +391,7 @@ async def revive(tx: Connection, again: Sequence[tuple[UUID, datetime]]) -> None
         await tx.execute(_REVIVE, [id_ for id_, _ in again], [at for _, at in again])
 
 
-async def supersede(tx: Connection, newer: Sequence[Wanted]) -> None:
+async def supersede(tx: Connection, newer: Sequence[NewDelivery]) -> None:
     """Give up what was tried in vain for people who are paged anew."""
     of_pages = [one for one in newer if one.page is not None]
     if of_pages:

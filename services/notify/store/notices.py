@@ -51,7 +51,7 @@ _ERASE = "DELETE FROM digest_entry WHERE customer = $1 AND (respondent = ANY($2:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class StoredNotice:
     """What a person is told."""
 
     id: UUID
@@ -62,7 +62,7 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class DigestLine:
     """A line that waits for the person's next digest; the id keeps a repeat from being a second line."""
 
     id: UUID
@@ -78,7 +78,7 @@ class Line:
     """Whose words the line has; the respondent is theirs."""
 
 
-async def add(tx: Connection, told: Sequence[Told], now: datetime) -> None:
+async def add(tx: Connection, told: Sequence[StoredNotice], now: datetime) -> None:
     """Store what is told; deliveries carry it."""
     if told:
         await tx.execute(
@@ -96,15 +96,15 @@ async def claim(tx: Connection, notice: UUID) -> bool:
     return await tx.fetchval(_CLAIM, notice.int >> 65)
 
 
-def new(person: str, kind: str, words: Words, now: datetime) -> Told:
+def new(person: str, kind: str, words: Words, now: datetime) -> StoredNotice:
     """Return what a person is to be told."""
-    return Told(uuid7(), person, kind, words, now)
+    return StoredNotice(uuid7(), person, kind, words, now)
 
 
-async def some(tx: Connection, notices: Sequence[UUID]) -> dict[UUID, Told]:
+async def some(tx: Connection, notices: Sequence[UUID]) -> dict[UUID, StoredNotice]:
     """Return notices by id."""
     rows = await tx.fetch(_SOME, notices) if notices else []
-    found = [Told(UUID(int=r[0].int), r[1], r[2], msgspec.json.decode(r[4], type=Words), r[3]) for r in rows]
+    found = [StoredNotice(UUID(int=r[0].int), r[1], r[2], msgspec.json.decode(r[4], type=Words), r[3]) for r in rows]
     return {one.id: one for one in found}
 
 
@@ -113,7 +113,7 @@ async def forget(tx: Connection, before: datetime) -> None:
     await tx.execute(_FORGET, before)
 
 
-async def add_lines(tx: Connection, lines: Sequence[Line]) -> None:
+async def add_lines(tx: Connection, lines: Sequence[DigestLine]) -> None:
     """Add lines for the next digests."""
     if lines:
         await tx.execute(
@@ -130,15 +130,15 @@ async def add_lines(tx: Connection, lines: Sequence[Line]) -> None:
         )
 
 
-async def replace_lines(tx: Connection, kind: str, lines: Sequence[Line]) -> None:
+async def replace_lines(tx: Connection, kind: str, lines: Sequence[DigestLine]) -> None:
     """Let these be the only lines of a kind that wait."""
     await tx.execute(_DROP, kind)
     await add_lines(tx, lines)
 
 
-async def take_lines(tx: Connection, now: datetime, until: datetime, people: int) -> list[Line]:
+async def take_lines(tx: Connection, now: datetime, until: datetime, people: int) -> list[DigestLine]:
     """Take the lines of some people who have any that is due, with theirs that are due until a moment."""
-    found: list[Line] = []
+    found: list[DigestLine] = []
     for row in await tx.fetch(_TAKE, now, until, people):
         with judging(QUEUE, [row["id"]]):
             found.append(_line(row))
@@ -153,8 +153,8 @@ async def erase(tx: Connection, customer: str, names: Sequence[str], answer: UUI
     return int((await tx.execute(_ERASE, customer, names, answer)).split()[-1])
 
 
-def _line(row: Any) -> Line:
+def _line(row: Any) -> DigestLine:
     id_, person, kind, customer, respondent, due_at, body, role, answer = row
     entry = msgspec.json.decode(body, type=Entry)
     told_of = None if answer is None else UUID(int=answer.int)
-    return Line(UUID(int=id_.int), person, kind, customer, due_at, entry, respondent, role, told_of)
+    return DigestLine(UUID(int=id_.int), person, kind, customer, due_at, entry, respondent, role, told_of)

@@ -94,7 +94,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class StoredPage:
     """A stored page and the trace of the answer that led to it."""
 
     page: Page
@@ -102,7 +102,7 @@ class Kept:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class SeenTicket:
     """What was acted on of a ticket."""
 
     version: int
@@ -112,12 +112,12 @@ class Seen:
     """None: a process of the version before saw it."""
 
 
-async def seen(tx: Connection, tickets: Sequence[UUID]) -> dict[UUID, Seen]:
+async def seen(tx: Connection, tickets: Sequence[UUID]) -> dict[UUID, SeenTicket]:
     """Return what was acted on last of each ticket."""
-    return {UUID(int=row[0].int): Seen(row[1], row[2], row[3]) for row in await tx.fetch(_SEEN, tickets)}
+    return {UUID(int=row[0].int): SeenTicket(row[1], row[2], row[3]) for row in await tx.fetch(_SEEN, tickets)}
 
 
-async def remember(tx: Connection, versions: Mapping[UUID, Seen], now: datetime) -> None:
+async def remember(tx: Connection, versions: Mapping[UUID, SeenTicket], now: datetime) -> None:
     """Store what was acted on last of each ticket."""
     if versions:
         told = versions.values()
@@ -136,7 +136,7 @@ async def of_tickets(tx: Connection, tickets: Sequence[UUID]) -> list[Page]:
     return [_decode(row[0]) for row in await tx.fetch(_OF_TICKETS, tickets)]
 
 
-async def save(tx: Connection, kept: Sequence[Kept]) -> None:
+async def save(tx: Connection, kept: Sequence[StoredPage]) -> None:
     """Store the newest state of pages; what no longer waits has its deliveries cancelled."""
     last = {one.page.id: one for one in kept}
     if not last:
@@ -165,17 +165,17 @@ async def save(tx: Connection, kept: Sequence[Kept]) -> None:
         await tx.execute(_CANCEL, over)
 
 
-async def due(tx: Connection, now: datetime, limit: int) -> list[Kept]:
+async def due(tx: Connection, now: datetime, limit: int) -> list[StoredPage]:
     """Return pages whose next person is due, locked; those that another process holds are left to it."""
-    found: list[Kept] = []
+    found: list[StoredPage] = []
     for row in await tx.fetch(_DUE, now, limit):
         with judging(QUEUE, [row["id"]]):
             found.append(_kept(row))
     return found
 
 
-def _kept(row: Any) -> Kept:
-    return Kept(_decode(row["body"]), row["traceparent"])
+def _kept(row: Any) -> StoredPage:
+    return StoredPage(_decode(row["body"]), row["traceparent"])
 
 
 def _readable(rows: Iterable[Any]) -> list[Page]:
@@ -204,7 +204,7 @@ async def some(tx: Connection, pages: Sequence[UUID]) -> dict[UUID, Page]:
     return {id_: kept.page for id_, kept in (await kept_of(tx, pages)).items()}
 
 
-async def kept_of(tx: Connection, pages: Sequence[UUID]) -> dict[UUID, Kept]:
+async def kept_of(tx: Connection, pages: Sequence[UUID]) -> dict[UUID, StoredPage]:
     """Return pages by id, with their traces."""
     found = [_kept(row) for row in await tx.fetch(_SOME, pages)] if pages else []
     return {kept.page.id: kept for kept in found}
@@ -215,28 +215,28 @@ async def leading(tx: Connection, pages: Sequence[UUID]) -> dict[UUID, Page]:
     return {page.id: page for page in _readable(await tx.fetch(_LEADING, pages) if pages else [])}
 
 
-async def one_locked(tx: Connection, page: UUID) -> Kept | None:
+async def one_locked(tx: Connection, page: UUID) -> StoredPage | None:
     """Return a page that nobody else can change until the transaction ends."""
     row = await tx.fetchrow(_ONE_LOCKED, page)
-    return None if row is None else Kept(_decode(row[0]), row[1])
+    return None if row is None else StoredPage(_decode(row[0]), row[1])
 
 
-async def some_locked(tx: Connection, pages: Sequence[UUID]) -> dict[UUID, Kept]:
+async def some_locked(tx: Connection, pages: Sequence[UUID]) -> dict[UUID, StoredPage]:
     """Return pages by id, locked."""
-    found = [Kept(_decode(row[0]), row[1]) for row in await tx.fetch(_SOME_LOCKED, pages)] if pages else []
+    found = [StoredPage(_decode(row[0]), row[1]) for row in await tx.fetch(_SOME_LOCKED, pages)] if pages else []
     return {kept.page.id: kept for kept in found}
 
 
-async def with_followers_locked(tx: Connection, page: UUID) -> list[Kept]:
+async def with_followers_locked(tx: Connection, page: UUID) -> list[StoredPage]:
     """Return a page, then those that it is sent for, locked in the order of ids, as everybody locks pages.
 
     A statement that waited for a lock does not see who has come to follow meanwhile: it is asked until nobody has.
     """
-    found: list[Kept] = []
+    found: list[StoredPage] = []
     known = -1
     while len(found) > known:
         known = len(found)
-        found = [Kept(_decode(row[0]), row[1]) for row in await tx.fetch(_WITH_FOLLOWERS_LOCKED, page)]
+        found = [StoredPage(_decode(row[0]), row[1]) for row in await tx.fetch(_WITH_FOLLOWERS_LOCKED, page)]
     return sorted(found, key=lambda kept: kept.page.id != page)
 
 
@@ -245,9 +245,9 @@ async def followers(tx: Connection, leads: Sequence[UUID]) -> dict[UUID, int]:
     return {UUID(int=row[0].int): row[1] for row in await tx.fetch(_FOLLOWERS, leads)} if leads else {}
 
 
-async def held_locked(tx: Connection, customer: str | None) -> list[Kept]:
+async def held_locked(tx: Connection, customer: str | None) -> list[StoredPage]:
     """Return the pages that a silence holds, of one customer or all, locked."""
-    return [Kept(_decode(row[0]), row[1]) for row in await tx.fetch(_HELD_LOCKED, customer)]
+    return [StoredPage(_decode(row[0]), row[1]) for row in await tx.fetch(_HELD_LOCKED, customer)]
 
 
 async def listed(

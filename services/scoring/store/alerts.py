@@ -138,7 +138,7 @@ def _shown(row: Any) -> EvidenceV1:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class StoredAlert:
     """A stored alert, the partition of its customer, and the trace of the answer that caused it."""
 
     alert: Alert
@@ -146,11 +146,11 @@ class Kept:
     traceparent: str | None
 
 
-def _kept(row: Any) -> Kept:
+def _kept(row: Any) -> StoredAlert:
     facts = dict(row)
     partition, traceparent = facts.pop("partition"), facts.pop("traceparent")
     facts["id"] = UUID(int=facts["id"].int)  # the driver's own UUID class cannot be encoded
-    return Kept(Alert(**facts), partition, traceparent)
+    return StoredAlert(Alert(**facts), partition, traceparent)
 
 
 async def open_messages(tx: Connection) -> list[AlertV1]:
@@ -175,7 +175,7 @@ async def cleared_since(
     return [(row[0], row[1], row[2], row[3]) for row in await tx.fetch(_CLEARED, customers, since)]
 
 
-async def due_alerts(tx: Connection, now: datetime, partitions: Sequence[int], limit: int) -> list[Kept]:
+async def due_alerts(tx: Connection, now: datetime, partitions: Sequence[int], limit: int) -> list[StoredAlert]:
     """Return open alerts to look at by time alone."""
     return [_kept(row) for row in await tx.fetch(_DUE, now, partitions, limit)]
 

@@ -180,7 +180,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class AnswerQuery:
     """Which answers of a customer; None: all."""
 
     customer: int
@@ -192,7 +192,9 @@ class Asked:
     until: datetime | None = None
 
 
-async def feedback(tx: Connection, asked: Asked, *, after: tuple[datetime, UUID] | None, limit: int) -> list[Answer]:
+async def feedback(
+    tx: Connection, asked: AnswerQuery, *, after: tuple[datetime, UUID] | None, limit: int
+) -> list[Answer]:
     """Return answers, newest first."""
     at, id_ = after or (None, None)
     rows = await tx.fetch(

@@ -18,9 +18,9 @@ from shared.directory.access import Caller
 from shared.directory.fields import duration_seconds
 from shared.errors import FieldError, Problem, invalid_fields
 from shared.http.keys import caller_with, new_router
-from shared.http.lists import Page, page_of
+from shared.http.lists import ListQuery, page_of
 from shared.http.openapi import problems
-from shared.http.request_model import Asked
+from shared.http.request_model import RequestModel
 from shared.http.responses import id_in_path, json_response
 from shared.runtime import audit
 from shared.wire.events import AuditV1
@@ -30,21 +30,21 @@ _LONGEST = 400 * 86400
 _State = Literal["open", "done", "dropped"]
 
 
-class ServiceQuery(Asked):
+class ServiceQuery(RequestModel):
     """Whose, and over which period until now."""
 
     customer: str
     window: str = "90d"
 
 
-class ActionsQuery(Page):
+class ActionsQuery(ListQuery):
     """What can be asked of the list."""
 
     customer: str | None = None
     state: _State | None = None
 
 
-class NewAction(Asked):
+class NewAction(RequestModel):
     """One small concrete step."""
 
     customer: str = Field(max_length=63)
@@ -55,7 +55,7 @@ class NewAction(Asked):
     ticket: UUID | None = None
 
 
-class ActionPatch(Asked):
+class ActionPatch(RequestModel):
     """What can be changed."""
 
     state: _State | None = None

@@ -21,9 +21,9 @@ from shared.database.pool import Connection
 from shared.directory.access import Caller
 from shared.errors import FieldError, Problem, invalid_fields
 from shared.http.keys import new_router
-from shared.http.lists import Page, page_of
+from shared.http.lists import ListQuery, page_of
 from shared.http.openapi import problems
-from shared.http.request_model import Asked
+from shared.http.request_model import RequestModel
 from shared.http.responses import id_in_path, json_response
 from shared.runtime import audit
 from shared.runtime.clock import Clock
@@ -34,7 +34,7 @@ _Text = Annotated[str, Field(min_length=1, max_length=4_000)]
 _OpenSeverity = Annotated[Severity, Field(pattern="^(critical|high|medium|low)$")]
 
 
-class TicketsQuery(Page):
+class TicketsQuery(ListQuery):
     """What can be asked of the list; `state`, `severity` and `sla` take several, by comma."""
 
     state: str | None = None
@@ -44,11 +44,11 @@ class TicketsQuery(Page):
     sla: str | None = None
 
 
-class TimelineQuery(Page):
+class TimelineQuery(ListQuery):
     """What can be asked of a timeline; its cursor is the last line's place."""
 
 
-class TicketPatch(Asked):
+class TicketPatch(RequestModel):
     """What can be changed."""
 
     state: TicketState | None = None
@@ -58,7 +58,7 @@ class TicketPatch(Asked):
     resolution: _Text | None = None
 
 
-class NewTicket(Asked):
+class NewTicket(RequestModel):
     """A ticket by hand."""
 
     customer: str = Field(max_length=63)
@@ -67,7 +67,7 @@ class NewTicket(Asked):
     touchpoint: str | None = Field(default=None, max_length=63)
 
 
-class NewComment(Asked):
+class NewComment(RequestModel):
     """A comment for the timeline."""
 
     text: _Text

@@ -11,12 +11,12 @@ from services.ticketing.api.dependencies import Deps, Reader
 from services.ticketing.store import webhooks
 from shared.http.client import shown_url
 from shared.http.keys import new_router
-from shared.http.lists import Page, page_of
+from shared.http.lists import ListQuery, page_of
 from shared.http.responses import id_in_path, json_response
 from shared.runtime import audit
 
 
-class DeliveriesQuery(Page):
+class DeliveriesQuery(ListQuery):
     """What can be asked of the log."""
 
     customer: str | None = None

@@ -11,7 +11,7 @@ from typing import Any
 
 from services.ticketing.desk_sync.push import ending
 from services.ticketing.desk_sync.step import is_alike
-from services.ticketing.desks import Desk, Gone, Remark, Remote, Told
+from services.ticketing.desks import Desk, DeskReport, Gone, Remark, Remote
 from services.ticketing.desks.api import quotes
 from services.ticketing.domain.ticket import Outcome, entry, take_desk
 from services.ticketing.ledger import Ledger, TicketChange, measure_breaches
@@ -116,7 +116,7 @@ class Pull:
             refused = [one for one in mirror.refused if one != "read remarks"]
             await desks.note(tx, mirror.ticket, now, **facts, refused=refused)
 
-    async def told(self, name: str, reference: str, told: Told) -> bool:
+    async def told(self, name: str, reference: str, told: DeskReport) -> bool:
         """Take over what a desk that cannot be asked tells of its ticket; return whether it is one of ours."""
         try:
             known = await self._take_told(name, reference, told)
@@ -125,7 +125,7 @@ class Pull:
         self._ledger.wake()
         return known
 
-    async def _take_told(self, name: str, reference: str, told: Told) -> bool:
+    async def _take_told(self, name: str, reference: str, told: DeskReport) -> bool:
         revision = self._directory.current
         if revision is None:
             raise Transient("no directory was applied yet")

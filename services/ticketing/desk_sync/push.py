@@ -11,7 +11,7 @@ from uuid import UUID
 
 import msgspec
 
-from services.ticketing.desk_sync.step import Step, Wanted, is_alike
+from services.ticketing.desk_sync.step import DesiredTicket, Step, is_alike
 from services.ticketing.desks import Desk, Draft, Failed, Gone, Remote
 from services.ticketing.desks.api import over
 from services.ticketing.domain.story import Story, opening, tell, tell_of
@@ -109,7 +109,7 @@ class Push:
             log.warning("duplicate in the desk", desk=mirror.desk, ticket=ticket.id, reference=reference)
 
     async def do(
-        self, step: Step, desk: Desk, mirror: Mirror, wanted: Wanted, draft: Draft, directory: Directory
+        self, step: Step, desk: Desk, mirror: Mirror, wanted: DesiredTicket, draft: Draft, directory: Directory
     ) -> None:
         """Take a step that writes to the desk's ticket, and store that it is done."""
         assert mirror.reference is not None
@@ -126,7 +126,7 @@ class Push:
             await desks.note(tx, mirror.ticket, now, refused=refused, synced_at=now, **facts)
 
     async def _done(
-        self, step: Step, desk: Desk, mirror: Mirror, wanted: Wanted, draft: Draft, directory: Directory
+        self, step: Step, desk: Desk, mirror: Mirror, wanted: DesiredTicket, draft: Draft, directory: Directory
     ) -> dict[str, Any]:
         """Take a step; return what the desk has after it."""
         reference = mirror.reference
@@ -150,7 +150,7 @@ class Push:
             case _:
                 raise AssertionError(step)
 
-    async def _spared(self, step: Step, mirror: Mirror, wanted: Wanted) -> dict[str, Any]:
+    async def _spared(self, step: Step, mirror: Mirror, wanted: DesiredTicket) -> dict[str, Any]:
         """Return what counts as done of a ticket that is over here and there, and takes no words any more."""
         match step:
             case "describe":
@@ -290,7 +290,7 @@ def ending(mirror: Mirror, state: TicketState | None, clock: Clock) -> dict[str,
 
 def draft_of(
     ticket: TicketV1, directory: Directory, settings: DeskSettings, desk: Desk, former: Sequence[str]
-) -> tuple[Draft, Wanted]:
+) -> tuple[Draft, DesiredTicket]:
     """Return what the desk's ticket is to say, and what of that is compared with what it has."""
     customer = directory.customers[ticket.customer]
     draft = Draft(
@@ -308,7 +308,7 @@ def draft_of(
         turn=len(former),
     )
     shown = frozenset(one.id for one in ticket.evidence)
-    return draft, Wanted(ticket, fields_of(draft), digest(draft.story), shown, settings.reopen)
+    return draft, DesiredTicket(ticket, fields_of(draft), digest(draft.story), shown, settings.reopen)
 
 
 def fields_of(draft: Draft) -> str:
@@ -325,11 +325,11 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:32]
 
 
-def _has_story(wanted: Wanted) -> dict[str, Any]:
+def _has_story(wanted: DesiredTicket) -> dict[str, Any]:
     return {"story": wanted.story, "answers": sorted(wanted.answers)}
 
 
-def _news(desk: Desk, mirror: Mirror, wanted: Wanted, draft: Draft, directory: Directory) -> Story:
+def _news(desk: Desk, mirror: Mirror, wanted: DesiredTicket, draft: Draft, directory: Directory) -> Story:
     """Return the whole story where the desk has none, or has one that can be replaced; else what it lacks."""
     if mirror.story is None or desk.rewrites:
         return draft.story

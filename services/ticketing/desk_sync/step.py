@@ -22,7 +22,7 @@ Step = Literal[
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class DesiredTicket:
     """What the desk is to have of a ticket; title with severity, and the story, as digests."""
 
     ticket: TicketV1
@@ -42,7 +42,9 @@ class Left:
     remarks: bool
 
 
-def next_step(mirror: Mirror, wanted: Wanted, left: Left, now: datetime, *, seen: bool, rewrites: bool) -> Step | None:
+def next_step(
+    mirror: Mirror, wanted: DesiredTicket, left: Left, now: datetime, *, seen: bool, rewrites: bool
+) -> Step | None:
     """Return what comes next; None: nothing for now. `seen`: the ticket was read in this turn."""
     held = mirror.held_until is not None and mirror.held_until > now
 
@@ -61,7 +63,7 @@ def next_step(mirror: Mirror, wanted: Wanted, left: Left, now: datetime, *, seen
     return "read remarks" if mirror.unread and may("read remarks") else None
 
 
-def _writes(mirror: Mirror, wanted: Wanted, left: Left, now: datetime, *, rewrites: bool) -> list[Step]:
+def _writes(mirror: Mirror, wanted: DesiredTicket, left: Left, now: datetime, *, rewrites: bool) -> list[Step]:
     state = wanted.ticket.state
     moves = not is_alike(mirror.told_state, state) and not is_alike(mirror.state, state)
     active = state in ACTIVE
@@ -86,7 +88,7 @@ def _writes(mirror: Mirror, wanted: Wanted, left: Left, now: datetime, *, rewrit
     return steps
 
 
-def _untold(mirror: Mirror, wanted: Wanted) -> frozenset[UUID]:
+def _untold(mirror: Mirror, wanted: DesiredTicket) -> frozenset[UUID]:
     return wanted.answers - set(mirror.answers)
 
 

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 
 from services.ticketing.desk_sync.loop import DeskLoop
 from services.ticketing.desk_sync.ticket import TicketSync, shows_any
-from services.ticketing.desks import MOST, Desk, Failed, Gone, Told
+from services.ticketing.desks import MOST, Desk, DeskReport, Failed, Gone
 from services.ticketing.desks.guarded import Guarded
 from services.ticketing.desks.registry import build
 from services.ticketing.domain.change_cursor import ChangeCursor
@@ -98,7 +98,7 @@ class DeskSync:
             return Guarded(name, driver)
         return loop.driver(self._outbound)
 
-    async def take(self, name: str, reference: str, told: Told) -> bool:
+    async def take(self, name: str, reference: str, told: DeskReport) -> bool:
         """Take over what a desk that cannot be asked tells of its ticket; return whether it is one of ours."""
         return await self._tickets.take(name, reference, told)
 

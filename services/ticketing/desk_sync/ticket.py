@@ -11,8 +11,8 @@ from uuid import UUID
 from services.ticketing.desk_sync.loop import DeskLoop
 from services.ticketing.desk_sync.pull import Pull
 from services.ticketing.desk_sync.push import Push, draft_of
-from services.ticketing.desk_sync.step import Left, Step, Wanted, next_step
-from services.ticketing.desks import Desk, Draft, Failed, Gone, Told
+from services.ticketing.desk_sync.step import DesiredTicket, Left, Step, next_step
+from services.ticketing.desks import Desk, DeskReport, Draft, Failed, Gone
 from services.ticketing.desks.api import SEES_NOTHING
 from services.ticketing.domain.ticket import entry
 from services.ticketing.ledger import Ledger
@@ -47,7 +47,7 @@ class TicketSync:
         self._push = Push(runtime.database, runtime.clock)
         self._pull = Pull(runtime.database, runtime.directory, runtime.clock, ledger)
 
-    async def take(self, name: str, reference: str, told: Told) -> bool:
+    async def take(self, name: str, reference: str, told: DeskReport) -> bool:
         """Take over what a desk that cannot be asked tells of its ticket; return whether it is one of ours."""
         return await self._pull.told(name, reference, told)
 
@@ -103,7 +103,7 @@ class TicketSync:
 
     async def _look(
         self, loop: DeskLoop, desk: Desk, id_: UUID, directory: Directory
-    ) -> tuple[Mirror, Wanted, Draft, Left] | None:
+    ) -> tuple[Mirror, DesiredTicket, Draft, Left] | None:
         """Return how a ticket stands here, and what its desk is known to have of it; None: nothing is to be done."""
         async with self._database.transaction() as tx:
             ticket = await tickets.one(tx, id_)
@@ -120,7 +120,7 @@ class TicketSync:
         return mirror, wanted, draft, Left(bool(doubles), bool(lines))
 
     async def _take_step(
-        self, step: Step, desk: Desk, mirror: Mirror, wanted: Wanted, draft: Draft, directory: Directory
+        self, step: Step, desk: Desk, mirror: Mirror, wanted: DesiredTicket, draft: Draft, directory: Directory
     ) -> None:
         match step:
             case "follow up":
@@ -132,7 +132,7 @@ class TicketSync:
             case _:
                 await self._push.do(step, desk, mirror, wanted, draft, directory)
 
-    async def _rest(self, mirror: Mirror, wanted: Wanted, now: datetime) -> None:
+    async def _rest(self, mirror: Mirror, wanted: DesiredTicket, now: datetime) -> None:
         """Note that the desk has all of a version, unless something of it waits."""
         async with self._database.transaction() as tx:
             if mirror.reference is not None and not mirror.gone and (not mirror.held_until or mirror.held_until <= now):

@@ -180,12 +180,12 @@ class News:
     """What a request of the desk tells of one of its tickets."""
 
     reference: str
-    told: Told | None = None
+    told: DeskReport | None = None
     """How the ticket is now, of a desk that cannot be asked; None: the desk is asked."""
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class DeskReport:
     """How a desk says that its ticket is; what it does not say is as it was."""
 
     at: datetime | None

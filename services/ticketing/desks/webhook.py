@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 
 import msgspec
 
-from services.ticketing.desks import Draft, Failed, Gone, News, Remark, Remarks, Remote, Told
+from services.ticketing.desks import DeskReport, Draft, Failed, Gone, News, Remark, Remarks, Remote
 from services.ticketing.desks.api import Api, Budget
 from services.ticketing.desks.signatures import OLDEST, check_standard, reference_in
 from services.ticketing.domain.story import Story, as_text
@@ -151,7 +151,7 @@ class SignedWebhook:
         comment = word.comment
         at = now if stamp is None else min(stamp, now)
         remarks = () if comment is None else (Remark(str(comment.id), comment.author, comment.text, at),)
-        return News(reference, Told(stamp, word.state, word.assignee, word.resolution, remarks))
+        return News(reference, DeskReport(stamp, word.state, word.assignee, word.resolution, remarks))
 
     async def _update(
         self, reference: str, draft: Draft, *, move_to: TicketState | None = None, remark: str | None = None

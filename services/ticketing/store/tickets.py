@@ -27,7 +27,7 @@ NEWS = "news"
 _MOST_ASKED = 20
 
 
-class Asked(NamedTuple):
+class Recipient(NamedTuple):
     """Somebody to ask whether it was put right."""
 
     respondent: str
@@ -342,11 +342,11 @@ async def of_answer(tx: Connection, answer: UUID, customer: str, given: datetime
     return None if body is None else _decode(body)
 
 
-async def to_ask(tx: Connection, tickets: Sequence[UUID]) -> dict[UUID, list[Asked]]:
+async def to_ask(tx: Connection, tickets: Sequence[UUID]) -> dict[UUID, list[Recipient]]:
     """Return whose answers led to each ticket, also those that it shows no longer; each once."""
-    found: dict[UUID, list[Asked]] = {id_: [] for id_ in tickets}
+    found: dict[UUID, list[Recipient]] = {id_: [] for id_ in tickets}
     for ticket, *asked in await tx.fetch(_TO_ASK, tickets, _MOST_ASKED) if tickets else ():
-        found[UUID(int=ticket.int)].append(Asked(*asked))
+        found[UUID(int=ticket.int)].append(Recipient(*asked))
     return found
 
 
