@@ -21,7 +21,7 @@ from shared.wire.events import PageV1, SlaV1, TicketV1
 from shared.wire.ids import uuid7
 from shared.wire.topics import PAGES, TICKETS
 from tests.support import build
-from tests.support.house import House, house
+from tests.support.house import PARTITIONS, House, house
 from tests.support.phone import Received
 from tests.support.wait import until
 
@@ -451,7 +451,7 @@ async def published(kafka: Kafka) -> list[tuple[str, PageV1]]:
     consumer = kafka.consumer(group=None)
     await consumer.start()
     try:
-        tps = [TopicPartition(kafka.prefix + PAGES.name, p) for p in range(PAGES.partitions)]
+        tps = [TopicPartition(kafka.prefix + PAGES.name, p) for p in range(PARTITIONS)]
         consumer.assign(tps)
         ends = await consumer.end_offsets(tps)
         for tp in tps:

@@ -259,7 +259,7 @@ async def test_who_counts_at_the_same_time_counts_each_answer_once(at: Place) ->
 
 
 def _unpacked(detector: Any) -> tuple[int, ...]:
-    return tuple(detector._counts >> 21 * place & (1 << 21) - 1 for place in range(3))
+    return tuple(detector.counts >> 21 * place & (1 << 21) - 1 for place in range(3))
 
 
 def _views(state: CustomerState) -> list[Any]:

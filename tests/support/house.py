@@ -49,8 +49,9 @@ RULES = (
 )
 
 
-_TOPICS = [replace(topic, partitions=min(topic.partitions, 2)) for topic in TOPICS]
-"""Each test makes them, and one broker carries those of all."""
+PARTITIONS = 2
+"""Of each topic at the most: every test makes its own, and one broker carries those of all."""
+_TOPICS = [replace(topic, partitions=min(topic.partitions, PARTITIONS)) for topic in TOPICS]
 
 
 _OWN: dict[ServiceName, Environment] = {"scoring": ScoringSettings(scoring_sweep_seconds=0.1, scoring_workers=1)}
