@@ -22,7 +22,7 @@ from shared.bus.client import Kafka, Outgoing, Producer, event_headers
 from shared.bus.consume import Consumer
 from shared.bus.offsets import OffsetLost
 from shared.bus.outbox import Relay
-from shared.bus.provisioning import ensure_topics
+from shared.bus.provisioning import ensure_topics, mend
 from shared.bus.transact import TooManyInvalid
 from shared.database.pool import Database
 from shared.errors import Invalid, Transient
@@ -90,6 +90,17 @@ async def test_each_record_has_one_effect(topic: Kafka, database: Database) -> N
         async with consuming(Consumer(topic, database, FEEDBACK, Effects())):
             await until(lambda round_=round_: has(database, 200 * round_))
     assert await effects(database) == (400, 400)
+
+
+@pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
+async def test_a_broker_that_compresses_is_read(topic: Kafka, database: Database, codec: str) -> None:
+    """`compression.type` of a broker or topic: what came plain is stored, and sent on, compressed."""
+    async with topic.admin() as admin:
+        await mend(topic, admin, FEEDBACK.name, {"compression.type": codec})
+    await send(topic, 200)
+    async with consuming(Consumer(topic, database, FEEDBACK, Effects())):
+        await until(lambda: has(database, 200))
+    assert await effects(database) == (200, 200)
 
 
 async def test_a_failed_transaction_is_tried_again_and_memory_forgets(topic: Kafka, database: Database) -> None:
