@@ -11,7 +11,7 @@ from typing import cast
 import pytest
 
 from services.ticketing.domain.service import Service, service_of
-from services.ticketing.domain.ticket import ACTIVE, Entry, Outcome, entry
+from services.ticketing.domain.ticket import ACTIVE, Entry, LineKind, Outcome, entry
 from services.ticketing.store import desks, tickets
 from shared.database.migrate import migrate
 from shared.database.pool import Database
@@ -46,11 +46,8 @@ def _random(chance: random.Random, number: int) -> Outcome:
         resolved_at=NOW if state in {"resolved", "closed"} else None,
         evidence=[evidence(respondent=chance.choice(("r-1", None))) for _ in range(chance.randrange(3))],
     )
-    lines = [
-        entry(made.id, NOW, "architect-1", what, after=after)
-        for what, after in (("state", "waiting"), ("state", "in_progress"), ("assignee", "waiting"))
-        if chance.random() < 0.3
-    ]
+    changes: list[tuple[LineKind, str]] = [("state", "waiting"), ("state", "in_progress"), ("assignee", "waiting")]
+    lines = [entry(made.id, NOW, "architect-1", what, after=after) for what, after in changes if chance.random() < 0.3]
     return Outcome(made, "ticket.updated", tuple(lines))
 
 

@@ -32,6 +32,7 @@ from services.ticketing.domain.ticket import (
 )
 from shared.directory.model import SEVERITIES, severity_rank
 from shared.wire.events import AlertV1, EvidenceV1, Severity, TicketState, TicketV1
+from shared.wire.topics import PAGES
 from tests.support.build import NOW, ago, alert, evidence, page_message, ticket
 
 STATES: tuple[TicketState, ...] = get_args(TicketState)
@@ -333,7 +334,9 @@ def test_the_window_in_which_an_alert_reopens(state: TicketState, resolved_at: d
     st.sampled_from(STATES),
     st.integers(1, 3),
     st.integers(1, 3),
-    st.sampled_from(("page.sent", "page.acknowledged", "page.escalated", "page.exhausted", "page.resolved")),
+    st.sampled_from(
+        [event for event in PAGES.messages if event.startswith("page.") and event != "page.unacknowledged"]
+    ),
 )
 def test_a_late_acknowledgement_moves_nothing_back(state: TicketState, opening: int, of_page: int, event: str) -> None:
     """It acknowledges an open ticket's own opening, names the person, and is written down in any case."""

@@ -50,7 +50,55 @@ MOVES: Mapping[TicketState, tuple[TicketState, ...]] = {
 
 EventType = Literal["ticket.opened", "ticket.updated", "ticket.resolved", "ticket.closed"]
 SYSTEM = "fiilis"
-_ADDED = "evidence added"
+LineKind = Literal[
+    "opened",
+    "reopened",
+    "evidence added",
+    "alert cleared",
+    "clock",
+    "sla breached",
+    "comment",
+    "state",
+    "assignee",
+    "severity",
+    "root cause",
+    "resolution",
+    "page sent",
+    "page acknowledged",
+    "page unacknowledged",
+    "page escalated",
+    "page exhausted",
+    "page resolved",
+    "desk ticket",
+    "desk comment",
+    "duplicate",
+    "merged in the desk",
+    "moved in the desk",
+    "deleted in the desk",
+    "seen in the desk again",
+    "followed up in the desk",
+    "erased in the desk",
+    "respondent erased",
+    "answer erased",
+]
+"""What a line of the timeline tells of. Clients and figures go by it: one that is worded anew is another."""
+_ADDED: LineKind = "evidence added"
+_PAGE_LINES: dict[str, LineKind] = {
+    "page.sent": "page sent",
+    "page.acknowledged": "page acknowledged",
+    "page.unacknowledged": "page unacknowledged",
+    "page.escalated": "page escalated",
+    "page.exhausted": "page exhausted",
+    "page.resolved": "page resolved",
+}
+_FIELDS: dict[str, LineKind] = {
+    "state": "state",
+    "assignee": "assignee",
+    "severity": "severity",
+    "root_cause": "root cause",
+    "resolution": "resolution",
+}
+"""Fields whose change is a line."""
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,7 +108,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     at: datetime
     actor: str
     """A person, a key, or `fiilis`."""
-    what: str
+    what: LineKind
     detail: dict[str, str | int | float | None]
 
 
@@ -98,7 +146,7 @@ class Missing(Exception):
         self.errors = tuple(errors)
 
 
-def entry(ticket: UUID, at: datetime, actor: str, what: str, **detail: str | int | float | None) -> Entry:
+def entry(ticket: UUID, at: datetime, actor: str, what: LineKind, **detail: str | int | float | None) -> Entry:
     """Return a new line of the timeline."""
     return Entry(ticket=ticket, at=at, actor=actor, what=what, detail=detail)
 
@@ -305,7 +353,7 @@ def take_page(ticket: TicketV1, event: str, page: PageV1, now: datetime) -> Outc
         ticket.id,
         now,
         page.acknowledged_by or SYSTEM,
-        event.replace(".", " "),
+        _PAGE_LINES[event],
         person=page.person,
         level=page.level,
         round=page.round,
@@ -437,8 +485,8 @@ def _event(before: TicketV1, after: TicketV1) -> EventType:
 
 def _lines(before: TicketV1, after: TicketV1, actor: str, now: datetime) -> list[Entry]:
     return [
-        entry(after.id, now, actor, field.replace("_", " "), before=getattr(before, field), after=getattr(after, field))
-        for field in ("state", "assignee", "severity", "root_cause", "resolution")
+        entry(after.id, now, actor, what, before=getattr(before, field), after=getattr(after, field))
+        for field, what in _FIELDS.items()
         if getattr(before, field) != getattr(after, field)
     ]
 
