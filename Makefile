@@ -7,10 +7,7 @@ ARGS ?=
 # Compiled modules lie beside the packages, whatever the environment says: hundreds of processes are started.
 test chaos: export PYTHONPYCACHEPREFIX := $(CURDIR)/$(VENV)/pycache
 test chaos: export PYTHONDONTWRITEBYTECODE :=
-# The servers' tests mostly wait: they run in lanes beside each other, each with servers of its own; the rest is the last.
-LANE_1 := tests/property tests/unit tests/e2e
-LANE_2 := tests/contract $(wildcard tests/integration/test_desk*.py) tests/integration/test_channels.py \
-	tests/integration/test_notify_channels.py tests/integration/test_paging.py
+LANE := tests/property tests/unit tests/contract tests/e2e tests/integration/test_channels.py tests/chaos
 
 .DEFAULT_GOAL := help
 .PHONY: help demo setup test check fmt chaos rt redmine bench lock schemas env clean
@@ -40,13 +37,11 @@ test: check ## checks and every test, with real Kafka and PostgreSQL; narrow it:
 ifneq ($(strip $(ARGS)),)
 	@$(BIN)/python -m pytest $(ARGS)
 else
-	@lanes=$$(mktemp -d); code=0; \
-	$(BIN)/python -m pytest $(LANE_1) --basetemp=$$lanes/1 >$(VENV)/lane-1.log 2>&1 & first=$$!; \
-	$(BIN)/python -m pytest $(LANE_2) --basetemp=$$lanes/2 >$(VENV)/lane-2.log 2>&1 & second=$$!; \
-	trap 'kill $$first $$second 2>/dev/null' INT TERM; \
-	$(BIN)/python -m pytest $(addprefix --ignore=,$(LANE_1) $(LANE_2)) || code=1; \
-	wait $$first || code=1; wait $$second || code=1; \
-	cat $(VENV)/lane-1.log $(VENV)/lane-2.log; rm -rf $$lanes; exit $$code
+	@# Two lanes, each with servers of its own, since the servers' tests mostly wait. Told when both are done.
+	@lane=$$(mktemp -d); $(BIN)/python -m pytest $(LANE) --basetemp=$$lane/tests >$(VENV)/lane.log 2>&1 & pid=$$!; \
+	trap 'kill $$pid 2>/dev/null' INT TERM; \
+	$(BIN)/python -m pytest $(addprefix --ignore=,$(LANE)); code=$$?; \
+	wait $$pid || code=1; cat $(VENV)/lane.log; rm -rf $$lane; exit $$code
 endif
 
 chaos: $(STAMP) ## the long form of the tests that kill processes, and of those that send whatever the interface takes
