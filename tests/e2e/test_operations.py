@@ -88,7 +88,7 @@ async def test_lost_offsets_are_shown_and_accepted(fiilis: House) -> None:
         return (await fiilis.get("/v1/customers/acme/scores"))["mood"]["responses"] == 2
 
     await until(counted)
-    line = await _audited(fiilis, "lost offsets accepted", count=8)
+    line = await _audited(fiilis, "lost offsets accepted", count=PARTITIONS)
     assert (line["detail"]["topic"], line["detail"]["lost"]) == (FEEDBACK.name, "other log")
 
 
