@@ -192,8 +192,12 @@ WHERE state IN ('open', 'acknowledged', 'in_progress', 'waiting') GROUP BY sever
 _decode = msgspec.json.Decoder(TicketV1).decode
 _encode = msgspec.json.Encoder().encode
 
-AlreadyOpen = asyncpg.UniqueViolationError
-"""Raised by `save` when another ticket of the same problem is open."""
+_ONE_OPEN = "one_open_ticket"
+"""The index that keeps two open tickets of one problem apart."""
+
+
+class AlreadyOpen(Exception):
+    """Another ticket of the same problem is open."""
 
 
 async def numbers(tx: Connection, count: int) -> list[int]:
@@ -253,8 +257,8 @@ async def save(tx: Connection, outcomes: Sequence[Outcome], looks: Mapping[UUID,
     tickets = list(last.values())
     waited = {line.ticket for outcome in outcomes for line in outcome.entries if _waits(line)}
     if tickets:
-        await tx.execute(
-            _SAVE,
+        await _store(
+            tx,
             [t.id for t in tickets],
             [t.number for t in tickets],
             [t.version for t in tickets],
@@ -291,6 +295,15 @@ async def save(tx: Connection, outcomes: Sequence[Outcome], looks: Mapping[UUID,
             [answer.language for answer in answers],
         )
     await append(tx, [line for outcome in outcomes for line in outcome.entries])
+
+
+async def _store(tx: Connection, *columns: object) -> None:
+    try:
+        await tx.execute(_SAVE, *columns)
+    except asyncpg.UniqueViolationError as error:
+        if error.constraint_name != _ONE_OPEN:
+            raise
+        raise AlreadyOpen from error
 
 
 def _waits(line: Entry) -> bool:
