@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import importlib.metadata
+import itertools
 import os
 import random
 import shutil
@@ -16,7 +17,7 @@ import signal
 import socket
 import struct
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from shared.bus.security import PLAINTEXT, Security
@@ -172,13 +173,14 @@ class EmbeddedKafka(Server):
         java = java_binary()
         jars = await kafka_jars(self._say)
         kept = self._kept_ports()
-        if kept is None or not all(is_free(port) for port in kept):
+        ports = kept or (self._broker_port, self._controller_port)
+        if not all(is_free(port) for port in ports):
             ports = free_ports()
             if kept is not None:
                 self._say(f"port {kept[0]} or {kept[1]} was taken by another program, Kafka moves to {ports[0]}")
+        if ports != kept:
             write_whole(self._data / "ports", "{} {}\n".format(*ports))
-            kept = ports
-        self._broker_port, self._controller_port = kept
+        self._broker_port, self._controller_port = ports
         if not (self._data / "cluster-id").exists():
             (self._data / PASSWORD).unlink(missing_ok=True)
         # Until this very cluster has taken it, a password is made anew with each start: another program on the ports
@@ -311,8 +313,14 @@ def is_free(port: int) -> bool:
 
 def free_ports() -> tuple[int, int]:
     """Choose two ports that are free now; at random, so that two processes rarely choose the same."""
-    free = (port for port in random.sample(PORTS, len(PORTS)) if is_free(port))
-    return next(free), next(free)
+    broker, controller = choose_ports(2)
+    return broker, controller
+
+
+def choose_ports(count: int, besides: Collection[int] = ()) -> list[int]:
+    """Choose as many, each another, and none of `besides`."""
+    free = (port for port in random.sample(PORTS, len(PORTS)) if port not in besides and is_free(port))
+    return list(itertools.islice(free, count))
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 
 from shared.embedded import EmbeddedKafka
-from shared.embedded.kafka import HOST, free_ports
+from shared.embedded.kafka import HOST, choose_ports
 
 _CLUSTER = "AAAAAAAAQAChooseLessAw"
 _COUNT = 3
@@ -17,10 +17,11 @@ _COUNT = 3
 class _Broker(EmbeddedKafka):
     """One of them."""
 
-    def __init__(self, data: Path, number: int, voters: list[int]) -> None:
+    def __init__(self, data: Path, number: int, port: int, voters: list[int]) -> None:
         super().__init__(data)
         self._number = number
         self._voters = voters
+        self._broker_port, self._controller_port = port, voters[number - 1]
 
     async def pause(self) -> None:
         """Stop its process, as a machine that hangs."""
@@ -52,8 +53,9 @@ class Brokers:
     """A cluster of three."""
 
     def __init__(self, folder: Path) -> None:
-        voters = [free_ports()[1] for _ in range(_COUNT)]
-        self.each = [_Broker(folder / f"broker-{n}", n, voters) for n in range(1, _COUNT + 1)]
+        ports = choose_ports(2 * _COUNT)
+        voters = ports[_COUNT:]
+        self.each = [_Broker(folder / f"broker-{n}", n, ports[n - 1], voters) for n in range(1, _COUNT + 1)]
 
     @property
     def bootstrap(self) -> str:

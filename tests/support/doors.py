@@ -8,7 +8,7 @@ import struct
 from pathlib import Path
 
 from shared.embedded import EmbeddedKafka
-from shared.embedded.kafka import HOST, free_ports
+from shared.embedded.kafka import HOST, choose_ports
 from shared.embedded.login import ITERATIONS, Talk
 from tests.support.certificates import Authority
 
@@ -26,7 +26,8 @@ class DoorsKafka(EmbeddedKafka):
         super().__init__(data)
         self._authority = authority
         self._rights = rights
-        self._ports = {name: free_ports()[0] for name in DOORS}
+        ports = choose_ports(len(DOORS), besides=(self._broker_port, self._controller_port))
+        self._ports = dict(zip(DOORS, ports, strict=True))
 
     def at(self, door: str) -> str:
         """Bootstrap servers of a door."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shared.embedded import EmbeddedKafka
-from shared.embedded.kafka import HOST, free_ports
+from shared.embedded.kafka import HOST, choose_ports
 
 Target = tuple[str, int] | Path
 """A host and port, or a unix socket."""
@@ -163,7 +163,8 @@ class ProxiedKafka(EmbeddedKafka):
 
     def __init__(self, data: Path, *names: str) -> None:
         super().__init__(data)
-        self._listening = {name: free_ports()[0] for name in names}
+        ports = choose_ports(len(names), besides=(self._broker_port, self._controller_port))
+        self._listening = dict(zip(names, ports, strict=True))
         self.proxies: dict[str, Proxy] = {}
 
     async def start(self) -> None:
