@@ -133,17 +133,38 @@ _TILTS = tuple(tuple(math.exp(theta * sign) for theta in THETAS) for sign in (1,
 """exp(theta s) per category and theta."""
 
 
-class _Stream(msgspec.Struct, array_like=True, gc=False):
-    """What is known of one touchpoint."""
+class _Counted(msgspec.Struct, array_like=True, gc=False):
+    """Answers, of a touchpoint or of all, and since when they may be worse; first in what is stored of either."""
 
     counts: int = 0
-    """All answers, packed."""
+    """All answers of the baseline and since the onset, packed."""
     mark: int = 0
     """Those up to the estimated onset, packed."""
     onset: float = 0.0
     """Estimated, days since 1970."""
     run: float = 1.0
     """exp of the CUSUM that estimates it."""
+
+    def add_past(self, unit: int, day: float, *, shifted: bool) -> None:
+        """Count an answer of the past; `shifted`: while an alarm is open, which is tested by itself."""
+        self.counts += unit
+        if shifted or self.run == 1.0 or day <= self.onset:
+            self.mark += unit
+        if not shifted and self.run == 1.0:
+            self.onset = max(self.onset, day)
+
+    def halve(self) -> None:
+        """Halve the baseline; answers since the estimated onset stay."""
+        self.counts, self.mark = halved(self.mark) + self.counts - self.mark, halved(self.mark)
+
+    def begin_anew(self, day: float) -> None:
+        """Take all that was counted as baseline."""
+        self.mark, self.onset, self.run = self.counts, day, 1.0
+
+
+class _Stream(_Counted, array_like=True, gc=False):
+    """What is known of one touchpoint."""
+
     r2: float = 0.0
     """R of this touchpoint for the second of THETAS."""
     r3: float = 0.0
@@ -167,22 +188,9 @@ class _Stream(msgspec.Struct, array_like=True, gc=False):
         self.z3 = 1.0 / (detractors * up3 + passives + promoters * down3)
         self.limit = limit * (up3 * self.z3) ** OVERSHOOT
 
-    def learn(self, unit: int, day: float, *, shifted: bool) -> None:
-        """Count an answer of the past; `shifted`: while an alarm is open, which is tested by itself."""
-        self.counts += unit
-        if shifted or self.run == 1.0 or day <= self.onset:
-            self.mark += unit
-        if not shifted and self.run == 1.0:
-            self.onset = max(self.onset, day)
-        self.left = 0
-
-    def forget(self) -> None:
-        """Halve the baseline; answers since the estimated onset stay."""
-        self.counts, self.mark = halved(self.mark) + self.counts - self.mark, halved(self.mark)
-
     def restart(self, day: float) -> None:
         """Watch again, with all that was counted as baseline."""
-        self.mark, self.onset, self.run = self.counts, day, 1.0
+        self.begin_anew(day)
         self.r2 = self.r3 = 0.0
         self.left, self.watched = 0, False
 
@@ -232,17 +240,9 @@ def _opened(whole: bool, touchpoint: str | None, day: float, counts: int, mark: 
     return _Shift(whole, touchpoint, day, theta, normaliser(before, theta), onset=day, mark=counts)
 
 
-class Detector(msgspec.Struct, array_like=True, gc=False):
+class Detector(_Counted, array_like=True, gc=False):
     """The sequential test of one customer's answers: one audience, one kind. It is stored as it stands."""
 
-    counts: int = 0
-    """All answers of the baseline and since the onset, packed."""
-    mark: int = 0
-    """Those up to the estimated onset, packed."""
-    onset: float = 0.0
-    """Estimated, days since 1970."""
-    run: float = 1.0
-    """exp of the CUSUM that estimates it."""
     r1: float = 0.0
     """R of the whole customer per theta."""
     r2: float = 0.0
@@ -353,12 +353,9 @@ class Detector(msgspec.Struct, array_like=True, gc=False):
         else:
             # Nothing was tested yet: the first gap begins with the newest.
             self.begun, self.last = min(self.begun, day), max(self.last, day)
-        self.counts += unit
-        if shift is not None or self.run == 1.0 or day <= self.onset:
-            self.mark += unit
-        if shift is None and self.run == 1.0:
-            self.onset = max(self.onset, day)
-        stream.learn(unit, day, shifted=shift is not None)
+        for one in (self, stream):
+            one.add_past(unit, day, shifted=shift is not None)
+        stream.left = 0
 
     def review(self, day: float) -> Signal | None:
         """Return "settled" when a new level has lasted long enough by this day (days since 1970), answers or not."""
@@ -409,9 +406,8 @@ class Detector(msgspec.Struct, array_like=True, gc=False):
     def _forget(self) -> None:
         """Halve the baseline; answers since the estimated onset stay."""
         self.begun += (self.last - self.begun) / 2
-        self.counts, self.mark = halved(self.mark) + self.counts - self.mark, halved(self.mark)
-        for stream in self.streams.values():
-            stream.forget()
+        for one in (self, *self.streams.values()):
+            one.halve()
 
     def _worse(self, stream: _Stream, touchpoint: str | None, evidence: float, prior: Prior, budget: float) -> Signal:
         """Open the alarm."""
@@ -473,7 +469,7 @@ class Detector(msgspec.Struct, array_like=True, gc=False):
     def _restart(self) -> None:
         """Watch again, with what the streams have counted as baseline."""
         self.shift = None
-        self.mark, self.onset, self.run = self.counts, self.last, 1.0
+        self.begin_anew(self.last)
         self.r1 = self.r2 = self.r3 = 0.0
         for stream in self.streams.values():
             stream.restart(self.last)
