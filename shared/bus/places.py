@@ -254,7 +254,6 @@ class Places(ConsumerRebalanceListener):
             place = self._places[partition]
             place.gap_tries += 1
             if place.gap_tries > _GAP_TRIES and first > place.next:
-                place.ready = False
                 raise self._offsets.gap(partition, place.next, first)
         await self._reposition(list(firsts))
 

@@ -70,7 +70,8 @@ class Transactions:
                 after = await self._attempt(batch, records)
             except Invalid as invalid:
                 self._handler.forget(list(batch))
-                self._refuse(batch, records[invalid.index], invalid)
+                record = records[invalid.index]
+                batch[record.partition].refuse(record, invalid.reason, invalid.detail)
                 continue
             except BaseException as error:
                 self._handler.forget(list(batch))  # the handler may have changed its memory before it failed
@@ -82,7 +83,8 @@ class Transactions:
                         await self.do(half)
                     return
                 log.error("record failed", failure=error, topic=self._topic.name, offset=records[0].offset)
-                self._refuse(batch, records[0], Invalid("undecidable", f"{type(error).__name__}: {error}"))
+                record = records[0]
+                batch[record.partition].refuse(record, "undecidable", f"{type(error).__name__}: {error}")
                 continue
             if after is not None:
                 after()
@@ -101,9 +103,6 @@ class Transactions:
                     after = await self._handler.handle(tx, records)
             await outbox.add(tx, [self._dead_letter(refusal) for refusal in refusals_of(batch)])
         return after
-
-    def _refuse(self, batch: Batch, record: Record[Any], invalid: Invalid) -> None:
-        batch[record.partition].refuse(record, invalid.reason, invalid.detail)
 
     def _count(self, records: list[Record[Any]], refusals: list[Refusal]) -> None:
         self._handled.inc(len(records))
