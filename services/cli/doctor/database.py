@@ -18,8 +18,8 @@ from shared.runtime.settings import Settings
 
 _CLOCK_WARNING, _CLOCK_WRONG = 2.0, 60.0
 """Seconds between our clock and PostgreSQL's."""
-_CONNECTIONS = 60
-"""Of PostgreSQL, that one process of each service may take at the most."""
+_BESIDES = 30
+"""Connections that one process of each service may take beside the three pools of FIILIS_DATABASE_POOL."""
 _WAITING = "SELECT count(*) FROM outbox WHERE created_at < now() - interval '1 min'"
 
 
@@ -30,7 +30,7 @@ async def look(url: str, given: Settings, fix: bool) -> Findings:
         async with database.transaction() as tx:
             row: Any = await tx.fetchrow(_SERVER)
             yield Finding("ok", "database", f"PostgreSQL {row['version']} lets {row['who']} in, and can be written to")
-            for finding in _server(row):
+            for finding in _server(row, _BESIDES + 3 * given.database_pool):
                 yield finding
         apart = abs((datetime.now(UTC) - row["now"]).total_seconds())
         if apart > _CLOCK_WARNING:
@@ -57,7 +57,7 @@ SELECT current_setting('server_version') AS version, current_user AS who, now() 
 _OWNS = "SELECT pg_has_role(nspowner, 'USAGE') FROM pg_namespace WHERE nspname = $1"
 
 
-def _server(row: Any) -> Iterator[Finding]:
+def _server(row: Any, needed: int) -> Iterator[Finding]:
     if row["number"] < 140_000:
         yield Finding(
             "wrong", "database", f"PostgreSQL {row['version']} is too old", "14 or newer; 18 is what is tested"
@@ -70,9 +70,9 @@ def _server(row: Any) -> Iterator[Finding]:
     if row["at"] is not None and not row["at"].is_loopback and not row["encrypted"]:
         what = "the connection is not encrypted: what is sent can be read on the way"
         yield Finding("warning", "database", what, "sslmode=verify-full&sslrootcert=FILE in FIILIS_DATABASE_URL")
-    if row["connections"] < _CONNECTIONS:
-        what = f"max_connections is {row['connections']}, one process of each service may take {_CONNECTIONS}"
-        yield Finding("warning", "database", what, "more, or PgBouncer in session mode")
+    if row["connections"] < needed:
+        what = f"max_connections is {row['connections']}, one process of each service may take {needed}"
+        yield Finding("warning", "database", what, "more, a smaller FIILIS_DATABASE_POOL, or PgBouncer in session mode")
 
 
 async def _schema(url: str, name: ServiceName, given: Settings, fix: bool, *, may_create: bool) -> Findings:
